@@ -1,0 +1,91 @@
+"""Label values on disk and in memory, and the three regions that are scored (CONVENTIONS.md, "Labels and regions").
+
+In memory every data set has the same meaning: 0 background, 1 NCR/NET, 2 ED, 3 ET (K = 4), except BraTS 2015, which
+keeps its five classes 0 background, 1 NCR, 2 ED, 3 NET, 4 ET (K = 5).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from smml.errors import InputError
+
+REGIONS: tuple[str, ...] = ("WT", "TC", "ET")
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """What the integers of one data set mean.
+
+    Attributes:
+        classes: names of the classes in memory; the position is the value.
+        on_disk: value on disk of each class, in the same order.
+        regions: classes that make up WT, TC and ET.
+    """
+
+    classes: tuple[str, ...]
+    on_disk: tuple[int, ...]
+    regions: dict[str, tuple[int, ...]]
+
+    @property
+    def num_classes(self) -> int:
+        """K, background included."""
+        return len(self.classes)
+
+    def decode(self, stored: np.ndarray, name: str) -> np.ndarray:
+        """Disk values -> memory values, uint8 of the same shape.
+
+        Args:
+            stored: values as read, integer or integral floats.
+            name: file to name in an error.
+
+        Raises:
+            InputError: a value does not belong to the scheme.
+        """
+        values = np.unique(stored)
+        foreign = [value for value in values.tolist() if value not in self.on_disk]
+        if foreign:
+            raise InputError(
+                f"{name}: label value {', '.join(f'{value:g}' for value in foreign[:5])} is not one of "
+                f"{', '.join(map(str, self.on_disk))} of this layout; check that the file is a segmentation of the "
+                "data set that its name says"
+            )
+        result = np.zeros(stored.shape, np.uint8)
+        for value, disk in enumerate(self.on_disk):
+            result[stored == disk] = value
+        return result
+
+    def encode(self, labels: np.ndarray) -> np.ndarray:
+        """Memory values -> disk values, uint8 of the same shape (inverse of :meth:`decode`)."""
+        return np.asarray(self.on_disk, np.uint8)[labels]
+
+    def region(self, labels, region: str):
+        """Boolean array or tensor, True inside ``region`` ("WT", "TC" or "ET"), same shape as ``labels``."""
+        inside = labels == self.regions[region][0]
+        for value in self.regions[region][1:]:
+            inside = inside | (labels == value)
+        return inside
+
+
+_FOUR = ("background", "NCR/NET", "ED", "ET")
+_FOUR_REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+
+BRATS_2015 = LabelScheme(
+    ("background", "NCR", "ED", "NET", "ET"), (0, 1, 2, 3, 4), {"WT": (1, 2, 3, 4), "TC": (1, 3, 4), "ET": (4,)}
+)
+BRATS_2018 = LabelScheme(_FOUR, (0, 1, 2, 4), _FOUR_REGIONS)
+BRATS_2023 = LabelScheme(_FOUR, (0, 1, 2, 3), _FOUR_REGIONS)
+MSD = LabelScheme(_FOUR, (0, 2, 1, 3), _FOUR_REGIONS)
+
+
+def scheme_for_classes(num_classes: int) -> LabelScheme:
+    """The scheme of a model with K outputs; in memory all four-class data sets agree.
+
+    Raises:
+        InputError: K is neither 4 nor 5.
+    """
+    if num_classes == 4:
+        return BRATS_2023
+    if num_classes == 5:
+        return BRATS_2015
+    raise InputError(f"num_classes must be 4 (BraTS 2018 and later, MSD) or 5 (BraTS 2015), found {num_classes}")
