@@ -1,0 +1,413 @@
+"""How the data sets of the field name their files, and finding cases among them (CONVENTIONS.md, "Files").
+
+Nothing is opened here: a case is recognised by names alone, so listing a thousand cases takes a moment and a damaged
+file is reported by whoever reads it.
+"""
+
+import functools
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from smml.data.labels import BRATS_2015, BRATS_2018, BRATS_2023, MSD, LabelScheme
+from smml.errors import InputError
+from smml.modalities import MODALITIES
+
+IMAGE_SUFFIXES: tuple[str, ...] = (".nii.gz", ".nii", ".mha")
+
+# Deeper than any release nests its cases (root/release/HGG/patient/sequence/file), shallow enough for a wrong root.
+_MAX_DEPTH = 6
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One data set's way of naming files.
+
+    Attributes:
+        name: key in ``LAYOUTS``.
+        scheme: label values on disk and in memory.
+        summary: the pattern as a person would write it.
+        tokens: how each modality, and "label", is spelt in a file name.
+        case_name: format of a case's name, from ``id`` (text) or ``number`` (int).
+        case_pattern: what a case's name looks like.
+        file: format of a file's path below the root, from ``case``, ``token`` and, in 2015, ``grade`` and ``number``.
+        label_file: the same for the label where it differs.
+        channels: modalities along the last axis where one 4D file holds them all.
+    """
+
+    name: str
+    scheme: LabelScheme
+    summary: str
+    tokens: dict[str, str]
+    case_name: str
+    case_pattern: str
+    file: str
+    label_file: str | None = None
+    channels: tuple[str, ...] | None = None
+
+    @functools.cached_property
+    def file_pattern(self) -> re.Pattern:
+        """Matches a file name without its suffix; groups ``case`` and, unless 4D, ``token``."""
+        tokens = "|".join(sorted(map(re.escape, self.tokens.values()), key=len, reverse=True))
+        separator = "-" if self.name == "brats2023" else "_"
+        ending = "" if self.channels else f"{separator}(?P<token>{tokens})"
+        return re.compile(f"(?P<case>{self.case_pattern}){ending}", re.IGNORECASE)
+
+
+_TOKENS = {"flair": "flair", "t1ce": "t1ce", "t1": "t1", "t2": "t2", "label": "seg"}
+_SEQUENCE_2015 = "{grade}/{case}/VSD.Brain.XX.O.{token}.{number}/VSD.Brain.XX.O.{token}.{number}.mha"
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "brats2015",
+            BRATS_2015,
+            "{HGG,LGG}/<patient>/VSD.Brain*.XX.O.{MR_Flair,MR_T1,MR_T1c,MR_T2,OT}.<n>/*.mha",
+            {"flair": "MR_Flair", "t1ce": "MR_T1c", "t1": "MR_T1", "t2": "MR_T2", "label": "OT"},
+            "brats_2015_pat{id}_1",
+            r"brats_\w+",
+            _SEQUENCE_2015,
+            _SEQUENCE_2015.replace("VSD.Brain.", "VSD.Brain_3more."),
+        ),
+        Layout(
+            "brats2018",
+            BRATS_2018,
+            "{HGG,LGG}/Brats18_*/Brats18_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
+            _TOKENS,
+            "Brats18_{id}_1",
+            # 2017 and 2019 are named alike and labelled alike.
+            r"Brats1[789]_\w+",
+            "HGG/{case}/{case}_{token}.nii.gz",
+        ),
+        Layout(
+            "brats2020",
+            BRATS_2018,
+            "BraTS20_Training_*/BraTS20_Training_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
+            _TOKENS,
+            "BraTS20_Training_{number:03d}",
+            r"BraTS20_(?:Training|Validation|Testing)_\d+",
+            "{case}/{case}_{token}.nii.gz",
+        ),
+        Layout(
+            "brats2021",
+            BRATS_2018,
+            "BraTS2021_*/BraTS2021_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
+            _TOKENS,
+            "BraTS2021_{number:05d}",
+            r"BraTS2021_\d+",
+            "{case}/{case}_{token}.nii.gz",
+        ),
+        Layout(
+            "brats2023",
+            BRATS_2023,
+            "BraTS-GLI-*/BraTS-GLI-*-{t1n,t1c,t2w,t2f,seg}.nii[.gz]",
+            {"flair": "t2f", "t1ce": "t1c", "t1": "t1n", "t2": "t2w", "label": "seg"},
+            "BraTS-GLI-{number:05d}-000",
+            r"BraTS-GLI-\d+-\d+",
+            "{case}/{case}-{token}.nii.gz",
+        ),
+        Layout(
+            "msd",
+            MSD,
+            "{imagesTr,imagesTs,labelsTr}/BRATS_*.nii[.gz] with 4D images",
+            {},
+            "BRATS_{number:03d}",
+            r"BRATS_\d+",
+            "imagesTr/{case}.nii.gz",
+            "labelsTr/{case}.nii.gz",
+            ("flair", "t1", "t1ce", "t2"),
+        ),
+    )
+}
+
+# A 2015 sequence: its folder and the file inside share one name, in which the image number differs per sequence.
+_SEQUENCE = re.compile(r"VSD\.Brain(?:_\dmore)?\.XX\.(?:O|XX)\.(?P<token>MR_Flair|MR_T1c|MR_T1|MR_T2|OT)\.\d+", re.I)
+# Files that follow no data set's naming still tell the modality by their ending.
+_ENDINGS = {
+    **dict.fromkeys(("flair", "t2f"), "flair"),
+    **dict.fromkeys(("t1ce", "t1c", "t1gd"), "t1ce"),
+    **dict.fromkeys(("t1", "t1n", "t1w"), "t1"),
+    **dict.fromkeys(("t2", "t2w"), "t2"),
+    **dict.fromkeys(("seg", "segm", "label"), "label"),
+}
+_FREE_NAME = re.compile(rf"(?:(?P<stem>.+)(?P<separator>[_\-. ]))?(?P<token>{'|'.join(_ENDINGS)})", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where one modality is: a file and, in a 4D file, the position along its last axis."""
+
+    path: Path
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case, not opened yet.
+
+    Attributes:
+        id: unique among the cases of a root.
+        layout: key in ``LAYOUTS``.
+        images: by modality, in the order of ``MODALITIES``; only those on disk.
+        label: the segmentation, or None if there is none.
+    """
+
+    id: str
+    layout: str
+    images: dict[str, ImageSource]
+    label: Path | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities on disk, in the project's order."""
+        return tuple(self.images)
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """Label values of the layout."""
+        return LAYOUTS[self.layout].scheme
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one file's name says: the case that it belongs to and its role there ("label", a modality, or "4d")."""
+
+    layout: str
+    folder: Path
+    case: str
+    role: str
+    path: Path
+
+
+def split_suffix(path: str | os.PathLike) -> tuple[str, str]:
+    """File name without its image suffix, and the suffix in lower case ("" if it is not one of ``IMAGE_SUFFIXES``)."""
+    name = Path(path).name
+    for suffix in IMAGE_SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)], suffix
+    return name, ""
+
+
+def find_cases(root: str | os.PathLike) -> list[CaseFiles]:
+    """List the cases below a folder, sorted by id; the layout is told from the names.
+
+    The folder may be the whole data set, a part of it (``HGG``, ``imagesTr``) or a single case. A case that lacks
+    sequences or its label is listed with what it has; hidden files, such as macOS's ``._`` copies, are left out. In
+    2015 the id starts with the grade (``HGG_brats_2013_pat0001_1``), because the grades share patient names.
+
+    Raises:
+        InputError: the folder is missing, holds no case, mixes layouts, or holds two cases of one id.
+    """
+    root = Path(root)
+    cases = _collect(root)
+    if not cases:
+        found = [str(path.relative_to(root)) for path in _walk(root)]
+        listing = f"{len(found)} files such as {', '.join(found[:3])}" if found else "no files"
+        raise InputError(f"{root}: no cases here; expected {_expectation()}, found {listing}; check the path")
+    return cases
+
+
+def find_case(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> CaseFiles:
+    """The files of one case.
+
+    Args:
+        paths: a folder that holds exactly one case; or files whose names tell the modality in the way of any layout
+            (``*_flair.nii.gz``, ``*-t2f.nii.gz``, ``flair.nii.gz``) or that are assigned (``"flair=scan.nii.gz"``,
+            also ``"label=..."``); or a 4D file of MSD. Files that follow no data set's names count as "brats2021".
+
+    Raises:
+        InputError: a file is missing, its modality unclear or given twice, or there is not exactly one case.
+    """
+    items = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not items:
+        raise InputError("no file was given: name one case folder or at least one image file")
+    if len(items) > 1 or not Path(items[0]).is_dir():
+        return _case_of_files(items)
+    folder = Path(items[0])
+    cases = _collect(folder)
+    if not cases:
+        free = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _free_name(path)]
+        return _case_of_files(free) if free else find_cases(folder)[0]
+    if len(cases) > 1:
+        raise InputError(
+            f"{folder}: expected one case, found {len(cases)} ({', '.join(case.id for case in cases[:3])}, ...); "
+            "name the folder of one of them"
+        )
+    return cases[0]
+
+
+def _expectation() -> str:
+    return "one of " + "; ".join(f"{layout.name} ({layout.summary})" for layout in LAYOUTS.values())
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Visible files below ``root`` in a fixed order, each folder once even where links form a loop."""
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise InputError(
+            f"{root}: cannot be listed ({error.strerror}); expected a folder with {_expectation()}; check the path"
+        ) from error
+    seen = set()
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        real = os.path.realpath(folder)
+        if real in seen or len(folder.relative_to(root).parts) > _MAX_DEPTH:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
+        yield from (folder / entry for entry in sorted(files) if not entry.startswith("."))
+        # A folder named like an image is listed too: reading it will say what is wrong, skipping it would hide it.
+        images = [entry for entry in folders if split_suffix(entry)[1]]
+        folders[:] = [entry for entry in folders if entry not in images]
+        yield from (folder / entry for entry in images)
+
+
+def _recognise(path: Path) -> _Part | None:
+    """The part of a case that a file's name stands for, or None if it follows no layout."""
+    stem, suffix = split_suffix(path)
+    if suffix == ".mha":
+        inside = _SEQUENCE.fullmatch(path.parent.name)
+        match = _SEQUENCE.fullmatch(stem) or inside
+        if not match:
+            return None
+        folder = path.parent.parent if inside else path.parent
+        patient = Path(os.path.abspath(folder))
+        grade = patient.parent.name.upper()
+        case = f"{grade}_{patient.name}" if grade in ("HGG", "LGG") else patient.name
+        return _Part("brats2015", folder, case, _role(LAYOUTS["brats2015"], match["token"]), path)
+    if not suffix:
+        return None
+    for layout in LAYOUTS.values():
+        if layout.name == "brats2015":
+            continue
+        match = layout.file_pattern.fullmatch(stem)
+        if match:
+            role = "4d" if layout.channels else _role(layout, match["token"])
+            return _Part(layout.name, path.parent, match["case"], role, path)
+    # One label of the 2020 release kept a foreign name (BraTS20_Training_355/W39_1998.09.19_Segm.nii).
+    case = _folder_name(path)
+    if stem.lower().endswith("_segm") and re.fullmatch(LAYOUTS["brats2020"].case_pattern, case):
+        return _Part("brats2020", path.parent, case, "label", path)
+    return None
+
+
+def _role(layout: Layout, token: str) -> str:
+    return next(role for role, spelling in layout.tokens.items() if spelling.lower() == token.lower())
+
+
+def _collect(root: Path) -> list[CaseFiles]:
+    """Cases below ``root``, sorted by id, an empty list if there are none; raises as :func:`find_cases`."""
+    groups: dict[tuple[str, Path, str], dict[str, Path]] = defaultdict(dict)
+    for path in _walk(root):
+        part = _recognise(path)
+        # A 4D image, its label and predictions elsewhere share one file name: the folder tells them apart.
+        if part is None or (part.role == "4d" and _folder_name(path) not in ("imagesTr", "imagesTs")):
+            continue
+        # With both .nii and .nii.gz on disk, the first of the sorted names is taken: it needs no decompression.
+        groups[part.layout, part.folder, part.case].setdefault(part.role, path)
+    cases: dict[tuple[str, str], tuple[CaseFiles, Path]] = {}
+    for (layout, folder, case), roles in groups.items():
+        files = _case_files(case, layout, roles)
+        if not files.images:
+            continue
+        if (layout, case) in cases:
+            raise InputError(
+                f"{root}: expected each case once, found {case} in {cases[layout, case][1]} and in {folder}; "
+                "name a folder that holds only one of them"
+            )
+        cases[layout, case] = files, folder
+    layouts = sorted({layout for layout, _ in cases})
+    if len(layouts) > 1:
+        examples = [next(case for layout, case in cases if layout == name) for name in layouts]
+        raise InputError(
+            f"{root}: expected cases of one layout ({_expectation()}), found a mix of {' and '.join(layouts)} "
+            f"({', '.join(examples)}); name a folder that holds only one of them"
+        )
+    return [cases[key][0] for key in sorted(cases)]
+
+
+def _folder_name(path: Path) -> str:
+    """Name of the folder that a file lies in, also for a relative path."""
+    return Path(os.path.abspath(path)).parent.name
+
+
+def _case_files(case: str, layout: str, roles: dict[str, Path]) -> CaseFiles:
+    """Put the parts of a case in order; a 4D file becomes four sources, and its label is looked up beside it."""
+    label = roles.get("label")
+    if "4d" in roles:
+        channels = LAYOUTS[layout].channels
+        images = {name: ImageSource(roles["4d"], channels.index(name)) for name in MODALITIES}
+        beside = _folder_name(roles["4d"]).replace("images", "labels")
+        candidates = (roles["4d"].parent / ".." / beside / f"{case}{suffix}" for suffix in (".nii", ".nii.gz"))
+        if label is None and beside.startswith("labels"):
+            label = next((Path(os.path.normpath(path)) for path in candidates if path.exists()), None)
+    else:
+        images = {name: ImageSource(roles[name]) for name in MODALITIES if name in roles}
+    return CaseFiles(case, layout, images, label)
+
+
+def _free_name(path: Path) -> re.Match | None:
+    stem, suffix = split_suffix(path)
+    return _FREE_NAME.fullmatch(stem) if suffix else None
+
+
+def _case_of_files(items: list[str | os.PathLike]) -> CaseFiles:
+    """One case from single files and ``role=file`` assignments."""
+    roles: dict[str, Path] = {}
+    layouts, ids = set(), {}
+    for item in items:
+        explicit, path = _assignment(item)
+        if not path.is_file():
+            found = "a folder among several paths" if path.is_dir() else "nothing there"
+            raise InputError(f"{path}: expected an image file, found {found}; name one case folder, or files only")
+        part, free = _recognise(path), _free_name(path)
+        if part and part.role == "4d" and _folder_name(path).startswith("labels"):
+            part = _Part(part.layout, part.folder, part.case, "label", path)
+        role = explicit or (part.role if part else free and _ENDINGS[free["token"].lower()])
+        if not role:
+            raise InputError(
+                f"{path}: its name does not tell the modality; expected an ending such as _flair.nii.gz, "
+                f"_t1ce.nii.gz, -t2f.nii.gz or .mha, or BRATS_*.nii.gz; write flair={path} (or t1ce=, t1=, t2=, label=)"
+            )
+        if role in roles:
+            raise InputError(f"{path}: {role} was given already as {roles[role]}; give each modality once")
+        roles[role] = path
+        if part:
+            layouts.add(part.layout)
+            ids[part.case] = path
+        elif not explicit:
+            if free["separator"] == "-" and free["token"].lower() in ("t1n", "t1c", "t2w", "t2f"):
+                layouts.add("brats2023")
+            ids[free["stem"] or _folder_name(path)] = path
+    if len(ids) > 1 or len(layouts) > 1:
+        raise InputError(
+            f"{', '.join(map(str, ids.values()))}: expected the files of one case, found the names of "
+            f"{' and '.join(ids)}; if they belong together, write flair=FILE, t1ce=FILE, t1=FILE, t2=FILE"
+        )
+    layout = layouts.pop() if layouts else "brats2021"
+    case = next(iter(ids), None) or _folder_name(next(iter(roles.values()))) or "case"
+    if "4d" in roles and set(roles) - {"4d", "label"}:
+        raise InputError(f"{roles['4d']}: holds all four modalities already; give it alone or with label=FILE")
+    files = _case_files(case, layout, roles)
+    if not files.images:
+        raise InputError(f"{files.label}: is a label, and no image was given; add at least one image file")
+    return files
+
+
+def _assignment(item: str | os.PathLike) -> tuple[str | None, Path]:
+    """Split ``"flair=scan.nii.gz"`` into its role and file; a plain path has no role."""
+    name, separator, rest = os.fspath(item).partition("=")
+    if not separator or Path(item).exists():
+        return None, Path(item)
+    role = _ENDINGS.get(name.strip().lower())
+    if role is None:
+        raise InputError(
+            f"{item}: {name!r} is not a modality; write flair=FILE, t1ce=FILE, t1=FILE, t2=FILE or label=FILE"
+        )
+    return role, Path(rest)

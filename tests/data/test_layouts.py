@@ -1,0 +1,287 @@
+"""Finding cases: names alone decide, whatever release, nesting or gap."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smml.data.layouts import LAYOUTS, CaseFiles, ImageSource, find_case, find_cases
+from smml.errors import InputError
+from smml.modalities import MODALITIES
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def sequences(
+    case: str, separator: str = "_", tokens=("flair", "t1", "t1ce", "t2", "seg"), suffix=".nii.gz"
+) -> list[str]:
+    return [f"{case}/{Path(case).name}{separator}{token}{suffix}" for token in tokens]
+
+
+NAMES_2023 = ("t1n", "t1c", "t2w", "t2f", "seg")
+PATIENT_2015 = [
+    f"HGG/brats_2013_pat0001_1/VSD.Brain.XX.O.MR_{token}.{number}/VSD.Brain.XX.O.MR_{token}.{number}.mha"
+    for token, number in (("Flair", 54512), ("T1", 54513), ("T1c", 54514), ("T2", 54515))
+]
+LABEL_2015 = "HGG/brats_2013_pat0001_1/VSD.Brain_3more.XX.O.OT.54517/VSD.Brain_3more.XX.O.OT.54517.mha"
+
+RELEASES = {
+    "brats2015": ([*PATIENT_2015, LABEL_2015], "HGG_brats_2013_pat0001_1"),
+    "brats2018": (sequences("MICCAI_BraTS_2018/LGG/Brats18_TCIA09_141_1"), "Brats18_TCIA09_141_1"),
+    "brats2020": (
+        sequences("MICCAI_BraTS2020_TrainingData/BraTS20_Training_001", suffix=".nii"),
+        "BraTS20_Training_001",
+    ),
+    "brats2021": (sequences("BraTS2021_00002"), "BraTS2021_00002"),
+    "brats2023": (sequences("BraTS-GLI-00000-000", "-", NAMES_2023), "BraTS-GLI-00000-000"),
+    "msd": (
+        ["Task01_BrainTumour/imagesTr/BRATS_001.nii.gz", "Task01_BrainTumour/labelsTr/BRATS_001.nii.gz"],
+        "BRATS_001",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_is_told_from_the_names_of_its_release(tmp_path, layout):
+    names, case_id = RELEASES[layout]
+    touch(tmp_path, *names)
+    (case,) = find_cases(tmp_path)
+    assert (case.id, case.layout, case.modalities) == (case_id, layout, MODALITIES)
+    assert case.label is not None
+    assert case.label.is_file()
+    assert all(source.path.is_file() for source in case.images.values())
+
+
+def test_each_modality_goes_to_its_own_file(tmp_path):
+    names, case_id = RELEASES["brats2023"]
+    touch(tmp_path, *names)
+    endings = {name: source.path.name[len(case_id) :] for name, source in find_cases(tmp_path)[0].images.items()}
+    assert endings == {"flair": "-t2f.nii.gz", "t1ce": "-t1c.nii.gz", "t1": "-t1n.nii.gz", "t2": "-t2w.nii.gz"}
+
+
+def test_2015_sequences_differ_in_image_number_and_the_label_in_prefix(tmp_path):
+    touch(tmp_path, *PATIENT_2015, LABEL_2015)
+    case = find_cases(tmp_path)[0]
+    assert {name: source.path.name for name, source in case.images.items()} == {
+        "flair": "VSD.Brain.XX.O.MR_Flair.54512.mha",
+        "t1ce": "VSD.Brain.XX.O.MR_T1c.54514.mha",
+        "t1": "VSD.Brain.XX.O.MR_T1.54513.mha",
+        "t2": "VSD.Brain.XX.O.MR_T2.54515.mha",
+    }
+    assert case.label.name == "VSD.Brain_3more.XX.O.OT.54517.mha"
+
+
+def test_2015_label_without_3more_and_a_file_of_another_name_are_found(tmp_path):
+    touch(tmp_path, "LGG/p/VSD.Brain.XX.O.OT.7/VSD.Brain.XX.O.OT.7.mha", "LGG/p/VSD.Brain.XX.O.MR_T2.8/image.mha")
+    (case,) = find_cases(tmp_path)
+    assert (case.id, case.modalities, case.label.name) == ("LGG_p", ("t2",), "VSD.Brain.XX.O.OT.7.mha")
+
+
+def test_2015_grades_may_share_a_patient_name(tmp_path):
+    touch(tmp_path, *PATIENT_2015, *(name.replace("HGG", "LGG") for name in PATIENT_2015))
+    expected = ["HGG_brats_2013_pat0001_1", "LGG_brats_2013_pat0001_1"]
+    assert [case.id for case in find_cases(tmp_path)] == expected
+    assert [case.id for case in find_cases(tmp_path / "LGG")] == expected[1:]
+
+
+def test_msd_maps_its_channels_by_name_and_lists_test_images_without_labels(tmp_path):
+    touch(tmp_path, "imagesTr/BRATS_002.nii.gz", "labelsTr/BRATS_002.nii.gz", "imagesTs/BRATS_485.nii.gz")
+    touch(tmp_path, "imagesTr/._BRATS_002.nii.gz", "._dataset.json", "predictions/BRATS_002.nii.gz")
+    train, test = find_cases(tmp_path)
+    assert {name: source.channel for name, source in train.images.items()} == {"flair": 0, "t1ce": 2, "t1": 1, "t2": 3}
+    assert (train.id, train.label) == ("BRATS_002", tmp_path / "labelsTr/BRATS_002.nii.gz")
+    assert (test.id, test.label) == ("BRATS_485", None)
+
+
+def test_msd_images_folder_finds_the_labels_beside_it(tmp_path):
+    touch(tmp_path, "imagesTr/BRATS_002.nii.gz", "labelsTr/BRATS_002.nii.gz")
+    assert find_cases(tmp_path / "imagesTr")[0].label == tmp_path / "labelsTr/BRATS_002.nii.gz"
+
+
+def test_cases_are_sorted_by_id_over_all_grades(tmp_path):
+    for case in ("LGG/Brats18_2013_0_1", "HGG/Brats18_TCIA01_131_1", "HGG/Brats18_2013_10_1"):
+        touch(tmp_path, *sequences(case))
+    ids = ["Brats18_2013_0_1", "Brats18_2013_10_1", "Brats18_TCIA01_131_1"]
+    assert [case.id for case in find_cases(tmp_path)] == ids
+    assert [case.id for case in find_cases(tmp_path / "HGG")] == ids[1:]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_root_may_be_the_case_folder_itself(tmp_path, layout):
+    names, case_id = RELEASES[layout]
+    touch(tmp_path, *names)
+    folder = (tmp_path / names[0]).parents[1 if layout == "brats2015" else 0]
+    assert [case.id for case in find_cases(folder)] == [case_id]
+    assert find_case(str(folder)) == find_cases(folder)[0]
+
+
+def test_root_may_be_a_relative_path(tmp_path, monkeypatch):
+    touch(tmp_path, *PATIENT_2015)
+    monkeypatch.chdir(tmp_path / "HGG/brats_2013_pat0001_1")
+    assert [case.id for case in find_cases(".")] == ["HGG_brats_2013_pat0001_1"]
+
+
+def test_partial_cases_are_listed_with_what_they_have(tmp_path):
+    touch(tmp_path, *sequences("BraTS2021_00003", tokens=("t2", "flair")), *sequences("BraTS2021_00002"))
+    touch(tmp_path, "BraTS2021_00004/BraTS2021_00004_seg.nii.gz")
+    whole, partial = find_cases(tmp_path)
+    assert whole.modalities == MODALITIES
+    assert (partial.modalities, partial.label) == (("flair", "t2"), None)
+
+
+def test_the_foreign_label_name_of_the_2020_release_is_known(tmp_path):
+    touch(tmp_path, *sequences("BraTS20_Training_355", tokens=("t1",)))
+    touch(tmp_path, "BraTS20_Training_355/W39_1998.09.19_Segm.nii")
+    assert find_cases(tmp_path)[0].label.name == "W39_1998.09.19_Segm.nii"
+
+
+def test_uncompressed_wins_over_a_compressed_copy(tmp_path):
+    touch(tmp_path, *sequences("BraTS2021_00002"), *sequences("BraTS2021_00002", suffix=".nii"))
+    assert find_cases(tmp_path)[0].images["t1"].path.name == "BraTS2021_00002_t1.nii"
+
+
+def test_hidden_and_foreign_files_are_ignored(tmp_path):
+    touch(tmp_path, *sequences("BraTS2021_00002"), "BraTS2021_00002/._BraTS2021_00002_t1.nii.gz")
+    touch(tmp_path, "survival.csv", ".cache/BraTS2021_00009/BraTS2021_00009_t1.nii.gz")
+    assert [case.id for case in find_cases(tmp_path)] == ["BraTS2021_00002"]
+
+
+def test_links_to_cases_are_followed_and_loops_end(tmp_path):
+    touch(tmp_path / "store", *sequences("BraTS2021_00002"))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/BraTS2021_00002").symlink_to(tmp_path / "store/BraTS2021_00002")
+    (tmp_path / "root/loop").symlink_to(tmp_path / "root")
+    assert [case.id for case in find_cases(tmp_path / "root")] == ["BraTS2021_00002"]
+
+
+def test_missing_root_names_the_folder_and_the_expected_patterns(tmp_path):
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/nowhere: cannot be listed")) as caught:
+        find_cases(tmp_path / "nowhere")
+    assert all(layout.summary in str(caught.value) for layout in LAYOUTS.values())
+
+
+def test_root_that_is_a_file_is_refused(tmp_path):
+    touch(tmp_path, "scan.nii.gz")
+    with pytest.raises(InputError, match=r"scan\.nii\.gz: cannot be listed \(Not a directory\)"):
+        find_cases(tmp_path / "scan.nii.gz")
+
+
+def test_empty_root_and_foreign_files_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match=r"no cases here; expected one of brats2015 .* found no files; check the path"):
+        find_cases(tmp_path)
+    touch(tmp_path, "notes/a.txt")
+    with pytest.raises(InputError, match=r"found 1 files such as notes/a\.txt"):
+        find_cases(tmp_path)
+
+
+def test_mixed_layouts_are_refused_with_an_example_of_each(tmp_path):
+    touch(tmp_path, *RELEASES["brats2021"][0], *RELEASES["brats2023"][0])
+    with pytest.raises(InputError, match=r"mix of brats2021 and brats2023 \(BraTS2021_00002, BraTS-GLI-00000-000\)"):
+        find_cases(tmp_path)
+
+
+def test_one_id_in_two_folders_is_refused(tmp_path):
+    touch(tmp_path / "train", *RELEASES["brats2021"][0])
+    touch(tmp_path / "copy", *RELEASES["brats2021"][0])
+    with pytest.raises(InputError, match=r"found BraTS2021_00002 in .*copy.* and in .*train"):
+        find_cases(tmp_path)
+
+
+def test_find_case_wants_exactly_one_case(tmp_path):
+    touch(tmp_path, *sequences("BraTS2021_00002"), *sequences("BraTS2021_00003"))
+    with pytest.raises(InputError, match=r"expected one case, found 2 \(BraTS2021_00002, BraTS2021_00003"):
+        find_case(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no cases here"):
+        find_case(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_find_case_takes_the_files_of_every_layout(tmp_path, layout):
+    names, case_id = RELEASES[layout]
+    touch(tmp_path, *names)
+    images = names[:1] if layout == "msd" else names
+    case = find_case([tmp_path / name for name in images])
+    assert (case.id, case.layout, case.modalities) == (case_id, layout, MODALITIES)
+    assert case.label is not None
+
+
+def test_find_case_takes_plain_names_in_any_order(tmp_path):
+    touch(tmp_path, "jane/T2.nii.gz", "jane/flair.nii", "jane/T1w.nii.gz", "jane/seg.nii.gz", "jane/notes.txt")
+    expected = CaseFiles(
+        "jane",
+        "brats2021",
+        {
+            "flair": ImageSource(tmp_path / "jane/flair.nii"),
+            "t1": ImageSource(tmp_path / "jane/T1w.nii.gz"),
+            "t2": ImageSource(tmp_path / "jane/T2.nii.gz"),
+        },
+        tmp_path / "jane/seg.nii.gz",
+    )
+    assert find_case(tmp_path / "jane") == expected
+    names = ("seg.nii.gz", "T2.nii.gz", "T1w.nii.gz", "flair.nii")
+    case = find_case([str(tmp_path / "jane" / name) for name in names])
+    assert case == expected
+    assert case.modalities == ("flair", "t1", "t2")
+
+
+def test_free_names_with_the_endings_of_2023_count_as_2023(tmp_path):
+    touch(tmp_path, "sub-7-t2f.nii.gz", "sub-7-t1c.nii.gz")
+    case = find_case([tmp_path / "sub-7-t2f.nii.gz", tmp_path / "sub-7-t1c.nii.gz"])
+    assert (case.id, case.layout, case.modalities) == ("sub-7", "brats2023", ("flair", "t1ce"))
+
+
+def test_find_case_takes_assignments(tmp_path):
+    touch(tmp_path, "p/scan 1.nii.gz", "p/a=b.nii", "p/mask.nii.gz")
+    case = find_case(
+        [f"flair={tmp_path}/p/scan 1.nii.gz", f"t2w={tmp_path}/p/a=b.nii", f"label={tmp_path}/p/mask.nii.gz"]
+    )
+    assert (case.id, case.layout, case.modalities) == ("p", "brats2021", ("flair", "t2"))
+    assert (case.images["t2"].path.name, case.label.name) == ("a=b.nii", "mask.nii.gz")
+    assert find_case(f"t1={tmp_path}/p/scan 1.nii.gz").modalities == ("t1",)
+
+
+def test_assignment_wins_over_the_name_of_the_file(tmp_path):
+    touch(tmp_path, "BraTS-GLI-00000-000-t2w.nii.gz")
+    case = find_case([f"flair={tmp_path}/BraTS-GLI-00000-000-t2w.nii.gz"])
+    assert (case.layout, case.modalities) == ("brats2023", ("flair",))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no file was given"),
+        (["missing_t1.nii.gz"], "found nothing there"),
+        (["scan.nii.gz"], "does not tell the modality"),
+        (["t1.txt"], "does not tell the modality"),
+        (["a_t1.nii.gz", "a_t1.nii"], "t1 was given already"),
+        (["a_t1.nii.gz", "b_t2.nii.gz"], "names of a and b"),
+        (["BraTS2021_00002_t1.nii.gz", "BraTS2021_00003_t2.nii.gz"], "names of BraTS2021_00002 and BraTS2021_00003"),
+        (["a_t1.nii.gz", "folder"], "a folder among several paths"),
+        (["a_seg.nii.gz"], "is a label, and no image was given"),
+        (["labelsTr/BRATS_001.nii.gz"], "is a label, and no image was given"),
+        (["BRATS_001.nii.gz", "BRATS_001/t1.nii.gz"], "holds all four modalities already"),
+        (["pet=a_t1.nii.gz"], "'pet' is not a modality"),
+    ],
+)
+def test_find_case_refuses_with_one_sentence(tmp_path, monkeypatch, names, message):
+    existing = (
+        "scan.nii.gz",
+        "t1.txt",
+        "a_t1.nii.gz",
+        "a_t1.nii",
+        "b_t2.nii.gz",
+        "a_seg.nii.gz",
+        "BRATS_001/t1.nii.gz",
+    )
+    touch(tmp_path, *existing, "labelsTr/BRATS_001.nii.gz", "BRATS_001.nii.gz", "folder/x")
+    touch(tmp_path, "BraTS2021_00002_t1.nii.gz", "BraTS2021_00003_t2.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        find_case(names)
+    assert "\n" not in str(caught.value)
