@@ -1,0 +1,203 @@
+"""Writing cases, segmentations and probabilities: the names, label values and formats of the data sets.
+
+Same input, same bytes; and each file appears whole or not at all (files.py).
+"""
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from smml.data.case import LPS_TO_RAS, import_simpleitk
+from smml.data.labels import LabelScheme
+from smml.data.layouts import LAYOUTS, CaseFiles, ImageSource, Layout, split_suffix
+from smml.errors import InputError
+from smml.files import replacing
+from smml.modalities import MODALITIES, parse_subset
+
+
+def write_case(
+    root: str | os.PathLike,
+    case_id: str,
+    volumes: Mapping[str, np.ndarray],
+    label: np.ndarray | None,
+    affine: np.ndarray,
+    layout: str,
+) -> CaseFiles:
+    """Write one case below ``root`` in a layout's names and label values.
+
+    Args:
+        root: folder of the data set, made if needed.
+        case_id: a number such as "00002", which takes the layout's form ("BraTS2021_00002"), or a name that has it.
+        volumes: [X, Y, Z] by modality; stored as int16 where that loses nothing, else as float32.
+        label: [X, Y, Z] in memory values, or None to write no label.
+        affine: [4, 4], voxel index -> RAS+ mm.
+        layout: key in ``LAYOUTS``.
+
+    Returns:
+        The files, as ``find_cases(root)`` lists them.
+
+    Raises:
+        InputError: unknown layout or modality, an id that the layout cannot spell, shapes that differ, a modality
+            missing from the 4D file of "msd", label values out of range, or a disk that is full.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    style = LAYOUTS[layout]
+    names = parse_subset(list(volumes))
+    given = {str(name).strip().lower(): volume for name, volume in volumes.items()}
+    volumes = {name: np.asarray(given[name]) for name in names}
+    if style.channels and set(names) != set(MODALITIES):
+        raise InputError(
+            f"case {case_id}: the layout {layout} keeps all of {', '.join(style.channels)} in one file, "
+            f"found only {', '.join(names)}; add the others or choose another layout"
+        )
+    shapes = {name: volume.shape for name, volume in volumes.items()}
+    if label is not None:
+        shapes["label"] = np.shape(label)
+    if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 3:
+        raise InputError(f"case {case_id}: expected 3D arrays of one shape, found {shapes}")
+    # Encoded first: a label that cannot be written must not leave half a case behind.
+    encoded = None if label is None else _encode(label, style.scheme, f"case {case_id}")
+    paths = _case_paths(Path(root), case_id, style)
+    case = paths["case"].name if layout != "brats2015" else "_".join(paths["case"].parts[-2:])
+    if style.channels:
+        stack = np.stack([volumes[name] for name in style.channels], axis=-1)
+        _write_array(paths["4d"], _compact(stack), affine)
+        images = {name: ImageSource(paths["4d"], style.channels.index(name)) for name in MODALITIES}
+    else:
+        for name in names:
+            _write_array(paths[name], _compact(volumes[name]), affine)
+        images = {name: ImageSource(paths[name]) for name in names}
+    if encoded is not None:
+        _write_array(paths["label"], encoded, affine)
+    return CaseFiles(case, layout, images, None if encoded is None else paths["label"])
+
+
+def write_segmentation(path: str | os.PathLike, labels: np.ndarray, affine: np.ndarray, scheme: LabelScheme) -> None:
+    """Write a segmentation in the label values of its data set.
+
+    Args:
+        path: ends in .nii, .nii.gz or .mha.
+        labels: integers [X, Y, Z] in memory values.
+        affine: [4, 4], voxel index -> RAS+ mm.
+        scheme: of the data set that the case came from.
+
+    Raises:
+        InputError: another ending, values outside the scheme, not 3D, or a disk that is full.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 3:
+        raise InputError(f"{path}: a segmentation has 3 dimensions, found shape {labels.shape}")
+    _write_array(Path(path), _encode(labels, scheme, os.fspath(path)), affine)
+
+
+def write_probabilities(path: str | os.PathLike, probabilities: np.ndarray, affine: np.ndarray) -> None:
+    """Write class probabilities as a 4D NIfTI, float32 [X, Y, Z, K].
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        probabilities: [K, X, Y, Z], background first.
+        affine: [4, 4], voxel index -> RAS+ mm.
+
+    Raises:
+        InputError: another ending, not 4D, or a disk that is full.
+    """
+    probabilities = np.asarray(probabilities, np.float32)
+    if probabilities.ndim != 4 or split_suffix(path)[1] == ".mha":
+        raise InputError(
+            f"{path}: probabilities are written as [K, X, Y, Z] to a .nii or .nii.gz file, "
+            f"found shape {probabilities.shape} and this name"
+        )
+    _write_array(Path(path), np.moveaxis(probabilities, 0, -1), affine)
+
+
+def _case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
+    """The path of each modality (or "4d") and of the label, and the folder or, in a 4D layout, the name of the case."""
+    grade, case = "HGG", str(case_id)
+    if style.name == "brats2015" and case[:4] in ("HGG_", "LGG_"):
+        grade, case = case[:3], case[4:]
+    if not re.fullmatch(style.case_pattern, case):
+        if not (case.isascii() and case.isdigit()) and ("number" in style.case_name or not re.fullmatch(r"\w+", case)):
+            raise InputError(
+                f"case id {case_id!r}: expected a number such as '00002' or a name like "
+                f"{style.case_name.format(id='00002', number=2)!r} for the layout {style.name}"
+            )
+        case = style.case_name.format(id=case, number=int(case) if case.isdigit() else 0)
+    # In 2015 every image has a number of its own; this one is fixed by the case and the sequence.
+    digits = "".join(character for character in case if character.isdigit())
+    numbers = {role: 5 * int(digits[-9:] or 0) + index for index, role in enumerate((*MODALITIES, "label"))}
+    fill = {"grade": grade, "case": case}
+    paths = {
+        "label": root
+        / (style.label_file or style.file).format(token=style.tokens.get("label"), number=numbers["label"], **fill)
+    }
+    if style.channels:
+        return paths | {"4d": root / style.file.format(**fill), "case": Path(case)}
+    for role in MODALITIES:
+        paths[role] = root / style.file.format(token=style.tokens[role], number=numbers[role], **fill)
+    return paths | {"case": paths["flair"].parents[1 if style.name == "brats2015" else 0]}
+
+
+def _compact(volume: np.ndarray) -> np.ndarray:
+    """Int16 if every value survives it, else float32."""
+    limits = np.iinfo(np.int16)
+    # NaN fails the first comparison, so it stays floating.
+    if volume.min() >= limits.min and volume.max() <= limits.max and (volume == np.rint(volume)).all():
+        return volume.astype(np.int16)
+    return volume.astype(np.float32)
+
+
+def _encode(labels: np.ndarray, scheme: LabelScheme, name: str) -> np.ndarray:
+    labels = np.asarray(labels)
+    whole = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
+    if not whole or (labels.size and (labels.min() < 0 or labels.max() >= scheme.num_classes)):
+        raise InputError(
+            f"{name}: expected integer labels from 0 to {scheme.num_classes - 1}, found {labels.dtype} from "
+            f"{labels.min()} to {labels.max()}; give the values in memory of the scheme"
+        )
+    return scheme.encode(labels.astype(np.uint8))
+
+
+def _write_array(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write [X, Y, Z] or [X, Y, Z, K] in the format of the suffix, atomically."""
+    _, suffix = split_suffix(path)
+    if not suffix:
+        raise InputError(f"{path}: expected a name ending in .nii.gz, .nii or .mha; rename the output")
+    affine = np.asarray(affine, np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise InputError(f"{path}: expected an invertible 4 x 4 matrix from voxels to mm, found {affine.tolist()}")
+    if suffix == ".mha":
+        image = _mha_image(path, array, affine)
+        with replacing(path) as temporary:
+            try:
+                import_simpleitk(path).WriteImage(image, os.fspath(temporary), useCompression=True)
+            except RuntimeError as error:
+                # ITK wraps the reason of the system in a paragraph of its own.
+                reason = str(error).partition("Reason:")[2].strip() or "ITK could not write it"
+                raise OSError(errno.EIO, reason) from error
+        return
+    image = nib.Nifti1Image(array, affine)
+    # Both transforms, so that every reader finds the same place; the qform drops a shear, the sform keeps it.
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _mha_image(path: Path, array: np.ndarray, affine: np.ndarray):
+    """A SimpleITK image of [X, Y, Z] with an affine to RAS+ mm."""
+    sitk = import_simpleitk(path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    lps = LPS_TO_RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    return image
