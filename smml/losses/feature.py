@@ -1,0 +1,144 @@
+"""L_fc, the feature level of the hierarchical consistency constraints: L_rel + lambda L_cls.
+
+L_rel (:mod:`smml_kernels.reference.relation`) compares how the tokens of the batch relate to each other, within and
+across samples. It looks hardest where the predictions are unsure: a token's weight is the mean entropy of both
+branches over the voxels that it covers.
+
+L_cls compares how the classes relate. The prototype of class k in sample s is the mean of the features, weighted by how
+much of each token the class fills; R_b holds the cosines of all prototypes present in branch b, and
+
+    L_cls = mean over pairs i < j of (R_1[i, j] - R_2[i, j])^2
+
+One class in two samples is an inter-sample relation, two classes an inter-class one.
+
+The paper's public code lacks the body of this loss; this is the reading that this project fixes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from smml_kernels import relation_loss
+
+# A prototype shorter than this points nowhere: its cosines count as 0.
+_SHORTEST = 1e-8
+
+
+@dataclass(frozen=True)
+class FeatureTerms:
+    """The two parts of L_fc, scalars, and lambda between them."""
+
+    relation: torch.Tensor
+    classes: torch.Tensor
+    class_weight: float = 1.0
+
+    @property
+    def total(self) -> torch.Tensor:
+        """L_fc = L_rel + lambda L_cls. It enters the total loss once: it is symmetric and teaches both branches."""
+        return self.relation + self.class_weight * self.classes
+
+
+def feature_consistency(
+    bottleneck1: torch.Tensor,
+    bottleneck2: torch.Tensor,
+    logits1: torch.Tensor,
+    logits2: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    class_weight: float = 1.0,
+) -> FeatureTerms:
+    """L_fc of the two branches, differentiable in both bottlenecks; no gradient goes through the logits.
+
+    Args:
+        bottleneck1: output of the inter-modal block of branch 1, [B, C, x, y, z].
+        bottleneck2: of branch 2, the same shape.
+        logits1: fused logits of branch 1, [B, K, X, Y, Z]; they only say where the prediction is unsure.
+        logits2: of branch 2, the same shape.
+        target: y, [B, X, Y, Z], uint8 or int64, with labels 0 to K-1.
+        class_weight: lambda.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _check(bottleneck1, bottleneck2, logits1, logits2, target)
+    grid = bottleneck1.shape[2:]
+    relation = relation_loss(_tokens(bottleneck1), _tokens(bottleneck2), token_weights(logits1, logits2, grid))
+    # Autocast would multiply the prototypes and their cosines in half precision.
+    with torch.autocast(bottleneck1.device.type, enabled=False):
+        occupancy = _occupancy(target, logits1.shape[1], grid, dtype=_at_least_float32(bottleneck1))
+        similarity1, similarity2 = (_class_similarity(f, occupancy) for f in (bottleneck1, bottleneck2))
+        i, j = torch.triu_indices(*similarity1.shape, offset=1, device=similarity1.device)
+        # With fewer than two prototypes the sum is empty: 0, still attached to both branches.
+        classes = (similarity1 - similarity2)[i, j].square().sum() / max(1, len(i))
+    return FeatureTerms(relation=relation, classes=classes, class_weight=class_weight)
+
+
+def token_weights(logits1: torch.Tensor, logits2: torch.Tensor, grid: tuple[int, ...] | torch.Size) -> torch.Tensor:
+    """w of L_rel, [B*x*y*z] with sum 1, without gradient.
+
+    The voxel entropies of both predictions, averaged over the branches and pooled to the feature grid, divided by their
+    sum; uniform if both branches are certain everywhere.
+
+    Args:
+        logits1: [B, K, X, Y, Z].
+        logits2: the same shape.
+        grid: (x, y, z) of the features.
+    """
+    with torch.no_grad(), torch.autocast(logits1.device.type, enabled=False):
+        # entr is -p log p, and 0 at p = 0 where the formula itself would be NaN.
+        entropy = sum(
+            torch.special.entr(logits.to(_at_least_float32(logits)).softmax(dim=1)).sum(dim=1, keepdim=True)
+            for logits in (logits1, logits2)
+        )
+        weight = F.adaptive_avg_pool3d(entropy / 2, tuple(grid)).flatten()
+        total = weight.sum()
+        return torch.where(total > 0, weight / total, torch.full_like(weight, 1 / len(weight)))
+
+
+def _tokens(bottleneck: torch.Tensor) -> torch.Tensor:
+    """[B, C, x, y, z] -> F in R^{N x C}, N = B*x*y*z, sample by sample in the order of ``token_weights``."""
+    return bottleneck.movedim(1, -1).flatten(0, -2)
+
+
+def _occupancy(target: torch.Tensor, classes: int, grid: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """How much of each token each class fills: [B, X, Y, Z] -> [B, K, x*y*z], one-hot averages between 0 and 1."""
+    one_hot = torch.stack([(target == k) for k in range(classes)], dim=1).to(dtype)
+    return F.adaptive_avg_pool3d(one_hot, tuple(grid)).flatten(2)
+
+
+def _class_similarity(bottleneck: torch.Tensor, occupancy: torch.Tensor) -> torch.Tensor:
+    """R_b: the cosines [P, P] between the prototypes of the P classes that the samples hold, sample by sample."""
+    size = occupancy.sum(dim=2)  # [B, K]
+    present = size > 0  # an absent class has no mean
+    features = bottleneck.to(occupancy.dtype).flatten(2)  # [B, C, n]
+    sums = torch.bmm(occupancy, features.transpose(1, 2))  # [B, K, C]
+    prototypes = sums[present] / size[present][:, None]
+    squared = prototypes.square().sum(dim=1, keepdim=True)
+    short = squared <= _SHORTEST**2
+    # Not max(norm, eps): dividing by eps would blow the gradient of a short prototype up.
+    unit = (prototypes * squared.masked_fill(short, 1.0).rsqrt()).masked_fill(short, 0.0)
+    return unit @ unit.T
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.dtype:
+    """The dtype to compute in: that of x, float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _check(
+    bottleneck1: torch.Tensor,
+    bottleneck2: torch.Tensor,
+    logits1: torch.Tensor,
+    logits2: torch.Tensor,
+    target: torch.Tensor,
+) -> None:
+    """Raise ``ValueError`` for inputs that do not belong together."""
+    for name, one, two in (("bottlenecks", bottleneck1, bottleneck2), ("logits", logits1, logits2)):
+        if one.dim() != 5 or one.shape != two.shape:
+            raise ValueError(f"{name} must be two 5-D tensors of one shape, found {[*one.shape]} and {[*two.shape]}")
+    if len(bottleneck1) != len(logits1):
+        raise ValueError(f"bottlenecks hold {len(bottleneck1)} samples, logits {len(logits1)}")
+    expected = (logits1.shape[0], *logits1.shape[2:])
+    if tuple(target.shape) != expected:
+        raise ValueError(f"target must be {list(expected)}, found {list(target.shape)}")

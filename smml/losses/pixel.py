@@ -1,0 +1,37 @@
+"""L_pc, the pixel level of the hierarchical consistency constraints.
+
+The two branches see the same volume through different modalities; at each voxel the one that reads it better teaches
+the other. The paper says that reliable knowledge is selected and exchanged, and its public code lacks the body; the
+reading used here ("lower_ce": the branch with the lower cross-entropy at a voxel teaches there) and the alternatives
+are spelled out in :mod:`smml_kernels.reference.exchange`.
+"""
+
+import torch
+
+from smml_kernels import exchange_loss
+
+
+def pixel_consistency(
+    logits1: torch.Tensor,
+    logits2: torch.Tensor,
+    target: torch.Tensor | None,
+    *,
+    gate: str = "lower_ce",
+    min_class_weight: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(L_{1->2}, L_{2->1}): what branch 1 teaches branch 2, and the reverse.
+
+    Each is a gated mean of KL(teacher || learner) over the voxels of the batch, 0 where nothing is gated. The teacher
+    is a constant: L_{1->2} sends no gradient to branch 1.
+
+    Args:
+        logits1: fused logits of branch 1, [B, K, X, Y, Z].
+        logits2: fused logits of branch 2, the same shape.
+        target: y, [B, X, Y, Z], uint8 or int64 (None is enough for ``gate="entropy"``).
+        gate: "lower_ce", "correct", "entropy" or "none".
+        min_class_weight: w_min of the class weights, the one of the cross-entropy.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown gate, a gate without the target that it needs.
+    """
+    return exchange_loss(logits1, logits2, target, gate=gate, min_class_weight=min_class_weight)

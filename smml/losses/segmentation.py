@@ -1,0 +1,102 @@
+"""L_seg: every head of one branch against the truth.
+
+    L_seg = L_fuse + sum over the M modalities of L_sep + sum over the levels of L_prm
+
+L_fuse is the segmentation from all modalities present; L_sep asks the weight-shared decoder to segment from each
+modality alone, which teaches the encoders; L_prm supervises the decoder at its coarser levels. Each is weighted
+cross-entropy plus soft Dice (:func:`smml_kernels.dice_ce_loss`), all with weight 1.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from smml_kernels import dice_ce_loss
+
+
+class Heads(Protocol):
+    """What the loss reads of a student's output."""
+
+    @property
+    def logits(self) -> torch.Tensor: ...
+
+    @property
+    def separate(self) -> tuple[torch.Tensor | None, ...] | None: ...
+
+    @property
+    def deep(self) -> tuple[torch.Tensor, ...] | None: ...
+
+
+@dataclass(frozen=True)
+class SegmentationTerms:
+    """The three parts of L_seg, scalars; ``separate`` and ``deep`` are sums over their heads."""
+
+    fuse: torch.Tensor
+    separate: torch.Tensor
+    deep: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """L_seg, what a branch is trained on."""
+        return self.fuse + self.separate + self.deep
+
+
+def segmentation_loss(
+    output: Heads, target: torch.Tensor, available: torch.Tensor | None = None, *, min_class_weight: float = 0.0
+) -> SegmentationTerms:
+    """L_seg of one branch.
+
+    Args:
+        output: a student's output: ``logits`` [B, K, X, Y, Z]; ``separate``, M times logits of that shape, or None for
+            a modality that no sample has; ``deep``, *probabilities* of that shape (softmax, then upsampled).
+            ``separate`` and ``deep`` may be empty or None, as at inference, and then count 0.
+        target: y, [B, X, Y, Z], uint8 or int64.
+        available: [B, M] bool, which separate heads had something to see; None means all of them, in every sample.
+            A head is judged on the samples that have its modality, Dice sums and all.
+        min_class_weight: w_min of the class weights of the cross-entropy.
+
+    Raises:
+        ValueError: shapes that do not fit, or a separate head that is None though a sample has its modality.
+    """
+    fuse = dice_ce_loss(output.logits, target, min_class_weight=min_class_weight)
+
+    separate = []
+    for m, (logits, rows) in enumerate(_separate_rows(output.separate or (), available, len(target))):
+        if logits is None:
+            if rows is not None and bool(rows.any()):
+                raise ValueError(f"separate head {m} is None, but `available` says that a sample has that modality")
+            continue
+        if rows is None or bool(rows.all()):
+            separate.append(dice_ce_loss(logits, target, min_class_weight=min_class_weight))
+        elif bool(rows.any()):
+            kept = rows.nonzero()[:, 0]
+            separate.append(
+                dice_ce_loss(
+                    logits.index_select(0, kept.to(logits.device)),
+                    target.index_select(0, kept.to(target.device)),
+                    min_class_weight=min_class_weight,
+                )
+            )
+
+    deep = [
+        dice_ce_loss(probabilities, target, from_logits=False, min_class_weight=min_class_weight)
+        for probabilities in output.deep or ()
+    ]
+    nothing = torch.zeros_like(fuse)
+    return SegmentationTerms(fuse=fuse, separate=sum(separate, nothing), deep=sum(deep, nothing))
+
+
+def _separate_rows(
+    heads: tuple[torch.Tensor | None, ...], available: torch.Tensor | None, batch: int
+) -> Iterable[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    """Each separate head with the samples [B] that it is judged on (None: all)."""
+    if not heads or available is None:
+        return [(head, None) for head in heads]
+    if available.dtype != torch.bool or tuple(available.shape) != (batch, len(heads)):
+        raise ValueError(
+            f"available must be bool [{batch}, {len(heads)}], found {available.dtype} {list(available.shape)}"
+        )
+    # One copy to the host instead of a wait for the device at every head.
+    return list(zip(heads, available.cpu().T, strict=True))
