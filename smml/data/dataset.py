@@ -1,0 +1,157 @@
+"""Training samples: a random patch of a random case, augmented, with two different modality masks."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    RandFlipd,
+    RandRotated,
+    SpatialCropd,
+    SpatialPadd,
+)
+from torch.utils.data import Dataset
+
+from smml.data.case import read_case
+from smml.data.layouts import CaseFiles, find_cases
+from smml.data.preprocessing import PreparedCase, prepare
+from smml.errors import InputError
+from smml.modalities import mask_subset, subset_mask, subsets_of
+
+# A patch is cut larger and turned, then cut to size, so that turning brings in no empty corners (10 degrees need 1.16).
+_ROTATION_MARGIN = 1.2
+
+
+class CohortDataset(Dataset):
+    """Random training samples of a cohort; sample ``i`` is a function of ``(seed, i)`` alone.
+
+    That makes training resumable to the bit and independent of the number of loader processes: whoever knows the step
+    knows the samples. ``len(dataset)`` is ``samples``, not the number of cases.
+
+    Args:
+        cases: a folder, or cases from ``find_cases``; each needs a label and at least one modality.
+        patch: edge of the cubic patch in voxels; smaller volumes are padded with background.
+        spacing: voxel edges in mm that all cases are resampled to (None: each keeps its own).
+        samples: length of the dataset.
+        seed: of everything random.
+        augment: rotate by up to 10 degrees, flip each axis, shift and scale intensities by up to 0.1 (METHOD).
+        tumour_share: share of the patches that are centred on a tumour voxel; the rest are centred on any brain voxel,
+            because a network that never sees healthy tissue raises false alarms there.
+        cache: keep this many prepared cases in memory (None: all of them).
+
+    Raises:
+        InputError: a case has no label; sizes are out of range.
+    """
+
+    def __init__(
+        self,
+        cases: str | os.PathLike | Sequence[CaseFiles],
+        *,
+        patch: int,
+        spacing: tuple[float, float, float] | None = None,
+        samples: int = 1000,
+        seed: int = 0,
+        augment: bool = True,
+        tumour_share: float = 0.6,
+        cache: int | None = None,
+    ) -> None:
+        self.cases = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
+        unlabelled = [case.id for case in self.cases if case.label is None]
+        if not self.cases:
+            raise InputError("no cases to train on: simulate some or name a folder that holds them")
+        if unlabelled:
+            raise InputError(
+                f"{len(unlabelled)} of {len(self.cases)} cases have no segmentation (for example {unlabelled[0]}); "
+                "training needs one for each: add the files or leave these cases out"
+            )
+        classes = {case.scheme.classes for case in self.cases}
+        if len(classes) > 1:
+            raise InputError("the cases mix data sets of four and of five classes; train on one kind at a time")
+        if patch < 32 or patch % 16:
+            raise InputError(f"patch must be at least 32 and divisible by 16, found {patch}")
+        if not 0 <= tumour_share <= 1:
+            raise InputError(f"tumour_share must lie between 0 and 1, found {tumour_share}")
+        self.num_classes = len(self.cases[0].scheme.classes)
+        self.patch, self.spacing, self.samples, self.seed = patch, spacing, samples, seed
+        self.augment, self.tumour_share = augment, tumour_share
+        self._prepared = lru_cache(maxsize=cache)(self._prepare)
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def _prepare(self, number: int) -> tuple[PreparedCase, dict[str, np.ndarray]]:
+        """The prepared case, and flat indices of its tumour and brain voxels to centre patches on."""
+        prepared = prepare(read_case(self.cases[number]), self.spacing)
+        brain = (prepared.image != 0).any(dim=0)
+        places = {
+            "tumour": np.flatnonzero((prepared.label > 0).numpy()).astype(np.int32),
+            "brain": np.flatnonzero(brain.numpy()).astype(np.int32),
+        }
+        return prepared, places
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Sample ``index``.
+
+        Returns:
+            ``image`` float32 [M, P, P, P]; ``label`` uint8 [P, P, P]; ``masks`` bool [2, M], two different subsets of
+            what the case has (the same one twice if it has a single modality); ``available`` bool [M].
+        """
+        if not 0 <= index < self.samples:
+            raise IndexError(index)
+        random = np.random.default_rng([self.seed, index])
+        prepared, places = self._prepared(int(random.integers(len(self.cases))))
+        sample = {"image": prepared.image, "label": prepared.label[None].float()}
+        centre = self._draw_centre(places, prepared.label.shape, random)
+        sample = self._transforms(centre, random)(sample)
+        # Plain tensors in memory of their own: MONAI's carry metadata, and a view would keep the whole volume alive.
+        image = torch.as_tensor(np.asarray(sample["image"]).copy())
+        label = torch.as_tensor(np.asarray(sample["label"])[0].astype(np.uint8))
+        if self.augment:
+            image = _vary_intensity(image, random)
+        return {
+            "image": image,
+            "label": label,
+            "masks": draw_masks(prepared.available, random),
+            "available": prepared.available,
+        }
+
+    def _draw_centre(
+        self, places: dict[str, np.ndarray], shape: torch.Size, random: np.random.Generator
+    ) -> tuple[int, ...]:
+        wanted = "tumour" if random.random() < self.tumour_share else "brain"
+        pool = places[wanted] if len(places[wanted]) else places["brain"]
+        if not len(pool):  # constant images: nothing tells the brain from the background
+            return tuple(int(n) // 2 for n in shape)
+        place = int(pool[random.integers(len(pool))])
+        return tuple(int(v) for v in np.unravel_index(place, tuple(shape)))
+
+    def _transforms(self, centre: tuple[int, ...], random: np.random.Generator) -> Compose:
+        keys, patch = ["image", "label"], [self.patch] * 3
+        margin = [round(self.patch * _ROTATION_MARGIN)] * 3 if self.augment else patch
+        steps = [SpatialCropd(keys, roi_center=centre, roi_size=margin), SpatialPadd(keys, spatial_size=margin)]
+        if self.augment:
+            turn = np.deg2rad(10)
+            steps += [
+                RandRotated(keys, turn, turn, turn, prob=0.5, mode=("bilinear", "nearest"), padding_mode="zeros"),
+                CenterSpatialCropd(keys, roi_size=patch),
+                *[RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)],
+            ]
+        return Compose(steps).set_random_state(seed=int(random.integers(2**31)))
+
+
+def _vary_intensity(image: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Scale and shift each modality's brain by up to 0.1; the background stays 0."""
+    scale = torch.from_numpy(random.uniform(0.9, 1.1, len(image)).astype(np.float32)).view(-1, 1, 1, 1)
+    shift = torch.from_numpy(random.uniform(-0.1, 0.1, len(image)).astype(np.float32)).view(-1, 1, 1, 1)
+    return torch.where(image != 0, image * scale + shift, image)
+
+
+def draw_masks(available: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Two different masks, bool [2, M], drawn uniformly without replacement from the subsets of what is available."""
+    choices = subsets_of(mask_subset(available))
+    picked = random.choice(len(choices), size=2, replace=len(choices) < 2)
+    return torch.stack([subset_mask(choices[i]) for i in picked])

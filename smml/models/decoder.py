@@ -1,0 +1,110 @@
+"""Fusing the present modalities at every level, and decoding the result to a segmentation."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smml.models.blocks import NEGATIVE_SLOPE, PreNormConv
+from smml_kernels import masked_fusion
+
+
+class FusionLayer(nn.Module):
+    """Fuse one level: InstanceNorm -> LeakyReLU -> 1x1x1 convolution of the present maps, then two more convolutions.
+
+    Takes M maps [B, C, X, Y, Z] (None where nobody in the batch has the modality) and the mask [B, M]; returns
+    [B, C, X, Y, Z]. A missing modality adds exactly nothing and gets no gradient (:func:`smml_kernels.masked_fusion`).
+    """
+
+    def __init__(self, channels: int, modalities: int) -> None:
+        super().__init__()
+        mixing = nn.Conv3d(modalities * channels, channels, 1)
+        self.weight = nn.Parameter(mixing.weight.detach().flatten(1))
+        self.bias = nn.Parameter(mixing.bias.detach())
+        self.refine = nn.Sequential(PreNormConv(channels, channels), PreNormConv(channels, channels, kernel_size=1))
+
+    def forward(self, features: list[torch.Tensor | None], mask: torch.Tensor) -> torch.Tensor:
+        fused = masked_fusion(features, mask, self.weight, self.bias, negative_slope=NEGATIVE_SLOPE)
+        return self.refine(fused)
+
+
+class UpBlock(nn.Module):
+    """Double the resolution and merge with the skip connection: [B, Cin, x, y, z], [B, C, 2x, 2y, 2z] -> the latter."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.narrow = PreNormConv(in_channels, channels)
+        self.merge = PreNormConv(2 * channels, channels)
+        self.out = PreNormConv(channels, channels, kernel_size=1)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        # mmFormer narrows after upsampling; before it, the same convolution costs an eighth.
+        x = F.interpolate(self.narrow(x), scale_factor=2, mode="trilinear", align_corners=False)
+        return self.out(self.merge(torch.cat([skip, x], dim=1)))
+
+
+class Decoder(nn.Module):
+    """From five levels [B, widths[l], X / 2^l, ...] to the decoder's features at every level, deepest first."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.ups = nn.ModuleList(UpBlock(deep, shallow) for shallow, deep in zip(widths, widths[1:], strict=False))
+
+    def forward(self, levels: list[torch.Tensor] | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+        """Features at strides 16, 8, 4, 2, 1."""
+        features = [levels[-1]]
+        for up, skip in zip(reversed(self.ups), reversed(levels[:-1]), strict=True):
+            features.append(up(features[-1], skip))
+        return features
+
+
+class FusionDecoder(nn.Module):
+    """Fusion at five levels, decoder, and the heads: the fused logits and, on wish, deep supervision ("prm")."""
+
+    def __init__(self, widths: tuple[int, ...], modalities: int, num_classes: int) -> None:
+        super().__init__()
+        self.modalities = modalities
+        self.fusions = nn.ModuleList(FusionLayer(width, modalities) for width in widths)
+        self.decoder = Decoder(widths)
+        self.head = nn.Conv3d(widths[0], num_classes, 1)
+        self.deep_heads = nn.ModuleList(nn.Conv3d(width, num_classes, 1) for width in widths[1:])
+
+    def forward(
+        self,
+        levels: tuple[list[torch.Tensor | None], ...],
+        bottleneck: torch.Tensor,
+        mask: torch.Tensor,
+        deep_supervision: bool,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Logits [B, K, X, Y, Z], and probabilities of that shape from levels 2 to 5 (empty if not asked for).
+
+        Args:
+            levels: at strides 1, 2, 4, 8, M maps each.
+            bottleneck: the decoded output of the inter-modal block, [B, M * C, x, y, z].
+            mask: [B, M] bool.
+            deep_supervision: compute the deep heads too.
+        """
+        fused = [fuse(maps, mask) for fuse, maps in zip(self.fusions, levels, strict=False)]
+        deepest = list(bottleneck.chunk(self.modalities, dim=1))
+        fused.append(self.fusions[-1](deepest, torch.ones_like(mask)))
+        features = self.decoder(fused)
+        deep = ()
+        if deep_supervision:
+            deep = tuple(
+                F.interpolate(
+                    head(feature).softmax(dim=1), scale_factor=2**level, mode="trilinear", align_corners=False
+                )
+                for level, head, feature in zip((1, 2, 3, 4), self.deep_heads, features[-2::-1], strict=True)
+            )
+        return self.head(features[-1]), deep
+
+
+class SeparateDecoder(nn.Module):
+    """One decoder, shared by the modalities, that segments from a single one ("sep"; training only)."""
+
+    def __init__(self, widths: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.decoder = Decoder(widths)
+        self.head = nn.Conv3d(widths[0], num_classes, 1)
+
+    def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:
+        return self.head(self.decoder(levels)[-1])

@@ -1,0 +1,62 @@
+"""Sizes of the student network."""
+
+from dataclasses import asdict, dataclass
+
+from smml.errors import InputError
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Everything that decides a student's shape.
+
+    Attributes:
+        widths: channels at strides 1, 2, 4, 8, 16.
+        token_width: channels of a transformer token.
+        heads: attention heads; divides ``token_width``.
+        mlp_width: hidden channels of the transformer's MLP.
+        depth: transformer layers, of the intra-modal and of the inter-modal block each.
+        token_grid: edge of the grid for which position embeddings are learned (interpolated elsewhere).
+        dropout: in the transformers.
+        num_classes: K, background included: 4, or 5 for BraTS 2015.
+        num_modalities: M.
+    """
+
+    widths: tuple[int, int, int, int, int]
+    token_width: int
+    heads: int
+    mlp_width: int
+    depth: int = 1
+    token_grid: int = 8
+    dropout: float = 0.0
+    num_classes: int = 4
+    num_modalities: int = 4
+
+    def to_dict(self) -> dict:
+        """A dictionary of plain values, for checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "StudentConfig":
+        """Inverse of :meth:`to_dict`."""
+        return cls(**{**values, "widths": tuple(values["widths"])})
+
+
+PRESETS: dict[str, StudentConfig] = {
+    # For tests and notebooks on a CPU: the same architecture, a step in about a second.
+    "tiny": StudentConfig((8, 8, 16, 24, 32), token_width=64, heads=4, mlp_width=128, token_grid=2),
+    # For useful weights of a few MB.
+    "small": StudentConfig((8, 16, 24, 32, 48), token_width=96, heads=6, mlp_width=192, token_grid=4),
+    # The published size (mmFormer's trunk).
+    "paper": StudentConfig((8, 16, 32, 64, 128), token_width=512, heads=8, mlp_width=4096, dropout=0.1),
+}
+
+
+def preset(name: str) -> StudentConfig:
+    """Look up a preset.
+
+    Raises:
+        InputError: the name is unknown; the valid ones are listed.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,66 @@
+"""Two students under different masks: the network of masked mutual learning."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from smml.errors import InputError
+from smml.models.presets import StudentConfig, preset
+from smml.models.student import Student, StudentOutput
+
+
+@dataclass(frozen=True)
+class SMMLOutput:
+    """What the two-branch network returns.
+
+    Attributes:
+        branches: the output of branch 1 and of branch 2.
+        refined: refined logits of each branch, [B, K, X, Y, Z]; None, because this version has no refinement network.
+    """
+
+    branches: tuple[StudentOutput, StudentOutput]
+    refined: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+class SMML(nn.Module):
+    """Two students of one architecture and separate weights.
+
+    Args:
+        config: a preset's name or a :class:`StudentConfig`.
+        num_classes: K, overrides the preset's (5 for BraTS 2015).
+        separate_heads: see :class:`Student`.
+
+    Attributes:
+        branches: the students, each callable as ``student(x, mask)``.
+    """
+
+    def __init__(
+        self,
+        config: str | StudentConfig = "small",
+        *,
+        num_classes: int | None = None,
+        separate_heads: str = "available",
+    ) -> None:
+        super().__init__()
+        config = preset(config) if isinstance(config, str) else config
+        if num_classes is not None:
+            config = replace(config, num_classes=num_classes)
+        self.config = config
+        self.branches = nn.ModuleList(Student(config, separate_heads=separate_heads) for _ in range(2))
+
+    def forward(self, x: torch.Tensor, masks: torch.Tensor, available: torch.Tensor | None = None) -> SMMLOutput:
+        """Run both students on the same volume, each under its own mask.
+
+        Args:
+            x: float [B, M, X, Y, Z].
+            masks: bool [2, B, M], one mask a branch and sample.
+            available: bool [B, M], what the cases have on disk (None: everything).
+
+        Raises:
+            InputError: a shape or a mask is unusable.
+        """
+        if masks.ndim != 3 or masks.shape[0] != 2:
+            raise InputError(f"masks must be [2, B, M], one a branch, found {list(masks.shape)}")
+        first, second = (student(x, mask, available) for student, mask in zip(self.branches, masks, strict=True))
+        return SMMLOutput((first, second))

@@ -1,0 +1,105 @@
+"""Every option of a training run, with its default and its source."""
+
+from dataclasses import asdict, dataclass, fields
+
+from smml.errors import InputError
+from smml.models.presets import preset
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Options of a training run. Defaults are the paper's where it has one and a CPU can bear it.
+
+    Attributes:
+        preset: size of the students: "tiny", "small" or "paper".
+        steps: optimiser steps.
+        batch_size: samples a step (paper: 2).
+        patch: edge of the training patch, voxels (paper: 128).
+        spacing: voxel edge in mm that all cases are resampled to; None takes that of the first case.
+        learning_rate: at the first step (paper: 2e-4; short runs from scratch want more).
+        weight_decay: L2 penalty (paper: 1e-4).
+        poly_power: the rate decays as (1 - t / steps)^poly_power (paper: 0.9).
+        min_class_weight: w_min of the cross-entropy's class weights (public code: 0, under which a patch of background
+            alone teaches it nothing; METHOD).
+        consistency_start: share of the training after which L_pc switches on (public code: 100 of 1000 epochs).
+        consistency_ramp: share of the training over which it then rises linearly to its weight.
+        pixel_weight: l_pc, weight of L_{1->2} + L_{2->1}; 0 switches it off.
+        feature_weight: l_fc, weight of L_fc; 0 switches it off.
+        class_weight: lambda, weight of L_cls inside L_fc.
+        gate: who teaches whom at pixel level: "lower_ce", "correct", "entropy" or "none".
+        separate_heads: which modalities the sep heads see: "available" or "masked".
+        tumour_share: share of patches centred on a tumour voxel.
+        gradient_clip: largest norm of the gradient; 0 switches clipping off.
+        augment: rotate, flip, vary intensities.
+        seed: of weights, samples, masks and augmentation.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that load data (0: the training process does it).
+        device: torch device.
+    """
+
+    preset: str = "tiny"
+    steps: int = 1000
+    batch_size: int = 2
+    patch: int = 32
+    spacing: float | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    poly_power: float = 0.9
+    min_class_weight: float = 0.05
+    consistency_start: float = 0.1
+    consistency_ramp: float = 0.1
+    pixel_weight: float = 1.0
+    feature_weight: float = 1.0
+    class_weight: float = 1.0
+    gate: str = "lower_ce"
+    separate_heads: str = "available"
+    tumour_share: float = 0.6
+    gradient_clip: float = 12.0
+    augment: bool = True
+    seed: int = 0
+    checkpoint_every: int = 100
+    workers: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        preset(self.preset)
+        positive = ("steps", "batch_size", "learning_rate", "checkpoint_every")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, found {getattr(self, name)}")
+        if self.spacing is not None and not 0.2 <= self.spacing <= 10:
+            raise InputError(f"spacing must lie between 0.2 and 10 mm, found {self.spacing}")
+        if self.patch < 32 or self.patch % 16:
+            raise InputError(f"patch must be at least 32 and divisible by 16, found {self.patch}")
+        for name, choices in (
+            ("gate", ("lower_ce", "correct", "entropy", "none")),
+            ("separate_heads", ("available", "masked")),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict:
+        """A dictionary of plain values, for logs and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainingConfig":
+        """Inverse of :meth:`to_dict`; unknown keys are refused."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            raise InputError(f"unknown training option {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The rate of step 0, 1, ...: lr (1 - step / steps)^power."""
+    return config.learning_rate * (1 - step / config.steps) ** config.poly_power
+
+
+def consistency_ramp(config: TrainingConfig, step: int) -> float:
+    """r(t): 0 before ``consistency_start``, then linear up to 1 over ``consistency_ramp``."""
+    progress = step / config.steps - config.consistency_start
+    if progress < 0:
+        return 0.0
+    return min(1.0, progress / config.consistency_ramp) if config.consistency_ramp > 0 else 1.0

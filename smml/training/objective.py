@@ -1,0 +1,74 @@
+"""What a step minimises: both branches' segmentation losses and the constraints between them, in one sum."""
+
+from dataclasses import dataclass
+
+import torch
+
+from smml.losses import feature_consistency, pixel_consistency, segmentation_loss
+from smml.models import SMMLOutput
+from smml.training.config import TrainingConfig, consistency_ramp
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The total and its terms.
+
+    Attributes:
+        total: L_1 + L_2 + l_fc L_fc + r(t) l_pc (L_{1->2} + L_{2->1}), a scalar with a graph.
+        terms: each term's value for the log, detached scalars by name.
+    """
+
+    total: torch.Tensor
+    terms: dict[str, torch.Tensor]
+
+
+TERMS = (
+    *(f"{part}_{branch}" for branch in (1, 2) for part in ("fuse", "separate", "deep")),
+    *("teach_12", "teach_21", "relation", "classes"),
+)
+
+
+def objective(
+    output: SMMLOutput,
+    target: torch.Tensor,
+    masks: torch.Tensor,
+    available: torch.Tensor,
+    config: TrainingConfig,
+    step: int,
+) -> Objective:
+    """The loss of one step (METHOD, "Total"), for one backward through both branches.
+
+    Args:
+        output: of :class:`smml.models.SMML` in training mode.
+        target: y, uint8 or int64 [B, X, Y, Z].
+        masks: bool [2, B, M], what each branch was given.
+        available: bool [B, M], the modalities that each case has.
+        config: weights and schedule.
+        step: 0, 1, ...
+    """
+    first, second = output.branches
+    terms: dict[str, torch.Tensor] = {}
+    total = target.new_zeros((), dtype=torch.float32)
+    for number, (branch, mask) in enumerate(zip((first, second), masks, strict=True), start=1):
+        seen = available if config.separate_heads == "available" else mask
+        segmentation = segmentation_loss(branch, target, seen, min_class_weight=config.min_class_weight)
+        total = total + segmentation.total
+        for part in ("fuse", "separate", "deep"):
+            terms[f"{part}_{number}"] = getattr(segmentation, part)
+    # A term whose weight is 0 now is not computed: the log then shows 0, and the step costs less.
+    zero = torch.zeros_like(total)
+    terms |= {"teach_12": zero, "teach_21": zero, "relation": zero, "classes": zero}
+    ramp = consistency_ramp(config, step) * config.pixel_weight
+    if ramp > 0:
+        teach_12, teach_21 = pixel_consistency(
+            first.logits, second.logits, target, gate=config.gate, min_class_weight=config.min_class_weight
+        )
+        total = total + ramp * (teach_12 + teach_21)
+        terms |= {"teach_12": teach_12, "teach_21": teach_21}
+    if config.feature_weight > 0:
+        features = feature_consistency(
+            first.bottleneck, second.bottleneck, first.logits, second.logits, target, class_weight=config.class_weight
+        )
+        total = total + config.feature_weight * features.total
+        terms |= {"relation": features.relation, "classes": features.classes}
+    return Objective(total, {name: terms[name].detach() for name in TERMS})
