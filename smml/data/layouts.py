@@ -250,7 +250,7 @@ def _walk(root: Path) -> Iterator[Path]:
         os.scandir(root).close()
     except OSError as error:
         raise InputError(
-            f"{root}: cannot be listed ({error.strerror}); expected a folder with {_expectation()}; check the path"
+            f"{root}: cannot be listed ({error.strerror}); expected a folder of cases; check the path"
         ) from error
     seen = set()
     for name, folders, files in os.walk(root, followlinks=True):

@@ -1,5 +1,7 @@
 """The convolutions that encoders and decoders are made of."""
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -56,7 +58,7 @@ class Encoder(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         stages = [ResidualStage(1, widths[0], raw_input=True)]
-        stages += [ResidualStage(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
+        stages += [ResidualStage(a, b, stride=2) for a, b in itertools.pairwise(widths)]
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

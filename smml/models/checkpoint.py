@@ -47,7 +47,9 @@ class Checkpoint:
     step: int = 0
     config: dict = field(default_factory=dict)
     training: dict | None = None
-    versions: dict[str, str] = field(default_factory=lambda: {"smml": smml.__version__, "torch": torch.__version__})
+    versions: dict[str, str] = field(
+        default_factory=lambda: {"smml": smml.__version__, "torch": str(torch.__version__)}
+    )
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""

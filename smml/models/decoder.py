@@ -1,5 +1,7 @@
 """Fusing the present modalities at every level, and decoding the result to a segmentation."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -47,7 +49,7 @@ class Decoder(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.ups = nn.ModuleList(UpBlock(deep, shallow) for shallow, deep in zip(widths, widths[1:], strict=False))
+        self.ups = nn.ModuleList(UpBlock(deep, shallow) for shallow, deep in itertools.pairwise(widths))
 
     def forward(self, levels: list[torch.Tensor] | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
         """Features at strides 16, 8, 4, 2, 1."""

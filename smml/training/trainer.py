@@ -14,6 +14,7 @@ from smml.data.case import read_case
 from smml.data.dataset import CohortDataset
 from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import plan_geometry
+from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import write_text
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -70,7 +71,7 @@ def train(
         augment=config.augment,
         tumour_share=config.tumour_share,
     )
-    device = _device(config.device)
+    device = find_device(config.device)
     torch.manual_seed(config.seed)
     model = SMML(config.preset, num_classes=dataset.num_classes, separate_heads=config.separate_heads).to(device)
     optimiser = torch.optim.Adam(
@@ -195,14 +196,6 @@ def _random_states() -> dict:
     """States of the generators that dropout draws on; samples need none, they follow from seed and index."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _device(name: str) -> torch.device:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
-    return torch.device(name)
 
 
 def _spacing_of(files: Sequence[CaseFiles]) -> tuple[float, float, float]:

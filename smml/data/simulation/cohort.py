@@ -15,6 +15,7 @@ import smml
 from smml.data.layouts import LAYOUTS, CaseFiles, find_cases
 from smml.data.simulation.subject import Subject, simulate_subject
 from smml.data.writing import write_case
+from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import write_text
 
@@ -88,10 +89,7 @@ def _check_arguments(cases: int, spacing: float, seed: int, layout: str, device:
         raise InputError(f"seed must be 0 or more, found {seed}")
     if layout not in LAYOUTS:
         raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
+    find_device(device)
 
 
 def _claim(root: Path, settings: dict) -> None:
@@ -118,7 +116,7 @@ def _claim(root: Path, settings: dict) -> None:
         "what": "Simulated brain-tumour MRI. Not patient data.",
         "anatomy": "MNI152 2009a maps, (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, McGill University",
         "smml": smml.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     write_text(path, json.dumps(settings | notice, indent=2) + "\n")
 

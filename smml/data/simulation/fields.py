@@ -100,8 +100,7 @@ def smooth_noise(grid: Grid, length: float, random: torch.Generator, channels: i
     control = gaussian_blur(control, (1.0, 1.0, 1.0))
     control = control / control.std(dim=(1, 2, 3), keepdim=True)
     origin = tuple(c - (n - 1) / 2 * step for c, n in zip(CENTRE, shape, strict=True))
-    field = sample(control.to(grid.device), origin, step, grid.coordinates())
-    return field
+    return sample(control.to(grid.device), origin, step, grid.coordinates())
 
 
 def uniform(random: torch.Generator, low: float, high: float) -> float:

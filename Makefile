@@ -1,0 +1,30 @@
+# Three commands: make run, make test, make lab. Each sets up its own environment in .venv first (once).
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lab clean
+
+# The first Python that is new enough; name another with `make PYTHON=... run`.
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11 python,\
+    $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)) python3)
+VENV := .venv/bin/python
+
+help:
+	@echo "make run    set up, then run every notebook on a simulated cohort; results in build/"
+	@echo "make test   set up, then run the whole test suite"
+	@echo "make lab    set up, then open JupyterLab on the notebooks"
+	@echo "make clean  remove build/ (the environment stays)"
+
+setup:
+	@command -v $(PYTHON) >/dev/null || { echo "smml: no Python found; install Python 3.11 or newer from your system's packages or python.org"; exit 1; }
+	@$(PYTHON) scripts/setup_environment.py
+
+run: setup
+	@$(VENV) scripts/run_notebooks.py
+
+test: setup
+	@SMML_FAST=1 $(VENV) -m pytest --nbmake --nbmake-timeout=170 tests notebooks
+
+lab: setup
+	@$(VENV) -m jupyter lab --notebook-dir=notebooks
+
+clean:
+	rm -rf build

@@ -1,0 +1,5 @@
+"""``python -m smml`` is the command ``smml``."""
+
+from smml.cli import main
+
+main()

@@ -1,0 +1,183 @@
+"""The command ``smml``: simulate, train, evaluate, predict, info.
+
+Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smml.errors import InputError
+
+app = typer.Typer(
+    name="smml",
+    help="Brain-tumour segmentation from whatever MRI sequences a patient has. For research and teaching; not a "
+    "medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DeviceOption = Annotated[str, typer.Option(help="torch device, for example cpu or cuda.")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
+
+
+def main() -> None:
+    """Entry point: bad input ends in one sentence on stderr and exit status 2, never in a traceback."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"smml: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("smml: interrupted; finished files are whole, and nothing half-written is left\n")
+        sys.exit(130)
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Argument(help="Folder to make or to complete.")],
+    cases: Annotated[int, typer.Option(help="How many subjects.")] = 24,
+    spacing: Annotated[float, typer.Option(help="Voxel edge in mm.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Cohort seed; other seeds share no subject.")] = 0,
+    layout: Annotated[str, typer.Option(help="Data set whose file names and label values are used.")] = "brats2021",
+    device: DeviceOption = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses all cores.")] = 0,
+) -> None:
+    """Write a simulated cohort: real anatomy, grown tumours, four sequences. Not patient data."""
+    from smml.data import simulate_cohort
+
+    made = simulate_cohort(
+        output, cases, spacing=spacing, seed=seed, layout=layout, device=device, workers=workers or None
+    )
+    typer.echo(f"{len(made)} simulated cases in {output} ({layout}, {spacing:g} mm, seed {seed})")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled cases, any supported layout.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="Size of the students: tiny, small or paper.")] = "tiny",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 2,
+    patch: Annotated[int, typer.Option(help="Edge of the training patch in voxels; a multiple of 16.")] = 32,
+    spacing: Annotated[float, typer.Option(help="Voxel edge in mm to resample to; 0 takes the first case's.")] = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="Rate at the first step.")] = 1e-3,
+    gate: Annotated[str, typer.Option(help="Who teaches whom: lower_ce, correct, entropy or none.")] = "lower_ce",
+    pixel_weight: Annotated[float, typer.Option(help="Weight of pixel consistency; 0 switches it off.")] = 1.0,
+    feature_weight: Annotated[float, typer.Option(help="Weight of feature consistency; 0 switches it off.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of weights, samples, masks and augmentation.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+) -> None:
+    """Train two students under different modality masks that teach each other."""
+    from smml.training import TrainingConfig
+    from smml.training import train as run
+
+    _use_threads(threads)
+    config = TrainingConfig(
+        preset=preset, steps=steps, batch_size=batch_size, patch=patch, spacing=spacing or None,
+        learning_rate=learning_rate, gate=gate, pixel_weight=pixel_weight, feature_weight=feature_weight, seed=seed,
+        checkpoint_every=checkpoint_every, workers=workers, device=device,
+    )  # fmt: skip
+    path = run(data, output, config, resume=resume)
+    typer.echo(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled cases.")],
+    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    output: Annotated[Path, typer.Option(help="Folder for scores.csv and table.md.")] = Path("evaluation"),
+    cases: Annotated[int, typer.Option(min=0, help="Only the first N cases; 0 takes all.")] = 0,
+    window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
+    penalty: Annotated[
+        bool, typer.Option("--penalty", help="HD95 of 373.13 mm where one region is empty, instead of leaving it out.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Score a model on the 15 modality subsets: Dice and HD95 of WT, TC and ET."""
+    import math
+
+    from smml import evaluation
+    from smml.data import find_cases
+    from smml.evaluation.scores import CHALLENGE_PENALTY
+
+    _use_threads(threads)
+    predictor = _predictor(checkpoint, device, window)
+    found = find_cases(data)
+    found = found[:cases] if cases else found
+    scores = evaluation.evaluate(predictor, found, one_empty=CHALLENGE_PENALTY if penalty else math.nan)
+    simulated = " (simulated)" if (data / "simulated.json").exists() else ""
+    csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
+    typer.echo(evaluation.format_table(evaluation.summary_table(scores)))
+    typer.echo(f"\n{scores.attrs['protocol']}\nscores in {csv}, table in {markdown}")
+
+
+@app.command()
+def predict(
+    case: Annotated[list[str], typer.Option(help="Case folder, or image files; repeat it for several files.")],
+    output: Annotated[Path, typer.Option(help="Segmentation to write: .nii.gz, .nii or .mha.")],
+    modalities: Annotated[str, typer.Option(help="Which to use, such as flair,t2; default: all there are.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    probabilities: Annotated[Path | None, typer.Option(help="Also write the class probabilities (4D NIfTI).")] = None,
+    window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Segment one case from the named modalities; only their files are read.
+
+    Labels come out in the grid, orientation and label values of the input.
+    """
+    from smml.data import find_case, read_case
+    from smml.modalities import parse_subset, subset_name
+
+    _use_threads(threads)
+    predictor = _predictor(checkpoint, device, window)
+    files = find_case(case if len(case) > 1 else case[0])
+    wanted = parse_subset(modalities) if modalities else None
+    loaded = read_case(files, wanted, label=False)
+    result = predictor.segment(predictor.encode(loaded))
+    predictor.save(result, output, layout=loaded.layout, probabilities=probabilities)
+    voxel = loaded.spacing[0] * loaded.spacing[1] * loaded.spacing[2] / 1000
+    volumes = ", ".join(
+        f"{region} {predictor.scheme.region(result.labels, region).sum() * voxel:.1f} ml"
+        for region in ("WT", "TC", "ET")
+    )
+    typer.echo(f"{output}: segmented {files.id} from {subset_name(result.subset)}: {volumes}")
+
+
+@app.command()
+def info(
+    data: Annotated[Path | None, typer.Argument(help="A folder of cases to describe.")] = None,
+) -> None:
+    """Versions, device, which kernels are active, shipped weights and, on wish, the cohort in a folder."""
+    from smml.info import describe
+
+    typer.echo(describe(data))
+
+
+def _use_threads(threads: int) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _predictor(checkpoint: str, device: str, window: int):
+    from smml.devices import find_device
+    from smml.inference import Predictor
+
+    find_device(device)
+    options = {"window": window} if window else {}
+    return Predictor.from_checkpoint(checkpoint, device=device, **options)
+
+
+if __name__ == "__main__":
+    main()

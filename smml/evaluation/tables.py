@@ -1,0 +1,104 @@
+"""The table over the 15 subsets, on screen, as Markdown and as CSV."""
+
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from smml.data.labels import REGIONS
+from smml.errors import InputError
+from smml.files import write_text
+from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
+
+MEAN = "mean"
+
+
+def summary_table(scores: pd.DataFrame, *, post_processed: bool = False) -> pd.DataFrame:
+    """Mean scores per subset, in the order in which the field prints them, and their mean.
+
+    Args:
+        scores: of :func:`smml.evaluation.evaluate`.
+        post_processed: use the Dice after relabelling a small ET.
+
+    Returns:
+        One row per subset, named like "T1ce+T2", then "mean", which averages the rows above it. Columns "Dice WT",
+        "Dice TC", "Dice ET" (0 to 1), "HD95 WT", ... in mm, and "HD95 left out": how many cases and regions have no
+        HD95, because exactly one of prediction and truth is empty.
+
+    Raises:
+        InputError: the frame lacks columns.
+    """
+    column = "dice_post" if post_processed else "dice"
+    missing = {"case", "subset", "region", column, "hd95"} - set(scores.columns)
+    if missing:
+        raise InputError(f"the scores lack the columns {', '.join(sorted(missing))}; expected those of `evaluate`")
+    rows = {}
+    for subset in map(subset_name, SUBSETS):
+        chosen = scores[scores["subset"] == subset]
+        if chosen.empty:
+            continue
+        by_region = chosen.groupby("region")
+        means, distances = by_region[column].mean(), by_region["hd95"].mean()
+        rows[subset] = {
+            **{f"Dice {region}": means[region] for region in REGIONS},
+            **{f"HD95 {region}": distances[region] for region in REGIONS},
+            "HD95 left out": int(chosen["hd95"].isna().sum()),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    last = table.mean()
+    last["HD95 left out"] = table["HD95 left out"].sum()
+    table.loc[MEAN] = last
+    table["HD95 left out"] = table["HD95 left out"].astype(int)
+    table.index.name = "subset"
+    table.attrs = dict(scores.attrs)
+    return table
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """A Markdown table in the field's style: a dot for each modality given, Dice in per cent, HD95 in mm."""
+    lines = [
+        "| " + " | ".join([*(DISPLAY_NAMES[m] for m in MODALITIES), *table.columns]) + " |",
+        "|" + ":-:|" * len(MODALITIES) + "-:|" * len(table.columns),
+    ]
+    for name, row in table.iterrows():
+        if name == MEAN:
+            given = ["**mean**", *[""] * (len(MODALITIES) - 1)]
+        else:
+            given = ["●" if DISPLAY_NAMES[m] in name.split("+") else "○" for m in MODALITIES]
+        values = []
+        for column, value in row.items():
+            if column == "HD95 left out":
+                values.append(f"{int(value)}")
+            elif isinstance(value, float) and math.isnan(value):
+                values.append("–")
+            else:
+                values.append(f"{100 * value:.1f}" if column.startswith("Dice") else f"{value:.1f}")
+        lines.append("| " + " | ".join([*given, *values]) + " |")
+    return "\n".join(lines)
+
+
+def write_report(scores: pd.DataFrame, folder: str | os.PathLike, title: str) -> tuple[Path, Path]:
+    """Write ``scores.csv`` (a row per case, subset and region) and ``table.md``; returns their paths.
+
+    Args:
+        scores: of :func:`smml.evaluation.evaluate`.
+        folder: made if needed.
+        title: heading of the Markdown file: model and data set.
+    """
+    folder = Path(folder)
+    write_text(folder / "scores.csv", scores.to_csv(index=False, float_format="%.6g"))
+    plain, post = summary_table(scores), summary_table(scores, post_processed=True)
+    text = [
+        f"# {title}",
+        "",
+        f"Protocol: {scores.attrs.get('protocol', 'not stated')}. Dice in per cent.",
+        "",
+        format_table(plain),
+        "",
+        f"With ET below 500 mm³ relabelled NCR, mean Dice ET {100 * post.loc[MEAN, 'Dice ET']:.1f}, "
+        f"TC {100 * post.loc[MEAN, 'Dice TC']:.1f}, WT {100 * post.loc[MEAN, 'Dice WT']:.1f}.",
+        "",
+    ]
+    write_text(folder / "table.md", "\n".join(text))
+    return folder / "scores.csv", folder / "table.md"

@@ -1,0 +1,29 @@
+"""Figures of the notebooks and the README, in plotly."""
+
+from smml.figures.charts import drop_figure, loss_figure, subset_figure
+from smml.figures.slices import (
+    add_class_legend,
+    axial_picture,
+    heat_picture,
+    modality_figure,
+    panels,
+    segmentation_figure,
+    to_canonical,
+    widest_slice,
+)
+from smml.figures.theme import use_theme
+
+__all__ = [
+    "add_class_legend",
+    "axial_picture",
+    "drop_figure",
+    "heat_picture",
+    "loss_figure",
+    "modality_figure",
+    "panels",
+    "segmentation_figure",
+    "subset_figure",
+    "to_canonical",
+    "use_theme",
+    "widest_slice",
+]

@@ -1,0 +1,168 @@
+"""Axial slices as pictures: radiological convention, letters at the sides, fixed colours with a legend."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import nibabel as nib
+import numpy as np
+import plotly.graph_objects as go
+from PIL import Image
+from plotly.subplots import make_subplots
+
+from smml.data.case import Case
+from smml.data.labels import LabelScheme
+from smml.figures.theme import CLASS_COLOURS, rgb
+from smml.modalities import DISPLAY_NAMES, MODALITIES
+
+
+def to_canonical(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Turn [X, Y, Z] with the given affine to RAS+ axes (nibabel's closest canonical)."""
+    return nib.apply_orientation(volume, nib.io_orientation(affine))
+
+
+def widest_slice(labels: np.ndarray) -> int:
+    """Index along Z of the axial slice with most tumour core, else most tumour, else the middle; RAS+ labels."""
+    core = ((labels > 0) & (labels != 2)).sum(axis=(0, 1))
+    whole = (labels > 0).sum(axis=(0, 1))
+    score = core * 10 + whole
+    return int(score.argmax()) if score.any() else labels.shape[2] // 2
+
+
+def axial_picture(
+    volume: np.ndarray,
+    z: int,
+    labels: np.ndarray | None = None,
+    scheme: LabelScheme | None = None,
+    opacity: float = 0.45,
+    window: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """One axial slice as uint8 [rows, columns, 3], patient's right on the left of the picture, front at the top.
+
+    Args:
+        volume: RAS+ [X, Y, Z].
+        z: slice.
+        labels: RAS+ [X, Y, Z], painted over the image.
+        scheme: names the label values; needed with ``labels``.
+        opacity: of the paint.
+        window: intensities shown black and white; None takes the 1st and 99.5th percentile of the non-zero voxels.
+    """
+    if window is None:
+        inside = volume[volume != 0]
+        window = tuple(np.percentile(inside, (1, 99.5))) if inside.size else (0.0, 1.0)
+    low, high = window
+    grey = np.clip((volume[:, :, z] - low) / max(high - low, 1e-6), 0, 1) * (volume[:, :, z] != 0)
+    picture = np.repeat((255 * grey)[..., None], 3, axis=-1)
+    if labels is not None:
+        for value, name in enumerate(scheme.classes):
+            if value:
+                inside = labels[:, :, z] == value
+                picture[inside] = (1 - opacity) * picture[inside] + opacity * np.asarray(rgb(CLASS_COLOURS[name]))
+    # X runs to the patient's left as the column grows, Y to the back as the row grows.
+    return np.ascontiguousarray(picture.transpose(1, 0, 2)[::-1, ::-1].round().astype(np.uint8))
+
+
+def panels(
+    pictures: Mapping[str, np.ndarray], columns: int | None = None, title: str = "", size: int = 220
+) -> go.Figure:
+    """Pictures side by side, each under its name.
+
+    Args:
+        pictures: by title, uint8 [rows, columns, 3].
+        columns: how many in a row; None puts all in one.
+        title: of the figure.
+        size: width of a picture on screen, pixels.
+    """
+    names = list(pictures)
+    columns = min(columns or len(names), len(names))
+    rows = -(-len(names) // columns)
+    figure = make_subplots(rows, columns, subplot_titles=names, horizontal_spacing=0.01, vertical_spacing=0.16 / rows)
+    ratio = 1.0
+    for number, picture in enumerate(pictures.values()):
+        row, column = divmod(number, columns)
+        figure.add_trace(go.Image(source=_data_uri(picture), hoverinfo="skip"), row=row + 1, col=column + 1)
+        ratio = picture.shape[0] / picture.shape[1]
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_layout(
+        title=title,
+        width=size * columns + 30,
+        height=round(size * ratio * rows + 50 * rows + (50 if title else 10)),
+        margin={"l": 10, "r": 10, "t": 80 if title else 40, "b": 25},
+    )
+    return figure
+
+
+def modality_figure(case: Case, *, z: int | None = None, title: str | None = None) -> go.Figure:
+    """The case's sequences side by side and, if it has a label, the truth on the first of them."""
+    labels = None if case.label is None else to_canonical(case.label, case.affine)
+    volumes = {name: to_canonical(volume, case.affine) for name, volume in case.volumes.items()}
+    first = next(iter(volumes.values()))
+    z = z if z is not None else widest_slice(labels if labels is not None else np.zeros(first.shape, np.uint8))
+    pictures = {DISPLAY_NAMES[name]: axial_picture(volume, z) for name, volume in volumes.items()}
+    if labels is not None:
+        pictures["truth"] = axial_picture(first, z, labels, case.scheme)
+    figure = panels(pictures, title=f"{case.id}, axial slice {z}" if title is None else title)
+    return add_class_legend(add_sides(figure), case.scheme) if labels is not None else add_sides(figure)
+
+
+def segmentation_figure(
+    case: Case,
+    segmentations: Mapping[str, np.ndarray],
+    *,
+    background: str | None = None,
+    z: int | None = None,
+    columns: int | None = None,
+    title: str = "",
+) -> go.Figure:
+    """Segmentations of one case beside its truth.
+
+    Args:
+        case: with a label.
+        segmentations: by title, uint8 [X, Y, Z] on the case's own grid.
+        background: modality under the paint; None takes the first that the case has.
+        z: axial slice in RAS+; None takes the one with most tumour core.
+        columns: pictures in a row.
+        title: of the figure.
+    """
+    shown = background or next(name for name in MODALITIES if name in case.volumes)
+    volume = to_canonical(case.volumes[shown], case.affine)
+    truth = to_canonical(case.label, case.affine)
+    z = widest_slice(truth) if z is None else z
+    pictures = {"truth": axial_picture(volume, z, truth, case.scheme)}
+    for name, labels in segmentations.items():
+        pictures[name] = axial_picture(volume, z, to_canonical(labels, case.affine), case.scheme)
+    return add_class_legend(add_sides(panels(pictures, columns=columns, title=title)), case.scheme)
+
+
+def add_sides(figure: go.Figure) -> go.Figure:
+    """Mark the patient's right and left on the first picture (radiological convention)."""
+    for letter, x in (("R", 0.03), ("L", 0.97)):
+        figure.add_annotation(
+            text=letter, x=x, y=0.5, xref="x domain", yref="y domain", showarrow=False, font={"color": "#bbbbbb"}
+        )
+    return figure
+
+
+def add_class_legend(figure: go.Figure, scheme: LabelScheme, classes: Sequence[str] | None = None) -> go.Figure:
+    """A legend of the tumour classes below the pictures."""
+    for name in classes or scheme.classes[1:]:
+        marker = {"color": CLASS_COLOURS[name], "symbol": "square", "size": 12}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
+    figure.update_layout(legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0.5, "xanchor": "center"})
+    return figure
+
+
+def heat_picture(volume: np.ndarray, z: int, values: np.ndarray, colour: str, opacity: float = 0.8) -> np.ndarray:
+    """An axial slice with a map [X, Y, Z] in [0, 1] painted over it in one colour, uint8 [rows, columns, 3]."""
+    picture = axial_picture(volume, z).astype(float)
+    strength = opacity * np.clip(values[:, :, z], 0, 1).T[::-1, ::-1, None]
+    return ((1 - strength) * picture + strength * np.asarray(rgb(colour))).round().astype(np.uint8)
+
+
+def _data_uri(picture: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(picture).resize((picture.shape[1] * 3, picture.shape[0] * 3), Image.Resampling.BICUBIC).save(
+        stream, format="PNG", optimize=True
+    )
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,230 @@
+"""Segmenting a case: encode its modalities once, then fuse and decode any subset of them.
+
+Encoders do not see the mask, so what they make of a case serves all 15 subsets; evaluation over the subsets and
+switching a modality on or off only repeat fusion and decoding.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smml.data.case import Case
+from smml.data.labels import scheme_for_classes
+from smml.data.layouts import LAYOUTS
+from smml.data.preprocessing import PreparedCase, prepare
+from smml.data.writing import write_probabilities, write_segmentation
+from smml.errors import InputError
+from smml.inference.windows import WindowPlan, plan_windows
+from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name
+from smml.models import SMML, StudentEncoding
+from smml.models.checkpoint import Checkpoint, load_checkpoint
+
+# Encodings above this are not kept but computed again for each subset.
+KEEP_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmentation on the case's own grid.
+
+    Attributes:
+        labels: uint8 [X, Y, Z], in-memory values.
+        probabilities: float32 [K, X, Y, Z], mean of the two branches.
+        affine: float64 [4, 4], the case's.
+        subset: the modalities it was made from.
+        refined: True if the refinement network had the last word (this version has none).
+        uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    affine: np.ndarray
+    subset: Subset
+    refined: bool = False
+    uncertainty: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the encoders made of a case.
+
+    Attributes:
+        case: the case, on its own grid.
+        prepared: the network's input.
+        plan: the windows.
+        windows: per window, the encoding of branch 1 and of branch 2; None if they are computed when asked for,
+            because keeping them would need too much memory.
+    """
+
+    case: Case
+    prepared: PreparedCase
+    plan: WindowPlan
+    windows: tuple[tuple[StudentEncoding, StudentEncoding], ...] | None = field(repr=False, default=None)
+
+
+class Predictor:
+    """A trained pair of students, ready to segment cases.
+
+    Args:
+        model: the network; it is put into evaluation mode.
+        spacing: voxel edges in mm that it was trained at; cases are resampled to it and the result back.
+        window: largest edge of the sliding window in voxels.
+        overlap: of neighbouring windows.
+        device: torch device that computes.
+        keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
+    """
+
+    def __init__(
+        self,
+        model: SMML,
+        spacing: tuple[float, float, float] | None,
+        *,
+        window: int = 64,
+        overlap: float = 0.5,
+        device: str = "cpu",
+        keep_bytes: int = KEEP_BYTES,
+    ) -> None:
+        if window < 32 or window % 16:
+            raise InputError(f"window must be at least 32 and divisible by 16, found {window}")
+        if not 0 <= overlap < 1:
+            raise InputError(f"overlap must lie in [0, 1), found {overlap}")
+        self.model = model.eval().to(device)
+        self.spacing, self.window, self.overlap = spacing, window, overlap
+        self.device, self.keep_bytes = torch.device(device), keep_bytes
+        self.scheme = scheme_for_classes(model.config.num_classes)
+
+    @classmethod
+    def from_checkpoint(cls, name_or_path: str | os.PathLike, *, preset: str | None = None, **options) -> "Predictor":
+        """Load a training run, a checkpoint file, or weights that ship with the package ("tiny").
+
+        Args:
+            name_or_path: see :func:`smml.models.checkpoint.find_checkpoint`.
+            preset: insist on this preset.
+            options: ``window``, ``overlap``, ``device``, ``keep_bytes`` of the constructor.
+
+        Raises:
+            InputError: the checkpoint cannot be used; see :func:`smml.models.checkpoint.load_checkpoint`.
+        """
+        checkpoint: Checkpoint = load_checkpoint(name_or_path, preset=preset)
+        # Twice the training patch: the seams between windows cost more than the larger context changes.
+        options.setdefault("window", 2 * checkpoint.patch)
+        return cls(checkpoint.build(), checkpoint.spacing, **options)
+
+    @torch.inference_mode()
+    def encode(self, case: Case) -> Encoding:
+        """Run each available modality's encoders, window by window.
+
+        Raises:
+            InputError: the case has no modality.
+        """
+        if not case.volumes:
+            raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
+        prepared = prepare(case, self.spacing)
+        plan = plan_windows(tuple(prepared.image.shape[1:]), self.window, self.overlap)
+        encoding = Encoding(case, prepared, plan)
+        if self._bytes_of_encodings(encoding) > self.keep_bytes:
+            return encoding
+        return Encoding(case, prepared, plan, tuple(self._encode_windows(encoding, prepared.available)))
+
+    @torch.inference_mode()
+    def segment(self, encoding: Encoding, subset: str | Iterable[str] | None = None) -> Segmentation:
+        """Segment from a subset of the encoded modalities.
+
+        Args:
+            encoding: of :meth:`encode`.
+            subset: names; None uses all that the case has.
+
+        Returns:
+            The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken.
+
+        Raises:
+            InputError: unknown or empty subset, or a modality that the case lacks.
+        """
+        case, plan = encoding.case, encoding.plan
+        names = case.modalities if subset is None else parse_subset(subset)
+        absent = [name for name in names if name not in case.volumes]
+        if absent:
+            raise InputError(
+                f"case {case.id}: subset {subset_name(names)} asks for {subset_name(absent, ', ')}, but only "
+                f"{subset_name(case.modalities, ', ')} was read; choose a subset of these"
+            )
+        mask = subset_mask(names)
+        branches = self._blend(encoding, mask)
+        both = encoding.prepared.geometry.inverse(plan.crop(branches).flatten(0, 1)).unflatten(0, branches.shape[:2])
+        probabilities = both.mean(dim=0)
+        return Segmentation(
+            labels=probabilities.argmax(dim=0).to(torch.uint8).numpy(),
+            probabilities=probabilities.numpy(),
+            affine=case.affine,
+            subset=names,
+            uncertainty=(both[0] - both[1]).abs().sum(dim=0).div(2).numpy(),
+        )
+
+    def _blend(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
+        """Probabilities of both branches on the padded grid, float32 [2, K, X, Y, Z]."""
+        plan, classes = encoding.plan, self.model.config.num_classes
+        total = torch.zeros(2, classes, *plan.padded_shape, device=self.device)
+        weight = torch.zeros(plan.padded_shape, device=self.device)
+        importance = plan.importance.to(self.device)
+        rows = mask[None].to(self.device)
+        windows = encoding.windows or self._encode_windows(encoding, mask)
+        for place, pair in zip(plan.places, windows, strict=True):
+            for branch, (student, features) in enumerate(zip(self.model.branches, pair, strict=True)):
+                probabilities = student.fuse(features, rows).logits.float().softmax(dim=1)[0]
+                total[(branch, slice(None), *place)] += importance * probabilities
+            weight[place] += importance
+        return total / weight
+
+    def _encode_windows(
+        self, encoding: Encoding, present: torch.Tensor
+    ) -> Iterator[tuple[StudentEncoding, StudentEncoding]]:
+        """Encode window by window the modalities in ``present`` [M]."""
+        image = encoding.plan.pad(encoding.prepared.image)
+        rows = present[None].to(self.device)
+        for place in encoding.plan.places:
+            patch = image[(slice(None), *place)][None].to(self.device)
+            yield tuple(student.encode(patch, rows) for student in self.model.branches)
+
+    def _bytes_of_encodings(self, encoding: Encoding) -> int:
+        """Memory that all windows' encodings take, in bytes (float32, both branches, the available modalities)."""
+        widths = self.model.config.widths
+        voxels = float(np.prod(encoding.plan.window))
+        per_modality = sum(width * voxels / 8**level for level, width in enumerate((*widths, widths[-1])[:5]))
+        per_modality += widths[-1] * voxels / 8**4
+        return int(2 * 4 * per_modality * int(encoding.prepared.available.sum()) * len(encoding.plan.places))
+
+    def save(
+        self,
+        segmentation: Segmentation,
+        path: str | os.PathLike,
+        *,
+        layout: str = "brats2021",
+        probabilities: str | os.PathLike | None = None,
+    ) -> Path:
+        """Write the labels in the case's grid and the layout's label values; the file appears whole or not at all.
+
+        Args:
+            segmentation: of :meth:`segment`.
+            path: ``.nii``, ``.nii.gz`` or ``.mha``.
+            layout: data set whose label values are written (ET = 4 before 2023); ``case.layout`` of the input.
+            probabilities: also write the class probabilities there, 4D NIfTI.
+
+        Raises:
+            InputError: unknown layout or suffix, the file cannot be written, or classes that the layout lacks.
+        """
+        if layout not in LAYOUTS:
+            raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+        scheme = LAYOUTS[layout].scheme
+        if scheme.num_classes != self.scheme.num_classes:
+            raise InputError(
+                f"the model has {self.scheme.num_classes} classes, but the layout {layout} has {scheme.num_classes}; "
+                "use a model trained on that data set"
+            )
+        if probabilities is not None:
+            write_probabilities(probabilities, segmentation.probabilities, segmentation.affine)
+        write_segmentation(path, segmentation.labels, segmentation.affine, scheme)
+        return Path(path)

@@ -1,0 +1,57 @@
+"""What is installed, where it runs and what it found: the text of ``smml info``."""
+
+import platform
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import smml
+import smml_kernels
+from smml.data import find_cases
+from smml.models.checkpoint import SHIPPED, load_checkpoint
+
+_PACKAGES = ("torch", "triton", "monai", "nibabel", "nilearn", "SimpleITK", "plotly", "jupyterlab")
+
+
+def describe(data: Path | None = None) -> str:
+    """A few lines for a person or a bug report.
+
+    Args:
+        data: also describe the cases in this folder.
+
+    Raises:
+        InputError: the folder is missing or holds no cases.
+    """
+    lines = [f"smml {smml.__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"]
+    lines.append("packages: " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        lines.append(f"device: CUDA, {', '.join(names)}")
+    else:
+        lines.append(f"device: CPU, {torch.get_num_threads()} threads")
+    lines += [f"kernel {name}: {what}" for name, what in smml_kernels.report().items()]
+    for file in sorted(SHIPPED.glob("*.safetensors")):
+        shipped = load_checkpoint(file)
+        lines.append(f"weights {file.stem!r}: {shipped.step} steps at {shipped.spacing[0]:g} mm, simulated data")
+    if data is not None:
+        lines += _describe_cohort(data)
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _describe_cohort(data: Path) -> list[str]:
+    cases = find_cases(data)
+    layouts = ", ".join(sorted({case.layout for case in cases}))
+    sequences = Counter(name for case in cases for name in case.modalities)
+    having = ", ".join(f"{name} {count}" for name, count in sequences.items())
+    kind = "simulated cases" if (data / "simulated.json").exists() else "cases"
+    labelled = sum(case.label is not None for case in cases)
+    return [f"cohort {data}: {len(cases)} {kind} ({layouts}), {labelled} with a segmentation; sequences: {having}"]
