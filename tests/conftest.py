@@ -1,0 +1,31 @@
+"""What the whole suite shares: few threads, no deadlines on a busy machine, and small simulated cohorts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from smml.data.simulation.cohort import simulate_cohort
+
+# Two cores is what the project promises to run on; more threads than that only slow each other down.
+torch.set_num_threads(2)
+
+settings.register_profile("smml", deadline=None)
+settings.load_profile("smml")
+
+
+@pytest.fixture(scope="session")
+def small_cohort(tmp_path_factory) -> Path:
+    """Three labelled cases at 6 mm (28 x 34 x 30 voxels), four classes. Read it, never write into it."""
+    root = tmp_path_factory.mktemp("cohorts") / "small"
+    simulate_cohort(root, 3, spacing=6, seed=20, workers=1, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_cohort_2015(tmp_path_factory) -> Path:
+    """One labelled case at 6 mm in the layout of BraTS 2015: .mha files and five classes. Read it only."""
+    root = tmp_path_factory.mktemp("cohorts") / "small-2015"
+    simulate_cohort(root, 1, spacing=6, seed=20, layout="brats2015", workers=1, progress=False)
+    return root
