@@ -75,19 +75,23 @@ def test_the_file_gets_the_permissions_that_the_user_asked_for(tmp_path):
     assert stat.S_IMODE((tmp_path / "shared.txt").stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize("error", [KeyError("bug"), KeyboardInterrupt(), InputError("bad label")])
-def test_an_exception_leaves_the_old_file_and_passes_through(old, error):
-    with pytest.raises(type(error)) as raised, replacing(old) as temporary:
+def write_half_and_raise(path: Path, error: BaseException) -> None:
+    with replacing(path) as temporary:
         temporary.write_text("half")
         raise error
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), KeyboardInterrupt(), InputError("bad label")])
+def test_an_exception_leaves_the_old_file_and_passes_through(old, error):
+    with pytest.raises(type(error)) as raised:
+        write_half_and_raise(old, error)
     assert raised.value is error
     assert_untouched(old)
 
 
 def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(old):
-    with pytest.raises(InputError, match="free some space") as error, replacing(old) as temporary:
-        temporary.write_text("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(InputError, match="free some space") as error:
+        write_half_and_raise(old, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert str(old) in str(error.value)
     assert os.strerror(errno.ENOSPC) in str(error.value)
     assert_untouched(old)

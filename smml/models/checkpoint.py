@@ -5,6 +5,7 @@ and the versions that made it; it is written atomically and read with ``weights_
 (``.safetensors``) hold the model alone with the same facts in their metadata.
 """
 
+import errno
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ import smml
 from smml.errors import InputError
 from smml.files import replacing
 from smml.models.presets import PRESETS, StudentConfig
+from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
 
 FORMAT = "smml-checkpoint-1"
@@ -73,13 +75,17 @@ class Checkpoint:
 def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
     """Write a ``.pt`` or ``.safetensors`` file atomically (the latter without the training state)."""
     with replacing(path) as temporary:
-        if Path(path).suffix == ".safetensors":
-            weights = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.weights.items()}
-            save_file(weights, temporary, metadata={"smml": json.dumps(checkpoint.facts())})
-        else:
-            torch.save(
-                {**checkpoint.facts(), "weights": checkpoint.weights, "training": checkpoint.training}, temporary
-            )
+        try:
+            if Path(path).suffix == ".safetensors":
+                weights = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.weights.items()}
+                save_file(weights, temporary, metadata={"smml": json.dumps(checkpoint.facts())})
+            else:
+                torch.save(
+                    {**checkpoint.facts(), "weights": checkpoint.weights, "training": checkpoint.training}, temporary
+                )
+        except (RuntimeError, SafetensorError) as error:
+            # Neither library reports a full disk as the OSError that it is.
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
 
 
 def find_checkpoint(name_or_path: str | os.PathLike) -> Path:
@@ -116,8 +122,9 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
     """
     path = find_checkpoint(name_or_path)
     facts, weights, training = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if facts.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this version ({FORMAT} expected, found {facts.get('format')!r})")
+    version = facts.get("format") if isinstance(facts, dict) else None
+    if version != FORMAT:
+        raise InputError(f"{path}: not a checkpoint of this version ({FORMAT} expected, found {version!r})")
     try:
         student = StudentConfig.from_dict(facts["student"])
         checkpoint = Checkpoint(
@@ -147,12 +154,16 @@ def _read_torch(path: Path) -> tuple[dict, dict, dict | None]:
             f"{path}: refused, because it holds pickled code or is no PyTorch file; only plain weights are loaded. "
             "Ask its author for a .safetensors file, or save it again with `smml train`"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    # What a damaged file provokes in the unpickler is not enumerable: lookup, index, overflow and codec errors.
+    except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: damaged or truncated checkpoint ({first}); copy or train it again") from error
     if not isinstance(content, dict) or "weights" not in content:
         raise InputError(f"{path}: not a checkpoint of smml; expected what `smml train` saves")
-    return content, content["weights"], content.get("training")
+    weights = content["weights"]
+    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
+    return content, weights, content.get("training")
 
 
 def _read_safetensors(path: Path) -> tuple[dict, dict, None]:
@@ -168,7 +179,7 @@ def _read_safetensors(path: Path) -> tuple[dict, dict, None]:
 def _check_size(path: Path, student: StudentConfig, preset: str | None) -> None:
     if preset is None:
         return
-    wanted = {**PRESETS[preset].to_dict(), "num_classes": student.num_classes}
+    wanted = {**find_preset(preset).to_dict(), "num_classes": student.num_classes}
     if student.to_dict() != wanted:
         found = next((name for name, value in PRESETS.items() if value.widths == student.widths), "another size")
         raise InputError(

@@ -31,6 +31,13 @@ class StudentConfig:
     num_classes: int = 4
     num_modalities: int = 4
 
+    def __post_init__(self) -> None:
+        numbers = (*self.widths, self.token_width, self.heads, self.mlp_width, self.depth, self.token_grid)
+        if len(self.widths) != 5 or not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise InputError(f"a student has five widths and sizes that are positive whole numbers, found {self}")
+        if self.token_width % self.heads:
+            raise InputError(f"heads must divide token_width, found {self.heads} and {self.token_width}")
+
     def to_dict(self) -> dict:
         """A dictionary of plain values, for checkpoints."""
         return asdict(self)

@@ -1,0 +1,316 @@
+"""Checkpoints: what was saved is read back to the bit, and a file that is not one never runs, loads or overwrites."""
+
+import dataclasses
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from smml.errors import InputError
+from smml.models import PRESETS, SMML, StudentConfig, checkpoint
+from smml.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+
+# Some 300 kB: the file format does not care about the size.
+SMALLEST = StudentConfig((2, 2, 2, 2, 2), token_width=4, heads=1, mlp_width=4, token_grid=1)
+SUFFIXES = (".pt", ".safetensors")
+each_format = pytest.mark.parametrize("suffix", SUFFIXES)
+
+
+def make(student: StudentConfig = SMALLEST, seed: int = 0) -> Checkpoint:
+    torch.manual_seed(seed)
+    model = SMML(student)
+    optimiser = torch.optim.Adam(model.parameters(), amsgrad=True)
+    sum(p.sum() for p in model.parameters()).backward()
+    optimiser.step()
+    training = {"optimiser": optimiser.state_dict(), "random": {"cpu": torch.get_rng_state(), "cuda": []}}
+    return Checkpoint(student, model.state_dict(), (3.0, 3.0, 2.5), 48, 17, {"steps": 20, "spacing": None}, training)
+
+
+@pytest.fixture(scope="module")
+def saved() -> Checkpoint:
+    return make()
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def whole(request, saved, tmp_path_factory) -> Path:
+    """A good file of either format; not to be changed."""
+    path = tmp_path_factory.mktemp("checkpoints") / f"good{request.param}"
+    save_checkpoint(path, saved)
+    return path
+
+
+def assert_refused(path: Path, match: str = "", **options) -> None:
+    with pytest.raises(InputError, match=match) as error:
+        load_checkpoint(path, **options)
+    assert str(path) in str(error.value)
+
+
+def assert_same_tensors(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
+def test_what_was_saved_is_read_back_bit_for_bit(whole, saved):
+    loaded = load_checkpoint(whole)
+    assert_same_tensors(loaded.weights, saved.weights)
+    assert loaded.facts() == saved.facts()
+    assert loaded.student == SMALLEST
+    assert loaded.spacing == (3.0, 3.0, 2.5)
+
+
+def test_training_state_travels_with_pt_and_not_with_shipped_weights(whole, saved):
+    training = load_checkpoint(whole).training
+    if whole.suffix == ".safetensors":
+        assert training is None
+        return
+    assert torch.equal(training["random"]["cpu"], saved.training["random"]["cpu"])
+    for index, state in saved.training["optimiser"]["state"].items():
+        assert_same_tensors(training["optimiser"]["state"][index], state)
+
+
+def test_the_model_is_built_with_these_weights_in_evaluation_mode(whole, saved):
+    model = load_checkpoint(whole).build()
+    assert not model.training
+    assert_same_tensors(model.state_dict(), saved.weights)
+
+
+@each_format
+def test_special_values_survive(tmp_path, saved, suffix):
+    weights = dict(saved.weights)
+    name = next(iter(weights))
+    odd = torch.tensor([0.0, -0.0, 1e-45, torch.inf]).repeat(weights[name].numel())
+    weights[name] = odd[: weights[name].numel()].view_as(weights[name])
+    save_checkpoint(tmp_path / f"odd{suffix}", dataclasses.replace(saved, weights=weights))
+    found = load_checkpoint(tmp_path / f"odd{suffix}").weights[name]
+    assert torch.equal(found.view(torch.int32), weights[name].view(torch.int32))
+
+
+def test_five_classes_are_kept(tmp_path):
+    save_checkpoint(tmp_path / "five.pt", make(dataclasses.replace(PRESETS["tiny"], num_classes=5)))
+    assert load_checkpoint(tmp_path / "five.pt", preset="tiny").student.num_classes == 5
+
+
+def test_a_run_s_folder_stands_for_its_checkpoint(tmp_path, saved):
+    save_checkpoint(tmp_path / "checkpoint.pt", saved)
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoint.pt"
+    assert load_checkpoint(str(tmp_path)).step == 17
+
+
+def test_shipped_weights_are_found_by_name_and_an_unknown_name_lists_them(tmp_path, saved, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    with pytest.raises(InputError, match=r"nonsense.*none in this version"):
+        load_checkpoint("nonsense")
+    for name in ("small-3mm", "tiny-3mm"):
+        save_checkpoint(tmp_path / f"{name}.safetensors", saved)
+    assert load_checkpoint("tiny-3mm").step == 17
+    with pytest.raises(InputError, match=r"nonsense.*\(small-3mm, tiny-3mm\)"):
+        load_checkpoint("nonsense")
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+@pytest.mark.parametrize("place", ["weights", "config", "training", "everything", "plain pickle", "inside old format"])
+def test_pickled_code_is_refused_and_never_runs(tmp_path, saved, place):
+    marker, path = tmp_path / "marker", tmp_path / "evil.pt"
+    evil = Malicious(marker)
+    content = {**saved.facts(), "weights": saved.weights, "training": None}
+    if place == "plain pickle":
+        path.write_bytes(pickle.dumps(content | {"config": evil}))
+    elif place == "everything":
+        torch.save(evil, path)
+    elif place == "inside old format":
+        torch.save(content | {"config": evil}, path, _use_new_zipfile_serialization=False)
+    else:
+        torch.save(content | {place: evil}, path)
+    assert_refused(path, "refused, because it holds pickled code")
+    assert not marker.exists()
+    torch.load(path, weights_only=False) if place != "plain pickle" else pickle.loads(path.read_bytes())
+    assert marker.exists()  # the file was dangerous indeed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
+def test_a_truncated_file_is_refused(tmp_path, whole, share):
+    content = whole.read_bytes()
+    path = tmp_path / f"cut{whole.suffix}"
+    path.write_bytes(content[: min(len(content) - 1, round(share * len(content)))])
+    assert_refused(path)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_damaged_file_is_refused_or_loads_but_never_ends_in_a_traceback(tmp_path, whole, data):
+    content = bytearray(whole.read_bytes())
+    # The first part holds the structure, the rest mostly numbers.
+    places = st.one_of(st.integers(0, 20_000), st.integers(0, len(content) - 1))
+    for place in data.draw(st.lists(places, min_size=1, max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path / f"damaged{whole.suffix}"
+    path.write_bytes(content)
+    try:
+        load_checkpoint(path)
+    except InputError as error:
+        assert str(path) in str(error)  # noqa: PT017 (both outcomes are right)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("notes.pt", "just a text file\n"), ("notes.safetensors", "just a text file\n"), ("table.pt", "step,total\n0,1")],
+)
+def test_a_text_file_is_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert_refused(tmp_path / name)
+
+
+OTHER = {"conv.weight": torch.zeros(3, 3)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        OTHER,
+        {"state_dict": OTHER, "epoch": 3},
+        {"weights": OTHER},
+        {"weights": OTHER, "format": "another-project-1"},
+        [torch.zeros(2)],
+        torch.zeros(2),
+    ],
+    ids=["state dict", "lightning", "weights alone", "another format", "list", "tensor"],
+)
+def test_a_file_of_another_project_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    assert_refused(tmp_path / "other.pt", "not a checkpoint")
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"smml": "{}"}, {"smml": "[]"}, {"smml": "no json"}])
+def test_weights_of_another_project_are_refused(tmp_path, metadata):
+    save_file(OTHER, tmp_path / "other.safetensors", metadata=metadata)
+    assert_refused(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"student": None},
+        {"student": {"widths": [2, 2]}},
+        {"student": SMALLEST.to_dict() | {"colour": "red"}},
+        {"student": SMALLEST.to_dict() | {"heads": 3}},
+        {"student": SMALLEST.to_dict() | {"widths": "wide"}},
+        {"spacing": None},
+        {"spacing": [3.0, "x", 3.0]},
+        {"patch": "large"},
+        {"step": None},
+        {"config": 3},
+        {"versions": None},
+    ],
+    ids=str,
+)
+@each_format
+def test_an_incomplete_or_edited_checkpoint_is_refused(tmp_path, saved, suffix, change):
+    facts = {**saved.facts(), **change}
+    path = tmp_path / f"edited{suffix}"
+    if suffix == ".pt":
+        torch.save({**facts, "weights": saved.weights, "training": None}, path)
+    else:
+        save_file(saved.weights, path, metadata={"smml": json.dumps(facts)})
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("weights", [None, [], torch.zeros(1), {"a": 1}, {}], ids=str)
+def test_weights_that_are_no_tensors_are_refused(tmp_path, saved, weights):
+    torch.save({**saved.facts(), "weights": weights, "training": None}, tmp_path / "odd.pt")
+    assert_refused(tmp_path / "odd.pt")
+
+
+@each_format
+def test_weights_that_do_not_match_their_configuration_are_refused_and_one_is_named(tmp_path, saved, suffix):
+    path = tmp_path / f"odd{suffix}"
+    save_checkpoint(path, dataclasses.replace(saved, student=dataclasses.replace(SMALLEST, mlp_width=8)))
+    assert_refused(path, r"weights do not fit .*for example branches\.0")
+    lacking = dict(list(saved.weights.items())[1:])
+    save_checkpoint(path, dataclasses.replace(saved, weights=lacking))
+    assert_refused(path, "1 weights do not fit")
+
+
+def test_another_preset_is_refused_and_both_are_named(tmp_path):
+    save_checkpoint(tmp_path / "tiny.safetensors", make(PRESETS["tiny"]))
+    assert load_checkpoint(tmp_path / "tiny.safetensors", preset="tiny").student == PRESETS["tiny"]
+    assert_refused(tmp_path / "tiny.safetensors", "preset 'tiny', expected 'small'", preset="small")
+
+
+def test_a_preset_that_does_not_exist_is_refused(whole):
+    with pytest.raises(InputError, match="tiny, small, paper"):
+        load_checkpoint(whole, preset="huge")
+
+
+@each_format
+def test_a_missing_file_or_an_empty_folder_is_refused(tmp_path, suffix):
+    assert_refused(tmp_path / f"nothing{suffix}", "no such checkpoint")
+    assert_refused(tmp_path, "no such checkpoint")
+
+
+def test_the_format_says_its_version():
+    assert FORMAT == "smml-checkpoint-1"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of the process")
+@each_format
+def test_a_disk_that_fills_up_leaves_the_old_checkpoint(tmp_path, saved, suffix):
+    """The system itself refuses more bytes here, and the libraries report that in ways of their own."""
+    import resource
+
+    path = tmp_path / f"checkpoint{suffix}"
+    save_checkpoint(path, saved)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(InputError, match="writing failed") as error:
+            save_checkpoint(path, dataclasses.replace(saved, step=18))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(path) in str(error.value)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+    assert load_checkpoint(path).step == 17
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_an_interruption_leaves_the_old_checkpoint(tmp_path, saved, monkeypatch, error):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, saved)
+
+    def interrupted(content, target):
+        Path(target).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        save_checkpoint(path, dataclasses.replace(saved, step=18))
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+    assert load_checkpoint(path).step == 17
+
+
+@each_format
+def test_weights_in_another_memory_order_are_saved_alike(tmp_path, saved, suffix):
+    weights = {n: t.clone().mT.contiguous().mT if t.ndim > 1 else t for n, t in saved.weights.items()}
+    save_checkpoint(tmp_path / f"view{suffix}", dataclasses.replace(saved, weights=weights))
+    assert_same_tensors(load_checkpoint(tmp_path / f"view{suffix}").weights, saved.weights)
