@@ -39,7 +39,8 @@ class Geometry:
 
     def forward(self, volume: np.ndarray, *, nearest: bool = False) -> torch.Tensor:
         """Turn and resample one volume [X, Y, Z]; float32, or uint8 with ``nearest`` (labels)."""
-        turned = np.ascontiguousarray(nib.apply_orientation(volume, self.to_canonical))
+        # A copy even where nothing turns: what is prepared must not share memory with the case.
+        turned = np.array(nib.apply_orientation(volume, self.to_canonical), order="C")
         tensor = torch.from_numpy(turned)
         if self.shape != self.canonical_shape:
             mode = {"mode": "nearest-exact"} if nearest else {"mode": "trilinear", "align_corners": False}

@@ -97,8 +97,8 @@ def _claim(root: Path, settings: dict) -> None:
     path = root / PROVENANCE
     if path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{path}: cannot be read as JSON ({error}); remove the folder or choose another"
             ) from error

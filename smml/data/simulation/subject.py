@@ -11,7 +11,7 @@ from smml.data.simulation.signal import render
 from smml.data.simulation.tumour import GROWTH_SPACING, Tumour, compartments, draw_kind, grow, mass_effect
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A simulated subject.
 
