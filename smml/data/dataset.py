@@ -78,7 +78,16 @@ class CohortDataset(Dataset):
         self.num_classes = len(self.cases[0].scheme.classes)
         self.patch, self.spacing, self.samples, self.seed = patch, spacing, samples, seed
         self.augment, self.tumour_share = augment, tumour_share
+        self.cache = cache
         self._prepared = lru_cache(maxsize=cache)(self._prepare)
+
+    def __getstate__(self) -> dict:
+        """Everything but the cached cases: a loader process that is spawned prepares its own."""
+        return {name: value for name, value in vars(self).items() if name != "_prepared"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._prepared = lru_cache(maxsize=self.cache)(self._prepare)
 
     def __len__(self) -> int:
         return self.samples
