@@ -31,9 +31,10 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"smml: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("smml: interrupted; finished files are whole, and nothing half-written is left\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's answer to Ctrl-C
+            sys.stderr.write("smml: interrupted; finished files are whole, and nothing half-written is left\n")
+        raise
 
 
 @app.command()

@@ -29,3 +29,19 @@ def small_cohort_2015(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("cohorts") / "small-2015"
     simulate_cohort(root, 1, spacing=6, seed=20, layout="brats2015", workers=1, progress=False)
     return root
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say how long each part of the suite took, slowest first: budgets are kept by looking at this."""
+    parts: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                path = Path(report.nodeid.split("::")[0])
+                part = path.parts[1] if path.parts[0] == "tests" and len(path.parts) > 2 else path.parts[0]
+                part = "tests/*.py" if part == "tests" else part
+                parts[part] = parts.get(part, 0.0) + report.duration
+    terminalreporter.section("time by part")
+    for part, seconds in sorted(parts.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{seconds:7.1f} s  {part}")
+    terminalreporter.write_line(f"{sum(parts.values()):7.1f} s  all")

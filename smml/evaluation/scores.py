@@ -4,6 +4,7 @@ MONAI computes both; what an empty region counts is decided here, because the fi
 """
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -42,9 +43,12 @@ def hd95(
         return one_empty
     # Distances do not change when the common background is cut away, and are found sooner.
     box = _bounding_box(prediction | truth)
-    surface = compute_hausdorff_distance(
-        _batch(prediction[box]), _batch(truth[box]), percentile=95, spacing=[float(edge) for edge in spacing]
-    )
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns about an argument that it passes to itself.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
+        surface = compute_hausdorff_distance(
+            _batch(prediction[box]), _batch(truth[box]), percentile=95, spacing=[float(edge) for edge in spacing]
+        )
     return float(surface)
 
 

@@ -1,0 +1,105 @@
+"""``make run``: every notebook from top to bottom, then a summary of what came out.
+
+Executed notebooks go to build/notebooks, as .ipynb and as .html pages whose figures need neither a kernel nor a network
+(their equations are set by MathJax, which a browser fetches).
+"""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+# Before torch is imported anywhere: the notebooks' kernels inherit it. Nothing is downloaded at run time.
+os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+
+import nbformat
+import pandas as pd
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbconvert import HTMLExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+BUILD = ROOT / "build"
+CELL_TIMEOUT = 300
+
+
+def main() -> int:
+    notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
+    # Yesterday's results must not pass for today's; the cohort is a function of its seed and may stay.
+    for old in [BUILD / "notebooks", BUILD / "evaluation", *BUILD.glob("run-*-steps")]:
+        shutil.rmtree(old, ignore_errors=True)
+    (BUILD / "notebooks").mkdir(parents=True)
+    started = time.perf_counter()
+    for number, path in enumerate(notebooks, start=1):
+        if not execute(path, f"[{number}/{len(notebooks)}]"):
+            return 1
+    print(summary(time.perf_counter() - started))
+    return 0
+
+
+def execute(path: Path, place: str) -> bool:
+    """Run one notebook and save it; says which cell failed and why, if one did."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    done = 0
+
+    def report(cell, cell_index, **_):
+        nonlocal done
+        if cell.cell_type == "code":
+            done += 1
+            progress(f"{place} {path.stem}: cell {done} of {cells}")
+
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        store_widget_state=False,
+        on_cell_start=report,
+        # The kernel listens on this machine alone; its warning about that would stand before every notebook.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
+    began = time.perf_counter()
+    failure = None
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError) as error:
+        failure = error
+    target = BUILD / "notebooks" / path.name
+    nbformat.write(notebook, target)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    target.with_suffix(".html").write_text(page, encoding="utf-8")
+    progress(f"{place} {path.stem}: {time.perf_counter() - began:.0f} s", last=True)
+    if failure is not None:
+        sys.stderr.write(f"smml: {path.name}, code cell {done} failed; see {target}\n{failure}\n")
+    return failure is None
+
+
+def progress(text: str, last: bool = False) -> None:
+    """One line that is rewritten on a terminal, and one line a notebook in a log file."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text}", end="\n" if last else "", flush=True)
+    elif last or "cell 1 of" in text:
+        print(text, flush=True)
+
+
+def summary(seconds: float) -> str:
+    """Cohort, losses, the table over the 15 subsets, and where everything is."""
+    lines = ["", "=" * 78, f"Done in {seconds / 60:.1f} minutes. All data are simulated.", ""]
+    for kind in ("training", "held-out"):
+        folder = BUILD / "cohort" / kind
+        lines.append(f"cohort    {len(list(folder.glob('BraTS*')))} {kind} cases in {folder.relative_to(ROOT)}")
+    for log in sorted(BUILD.glob("run-*-steps/log.csv")):
+        losses = pd.read_csv(log)["total"]
+        tenth = max(1, len(losses) // 10)
+        first, last = losses.head(tenth).mean(), losses.tail(tenth).mean()
+        lines.append(f"training  {len(losses)} steps, total loss {first:.2f} -> {last:.2f} ({log.relative_to(ROOT)})")
+    table = BUILD / "evaluation" / "table.md"
+    lines += ["", table.read_text(encoding="utf-8"), f"pages     {(BUILD / 'notebooks').relative_to(ROOT)}/*.html"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Turn a finished training run into weights that ship with the package.
+
+    python scripts/ship_weights.py build/run-tiny tiny --commit COMMIT --hardware "4 CPU cores (AVX2)"
+
+Writes smml/weights/NAME.safetensors: the model alone in half precision, with the configuration, spacing, steps, seed,
+versions, commit and hardware in its metadata.
+"""
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from smml.models.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("name", help="name under which the weights are loaded")
+    parser.add_argument("--commit", required=True, help="commit that the run was trained with")
+    parser.add_argument("--hardware", required=True, help="what it was trained on")
+    parser.add_argument("--data", required=True, help="what it was trained on: the command that makes the cohort")
+    arguments = parser.parse_args()
+    checkpoint = load_checkpoint(arguments.run)
+    half = {name: tensor.to(torch.float16) for name, tensor in checkpoint.weights.items()}
+    made = {"commit": arguments.commit, "hardware": arguments.hardware, "data": arguments.data}
+    path = SHIPPED / f"{arguments.name}.safetensors"
+    save_checkpoint(path, replace(checkpoint, weights=half, training=None, config=checkpoint.config | made))
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The scores of a model over cases and subsets, and the table made of them."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from smml.data import Case
+from smml.data.labels import BRATS_2023
+from smml.errors import InputError
+from smml.evaluation import evaluate, format_table, summary_table, write_report
+from smml.inference import Segmentation
+from smml.modalities import MODALITIES, SUBSETS, parse_subset, subset_name
+
+
+class Oracle:
+    """Stands in for a predictor: knows ED with FLAIR or T2 only, and ET with T1ce only."""
+
+    scheme = BRATS_2023
+
+    def encode(self, case):
+        return case
+
+    def segment(self, case, subset):
+        names = parse_subset(subset)
+        labels = case.label.copy()
+        if "t1ce" not in names:
+            labels[labels == 3] = 1
+        if not {"flair", "t2"} & set(names):
+            labels[labels == 2] = 0
+        return Segmentation(labels, np.empty(0), case.affine, names)
+
+
+def made_case(name="a", modalities=MODALITIES, et=True):
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[2:10, 2:10, 2:10] = 2
+    label[4:8, 4:8, 4:8] = 3 if et else 1
+    volumes = {m: np.ones(label.shape, np.float32) for m in modalities}
+    return Case(name, volumes, label, np.diag([2.0, 2.0, 2.0, 1.0]), (2.0, 2.0, 2.0), ("R", "A", "S"), "brats2021", {})
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return evaluate(Oracle(), [made_case("a"), made_case("b", et=False)], progress=False)
+
+
+def test_a_row_for_each_case_subset_and_region(scores):
+    assert len(scores) == 2 * 15 * 3
+    assert set(scores["subset"]) == {subset_name(subset) for subset in SUBSETS}
+    assert scores.loc[scores["case"] == "a", "truth_ml"].max() == pytest.approx(512 * 8 / 1000)
+
+
+def test_the_table_has_the_fields_order_and_means_by_hand(scores):
+    table = summary_table(scores)
+    assert list(table.index) == [subset_name(subset) for subset in SUBSETS] + ["mean"]
+    assert (table.loc["FLAIR+T1ce+T1+T2", ["Dice WT", "Dice TC", "Dice ET"]] == 1).all()
+    # T1ce alone: the core without the oedema. WT: 64 of 512 voxels found.
+    assert table.loc["T1ce", "Dice WT"] == pytest.approx(2 * 64 / (64 + 512))
+    # Without T1ce: ET of case a is missed (0), case b has none and none is found (1).
+    assert table.loc["FLAIR", "Dice ET"] == pytest.approx(0.5)
+    assert table.loc["mean", "Dice ET"] == pytest.approx((8 * 1 + 7 * 0.5) / 15)
+
+
+def test_distances_that_do_not_exist_are_left_out_and_counted(scores):
+    table = summary_table(scores)
+    assert table.loc["FLAIR", "HD95 left out"] == 1
+    assert table.loc["FLAIR", "HD95 ET"] == 0, "case b: both empty"
+    assert table.loc["mean", "HD95 left out"] == 7
+    penalised = evaluate(Oracle(), [made_case()], ["flair"], one_empty=373.13, progress=False)
+    assert summary_table(penalised).loc["FLAIR", "HD95 ET"] == pytest.approx(373.13)
+
+
+def test_a_case_that_lacks_sequences_is_scored_on_what_it_has():
+    scores = evaluate(Oracle(), [made_case(modalities=("flair", "t1"))], progress=False)
+    assert set(scores["subset"]) == {"FLAIR", "T1", "FLAIR+T1"}
+    assert list(summary_table(scores).index) == ["T1", "FLAIR", "FLAIR+T1", "mean"]
+
+
+def test_the_written_table_shows_protocol_dots_and_per_cent(scores, tmp_path):
+    csv, markdown = write_report(scores, tmp_path / "new", "a model on simulated cases")
+    text = markdown.read_text(encoding="utf-8")
+    assert "2 cases" in text
+    assert "left out" in text
+    assert "| ○ | ● | ○ | ○ | 22.2 |" in text
+    back = pd.read_csv(csv)
+    assert len(back) == len(scores)
+    pd.testing.assert_frame_equal(summary_table(back), summary_table(scores), check_exact=False, rtol=1e-5)
+
+
+def test_a_missing_distance_is_a_dash_not_a_number():
+    scores = evaluate(Oracle(), [made_case()], ["flair"], progress=False)
+    assert math.isnan(summary_table(scores).loc["FLAIR", "HD95 ET"])
+    assert "–" in format_table(summary_table(scores))
+
+
+def test_unusable_input_is_refused_by_name():
+    from dataclasses import replace
+
+    with pytest.raises(InputError, match="no cases"):
+        evaluate(Oracle(), [], progress=False)
+    with pytest.raises(InputError, match="case x: has no segmentation"):
+        evaluate(Oracle(), [replace(made_case("x"), label=None)], progress=False)
+    with pytest.raises(InputError, match="5 classes"):
+        evaluate(Oracle(), [replace(made_case("x"), layout="brats2015")], progress=False)
+    with pytest.raises(InputError, match="lack the columns"):
+        summary_table(pd.DataFrame({"case": []}))

@@ -1,0 +1,206 @@
+"""Prediction: encode once, fuse any subset, and give the result back on the case's own grid."""
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smml.data import Case, find_cases, read_case
+from smml.data.preprocessing import prepare
+from smml.errors import InputError
+from smml.inference import Predictor
+from smml.inference.windows import plan_windows
+from smml.modalities import MODALITIES, SUBSETS, subset_mask
+from smml.models import SMML
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SMML("tiny").eval()
+
+
+def make_case(shape=(40, 37, 33), spacing=(3.0, 3.0, 3.0), modalities=MODALITIES, seed=0, axes="RAS") -> Case:
+    """Random images inside a box of 'brain', with the voxel axes in the given directions."""
+    random = np.random.default_rng(seed)
+    volumes = {}
+    for name in MODALITIES:
+        volume = np.zeros(shape, np.float32)
+        volume[3:-3, 3:-3, 3:-3] = random.integers(50, 500, [n - 6 for n in shape])
+        if name in modalities:
+            volumes[name] = volume
+    label = np.zeros(shape, np.uint8)
+    label[10:20, 10:20, 10:20] = 2
+    label[13:17, 13:17, 13:17] = 3
+    affine = np.diag([*spacing, 1.0])
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+    affine = affine @ nib.orientations.inv_ornt_aff(turn, shape)
+    volumes = {name: np.ascontiguousarray(nib.apply_orientation(v, turn)) for name, v in volumes.items()}
+    return Case(
+        id="made",
+        volumes=volumes,
+        label=np.ascontiguousarray(nib.apply_orientation(label, turn)),
+        affine=affine,
+        spacing=tuple(float(v) for v in nib.affines.voxel_sizes(affine)),
+        orientation=nib.aff2axcodes(affine),
+        layout="brats2021",
+        sources={},
+    )
+
+
+def test_every_subset_gives_the_numbers_of_the_model_called_directly(model):
+    case = make_case((48, 32, 32))
+    predictor = Predictor(model, case.spacing, window=48)
+    encoding = predictor.encode(case)
+    assert len(encoding.plan.places) == 1, "one window, so that there is something to compare with"
+    image = prepare(case).image[None]
+    for subset in SUBSETS:
+        result = predictor.segment(encoding, subset)
+        with torch.inference_mode():
+            direct = [student(image, subset_mask(subset)[None]).logits.softmax(1)[0] for student in model.branches]
+        torch.testing.assert_close(
+            torch.from_numpy(result.probabilities), (direct[0] + direct[1]) / 2, rtol=0, atol=1e-5
+        )
+        distance = (direct[0] - direct[1]).abs().sum(0) / 2
+        torch.testing.assert_close(torch.from_numpy(result.uncertainty), distance, rtol=0, atol=1e-5)
+
+
+def test_probabilities_are_blended_to_a_distribution_and_labels_are_their_argmax(model):
+    result = Predictor(model, None, window=32).segment(Predictor(model, None, window=32).encode(make_case()), "flair")
+    assert result.probabilities.shape == (4, 40, 37, 33)
+    np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-5)
+    assert np.array_equal(result.labels, result.probabilities.argmax(0))
+    assert result.labels.dtype == np.uint8
+
+
+def test_a_modality_that_is_not_asked_for_changes_no_bit(model):
+    predictor = Predictor(model, None, window=32)
+    case, other = make_case(), make_case(seed=0)
+    other.volumes["t1ce"] *= 1000
+    other.volumes["t1"][:] = np.nan
+    results = [predictor.segment(predictor.encode(c), "flair+t2").probabilities for c in (case, other)]
+    assert np.array_equal(results[0], results[1])
+
+
+def test_a_case_that_lacks_sequences_equals_the_same_subset_of_the_whole_case(model):
+    predictor = Predictor(model, None, window=32)
+    partial = predictor.segment(predictor.encode(make_case(modalities=("t1ce", "t2"))))
+    whole = predictor.segment(predictor.encode(make_case()), "t1ce+t2")
+    assert partial.subset == ("t1ce", "t2")
+    assert np.array_equal(partial.probabilities, whole.probabilities)
+
+
+def test_encodings_that_are_too_large_to_keep_give_the_same_bits(model):
+    case = make_case()
+    kept, recomputed = Predictor(model, None, window=32), Predictor(model, None, window=32, keep_bytes=0)
+    first, second = kept.encode(case), recomputed.encode(case)
+    assert first.windows is not None
+    assert second.windows is None
+    for subset in ("t2", "all"):
+        assert np.array_equal(
+            kept.segment(first, subset).probabilities, recomputed.segment(second, subset).probabilities
+        )
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RSP", "PIR", "SLA"])
+def test_another_orientation_gives_the_same_segmentation_in_that_orientation(model, axes):
+    predictor = Predictor(model, None, window=32)
+    plain, turned = make_case(shape=(36, 40, 44)), make_case(shape=(36, 40, 44), axes=axes)
+    assert "".join(turned.orientation) == axes
+    expected = predictor.segment(predictor.encode(plain))
+    result = predictor.segment(predictor.encode(turned))
+    assert result.labels.shape == turned.shape
+    back = nib.apply_orientation(result.labels, nib.io_orientation(turned.affine))
+    assert np.array_equal(back, expected.labels)
+    assert len(np.unique(expected.labels)) > 1, "an untrained network that says one thing everywhere proves nothing"
+
+
+def test_a_case_of_another_spacing_comes_back_on_its_own_grid(model):
+    case = make_case((70, 66, 62), spacing=(1.5, 1.5, 1.5))
+    predictor = Predictor(model, (3.0, 3.0, 3.0), window=48)
+    encoding = predictor.encode(case)
+    assert encoding.prepared.geometry.shape == (35, 33, 31)
+    result = predictor.segment(encoding)
+    assert result.labels.shape == case.shape
+    assert np.array_equal(result.affine, case.affine)
+    assert np.array_equal(result.labels, result.probabilities.argmax(0)), "the argmax is taken on the case's own grid"
+
+
+def test_a_volume_smaller_than_the_window_is_padded_and_cropped_back(model):
+    result = Predictor(model, None, window=64).segment(Predictor(model, None, window=64).encode(make_case((20, 9, 33))))
+    assert result.labels.shape == (20, 9, 33)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, 130)] * 3), st.sampled_from([32, 48, 64, 96]), st.sampled_from([0.0, 0.25, 0.5]))
+def test_windows_cover_every_voxel_and_padding_can_be_undone(shape, window, overlap):
+    plan = plan_windows(shape, window, overlap)
+    assert all(32 <= edge <= window and edge % 16 == 0 for edge in plan.window)
+    image = torch.arange(float(np.prod(shape))).reshape(shape)
+    padded = plan.pad(image)
+    assert tuple(padded.shape) == plan.padded_shape
+    assert torch.equal(plan.crop(padded), image)
+    covered = torch.zeros(plan.padded_shape)
+    for place in plan.places:
+        assert tuple(s.stop - s.start for s in place) == plan.window
+        covered[place] += 1
+    assert bool((covered > 0).all())
+
+
+def test_blending_weights_are_positive_and_highest_in_the_middle():
+    importance = plan_windows((64, 64, 64), 32).importance
+    assert bool((importance > 0).all())
+    assert importance[16, 16, 16] == importance.max()
+
+
+def test_a_modality_that_was_not_read_is_refused_by_name(model):
+    predictor = Predictor(model, None, window=32)
+    encoding = predictor.encode(make_case(modalities=("flair", "t2")))
+    with pytest.raises(InputError, match=r"asks for T1ce, but only FLAIR, T2 was read"):
+        predictor.segment(encoding, "flair+t1ce")
+    with pytest.raises(InputError, match="no modality"):
+        predictor.encode(dataclasses.replace(make_case(), volumes={}))
+
+
+@pytest.mark.parametrize("window", [16, 40, 0])
+def test_an_unusable_window_is_refused(model, window):
+    with pytest.raises(InputError, match="window"):
+        Predictor(model, None, window=window)
+
+
+def test_labels_are_written_with_the_values_of_the_data_set_they_came_from(model, tmp_path):
+    predictor = Predictor(model, None, window=32)
+    case = make_case(shape=(33, 34, 35), axes="LPS")
+    result = dataclasses.replace(predictor.segment(predictor.encode(case)), labels=case.label)
+    for layout, et in (("brats2021", 4), ("brats2023", 3)):
+        path = predictor.save(result, tmp_path / f"{layout}.nii.gz", layout=layout, probabilities=tmp_path / "p.nii.gz")
+        image = nib.load(path)
+        assert set(np.unique(image.dataobj)) == {0, 2, et}
+        np.testing.assert_allclose(image.affine, case.affine, atol=1e-4)
+    probabilities = nib.load(tmp_path / "p.nii.gz")
+    assert probabilities.shape == (33, 34, 35, 4)
+    with pytest.raises(InputError, match="5"):
+        predictor.save(result, tmp_path / "x.nii.gz", layout="brats2015")
+
+
+def test_the_mean_of_the_branches_is_taken_over_probabilities(model):
+    """Public code averages logits, which is another number."""
+    case = make_case((32, 32, 32))
+    predictor = Predictor(model, None, window=32)
+    result = predictor.segment(predictor.encode(case))
+    image = prepare(case).image[None]
+    with torch.inference_mode():
+        logits = [student(image, subset_mask("all")[None]).logits[0] for student in model.branches]
+    mean_of_logits = F.softmax((logits[0] + logits[1]) / 2, dim=0).numpy()
+    assert np.abs(result.probabilities - mean_of_logits).max() > 1e-4
+
+
+def test_a_simulated_case_from_disk_runs_through(model, small_cohort):
+    case = read_case(find_cases(small_cohort)[0], "t1ce", label=False)
+    predictor = Predictor(model, (6.0, 6.0, 6.0), window=32)
+    assert predictor.segment(predictor.encode(case)).labels.shape == case.shape

@@ -1,0 +1,229 @@
+"""The command ``smml`` as a user meets it: what works, and one clear sentence with exit status 2 for what cannot."""
+
+import gzip
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from smml import cli
+from smml.data import find_cases, read_case
+from smml.models import SMML
+from smml.models.checkpoint import Checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """An untrained tiny model at 6 mm, saved as a checkpoint."""
+    torch.manual_seed(1)
+    model = SMML("tiny")
+    path = tmp_path_factory.mktemp("model") / "tiny.pt"
+    save_checkpoint(path, Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process; returns exit status, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["smml", *map(str, arguments)])
+        threads = torch.get_num_threads()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        finally:
+            torch.set_num_threads(threads)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def case_folder(small_cohort, tmp_path) -> Path:
+    """A case of its own that a test may damage."""
+    return Path(shutil.copytree(find_cases(small_cohort)[1].label.parent, tmp_path / "case"))
+
+
+def sentence(result):
+    """The error of a refused call: exactly one line, exit status 2, no traceback."""
+    status, out, err = result
+    lines = [line for line in err.splitlines() if line.startswith("smml:")]
+    assert status == 2, (out, err)
+    assert len(lines) == 1
+    assert "Traceback" not in out + err
+    return lines[0]
+
+
+def damage(folder: Path, modality: str, change) -> Path:
+    """Replace one modality's voxels by ``change(voxels)``."""
+    path = next(folder.glob(f"*_{modality}.nii.gz"))
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj).astype(np.float32)), image.affine), path)
+    return path
+
+
+def test_simulate_train_evaluate_predict_and_info_from_end_to_end(run, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    status, text, _ = run("simulate", data, "--cases", 2, "--spacing", 6, "--seed", 3, "--workers", 1)
+    assert status == 0
+    assert "2 simulated cases" in text
+    assert run("train", data, out, "--steps", 2, "--checkpoint-every", 1, "--threads", 2)[0] == 0
+    assert len((out / "log.csv").read_text().splitlines()) == 3
+    status, text, _ = run("evaluate", data, "--checkpoint", out, "--output", tmp_path / "scores", "--cases", 1)
+    assert status == 0
+    assert "**mean**" in text
+    assert "left out" in text
+    assert (tmp_path / "scores" / "table.md").read_text().startswith("# ")
+    folder = find_cases(data)[0].label.parent
+    status, text, _ = run("predict", "--case", folder, "--checkpoint", out, "--output", tmp_path / "seg.nii.gz")
+    assert status == 0
+    assert "FLAIR+T1ce+T1+T2" in text
+    status, text, _ = run("info", data)
+    assert status == 0
+    assert "2 simulated cases (brats2021), 2 with a segmentation" in text
+    assert "kernel relation_loss" in text
+
+
+def test_predict_needs_only_the_files_of_the_named_modalities(run, case_folder, checkpoint, tmp_path):
+    whole = tmp_path / "whole.nii.gz"
+    arguments = ["--modalities", "flair,t2", "--checkpoint", checkpoint]
+    assert run("predict", "--case", case_folder, *arguments, "--output", whole)[0] == 0
+    for gone in ("t1ce", "t1", "seg"):
+        next(case_folder.glob(f"*_{gone}.nii.gz")).unlink()
+    part, named = tmp_path / "part.nii.gz", tmp_path / "named.nii.gz"
+    assert run("predict", "--case", case_folder, *arguments, "--output", part)[0] == 0
+    files = [next(case_folder.glob(f"*_{name}.nii.gz")) for name in ("flair", "t2")]
+    given = [word for file in files for word in ("--case", file)]
+    assert run("predict", *given, "--checkpoint", checkpoint, "--output", named)[0] == 0
+    assert whole.read_bytes() == part.read_bytes() == named.read_bytes()
+
+
+@pytest.mark.parametrize("axes", ["RAS", "PIR", "SRA"])
+def test_predict_on_another_orientation_gives_the_same_segmentation_in_it(run, case_folder, checkpoint, tmp_path, axes):
+    first = tmp_path / "first.nii.gz"
+    assert run("predict", "--case", case_folder, "--checkpoint", checkpoint, "--output", first)[0] == 0
+    turned = tmp_path / "turned"
+    turned.mkdir()
+    for file in case_folder.glob("*.nii.gz"):
+        image = nib.load(file)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes))
+        nib.save(image.as_reoriented(turn), turned / file.name)
+    second = tmp_path / "second.nii.gz"
+    assert run("predict", "--case", turned, "--checkpoint", checkpoint, "--output", second)[0] == 0
+    a, b = nib.load(first), nib.load(second)
+    assert "".join(nib.aff2axcodes(b.affine)) == axes
+    same_axes = b.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(b.affine), nib.io_orientation(a.affine))
+    )
+    np.testing.assert_allclose(same_axes.affine, a.affine, atol=1e-4)
+    assert np.array_equal(np.asarray(same_axes.dataobj), np.asarray(a.dataobj))
+    assert len(np.unique(np.asarray(a.dataobj))) > 1
+
+
+def test_probabilities_are_written_on_wish(run, case_folder, checkpoint, tmp_path):
+    seg, probabilities = tmp_path / "seg.nii.gz", tmp_path / "p.nii.gz"
+    arguments = ["--case", case_folder, "--checkpoint", checkpoint, "--output", seg, "--probabilities", probabilities]
+    assert run("predict", *arguments)[0] == 0
+    values = nib.load(probabilities).get_fdata(dtype=np.float32)
+    np.testing.assert_allclose(values.sum(-1), 1, atol=1e-4)
+    expected = np.asarray([0, 1, 2, 4])[values.argmax(-1)]
+    assert np.array_equal(expected, np.asarray(nib.load(seg).dataobj))
+
+
+def test_a_damaged_file_is_named_with_the_remedy_and_nothing_is_written(run, case_folder, checkpoint, tmp_path):
+    output = tmp_path / "seg.nii.gz"
+    output.write_bytes(b"old")
+    flair = next(case_folder.glob("*_flair.nii.gz"))
+    whole = flair.read_bytes()
+    arguments = ["predict", "--case", case_folder, "--checkpoint", checkpoint, "--output", output]
+    for broken in (whole[: len(whole) // 2], whole[:10], b"", gzip.compress(b"not an image")):
+        flair.write_bytes(broken)
+        assert flair.name in sentence(run(*arguments))
+    flair.write_bytes(whole)
+    for change, word in (
+        (lambda v: np.where(v == v.max(), np.nan, v), "NaN"),
+        (lambda v: np.where(v == v.max(), np.inf, v), "nf"),
+        (lambda v: v * 0, "zero"),
+        (lambda v: v[:-1], "shape"),
+    ):
+        path = damage(case_folder, "flair", change)
+        message = sentence(run(*arguments))
+        assert word in message
+        assert path.name in message or "flair" in message.lower()
+        flair.write_bytes(whole)
+    assert output.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_places_that_hold_no_cases_are_named(run, checkpoint, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments in (
+        ["evaluate", tmp_path / "nowhere"],
+        ["evaluate", tmp_path / "empty"],
+        ["train", tmp_path / "empty", tmp_path / "run"],
+        ["info", tmp_path / "nowhere"],
+        ["predict", "--case", tmp_path / "nowhere", "--output", tmp_path / "x.nii.gz"],
+    ):
+        extra = ["--checkpoint", checkpoint] if arguments[0] in ("evaluate", "predict") else []
+        assert str(tmp_path) in sentence(run(*arguments, *extra))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_names_list_the_valid_ones(run, case_folder, checkpoint, tmp_path):
+    output = ["--output", tmp_path / "x.nii.gz"]
+    predict = ["predict", "--case", case_folder, "--checkpoint", checkpoint, *output]
+    assert "flair, t1ce, t1, t2" in sentence(run(*predict, "--modalities", "flair,pet"))
+    assert "empty" in sentence(run(*predict, "--modalities", ","))
+    assert "brats2015" in sentence(run("simulate", tmp_path / "x", "--layout", "brats1999"))
+    assert "tiny, small, paper" in sentence(run("train", case_folder, tmp_path / "x", "--preset", "huge"))
+    assert "lower_ce" in sentence(run("train", case_folder, tmp_path / "x", "--gate", "open"))
+    assert "cpu" in sentence(run(*predict, "--device", "warp"))
+    assert "no such checkpoint" in sentence(run("predict", "--case", case_folder, "--checkpoint", "nope", *output))
+    assert ".nii.gz" in sentence(run(*predict[:-1], tmp_path / "x.png"))
+
+
+def test_a_label_value_of_another_data_set_is_refused(run, case_folder, tmp_path):
+    damage(case_folder, "seg", lambda v: np.where(v == 4, 7, v))
+    assert "7" in sentence(run("train", case_folder, tmp_path / "run", "--steps", 1))
+
+
+def test_interrupting_leaves_nothing_half_written(run, small_cohort, tmp_path, monkeypatch):
+    import smml.data.simulation.cohort as cohort
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cohort, "simulate_subject", interrupted)
+    status, _, err = run("simulate", tmp_path / "new", "--cases", 1, "--workers", 1)
+    assert status == 130
+    assert "interrupted" in err
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["simulated.json"]
+
+
+def test_it_runs_as_a_module_and_shows_help_without_loading_torch():
+    code = "import sys; import smml.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    result = subprocess.run([sys.executable, "-m", "smml", "--help"], capture_output=True, text=True, check=True)
+    assert "predict" in result.stdout
+
+
+def test_a_prediction_of_the_shipped_weights_finds_the_tumour(run, tmp_path):
+    """The whole way with real weights: a simulated case that training has not seen, at the weights' spacing."""
+    data = tmp_path / "data"
+    run("simulate", data, "--cases", 2, "--spacing", 3, "--seed", 1000, "--workers", 1)
+    case = read_case(find_cases(data)[1])
+    output = tmp_path / "seg.nii.gz"
+    folder = case.sources["label"].parent
+    assert run("predict", "--case", folder, "--checkpoint", "tiny", "--output", output)[0] == 0
+    found = np.asarray(nib.load(output).dataobj) > 0
+    truth = case.label > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.5

@@ -1,0 +1,282 @@
+"""Training that is killed at any moment and resumed ends as if nothing had happened, bit for bit."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import smml
+from smml.errors import InputError
+from smml.models import StudentConfig, presets
+from smml.models.checkpoint import load_checkpoint
+from smml.training import TrainingConfig, train
+from smml.training.log import TrainingLog
+from smml.training.trainer import COLUMNS
+
+STEPS = 5
+CONFIG = TrainingConfig(
+    steps=STEPS, batch_size=1, patch=32, consistency_start=0.2, consistency_ramp=0.4, checkpoint_every=2, seed=3
+)
+
+# The presets' architecture with few channels takes the place of "tiny": some forty steps are taken here.
+NARROW = StudentConfig((4, 4, 6, 8, 12), token_width=24, heads=3, mlp_width=48, token_grid=2)
+
+# Imports once, then forks a process a run. A job is a line of JSON: cohort, output, config, when to die, dropout of
+# the students. "die" is the number of rows after which SIGKILL comes, "start" for before the first step, "write" for
+# in the middle of writing the second checkpoint, "" for never. The answer is the exit status.
+PROGRAM = """
+import dataclasses, json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from smml.models import presets
+from smml.training import TrainingConfig, train, trainer
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def run(cohort, output, config, die, dropout):
+    presets.PRESETS["tiny"] = dataclasses.replace(presets.StudentConfig.from_dict(NARROW), dropout=dropout)
+
+    def on_step(row):
+        if die.isdigit() and row["step"] + 1 == int(die):
+            kill()
+
+    if die == "start":
+        trainer._step = lambda *_: kill()
+    if die == "write":
+        save, calls = torch.save, []
+        def half(content, path):
+            calls.append(path)
+            if len(calls) == 2:
+                path.write_bytes(b"half a checkpoint")
+                kill()
+            save(content, path)
+        torch.save = half
+    train(cohort, output, TrainingConfig(**config), resume=True, progress=False, on_step=on_step)
+
+NARROW = json.loads(sys.stdin.readline())
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            run(**json.loads(line))
+            status = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Trains in a process of its own: ``run(cohort, output, config=..., die=..., dropout=...)``."""
+    environment = os.environ | {"PYTHONPATH": str(Path(smml.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        server.stdin.write(json.dumps(NARROW.to_dict()) + "\n")
+
+        def run(cohort: Path, output: Path, config: TrainingConfig = CONFIG, die: str = "", dropout: float = 0.0):
+            job = {"cohort": str(cohort), "output": str(output), "config": config.to_dict()}
+            server.stdin.write(json.dumps(job | {"die": die, "dropout": dropout}) + "\n")
+            server.stdin.flush()
+            assert server.stdout.readline().strip() == str(-signal.SIGKILL if die else 0)
+
+        yield run
+        server.stdin.close()
+        server.wait(timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def narrow_tiny(monkeypatch) -> None:
+    """Runs of this process have the size of the others."""
+    monkeypatch.setitem(presets.PRESETS, "tiny", NARROW)
+
+
+def rows(output: Path) -> list[list[str]]:
+    """The log without the seconds."""
+    with open(output / "log.csv", newline="", encoding="utf-8") as stream:
+        return [row[:-1] for row in csv.reader(stream)]
+
+
+def flat(values, prefix: str = "") -> dict[str, object]:
+    """Nested dictionaries and lists as one dictionary by path."""
+    if isinstance(values, dict | list | tuple):
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        return {path: leaf for key, value in items for path, leaf in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: values}
+
+
+def assert_same_run(output: Path, reference: Path) -> None:
+    """Weights, optimiser, random states and log are equal to the bit."""
+    found, expected = (load_checkpoint(folder / "checkpoint.pt") for folder in (output, reference))
+    assert found.step == expected.step == STEPS
+    assert rows(output) == rows(reference)
+    for name, one, two in (
+        ("weights", found.weights, expected.weights),
+        ("training", flat(found.training), flat(expected.training)),
+    ):
+        assert one.keys() == two.keys()
+        differ = [
+            key
+            for key, value in two.items()
+            if not (torch.equal(one[key], value) if isinstance(value, torch.Tensor) else one[key] == value)
+        ]
+        assert differ == [], f"{name} differ: {differ[:5]}"
+
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+
+
+@pytest.fixture(scope="module")
+def reference(run, small_cohort, tmp_path_factory) -> Path:
+    """A run that nobody disturbed. Read it only."""
+    output = tmp_path_factory.mktemp("runs") / "reference"
+    run(small_cohort, output)
+    return output
+
+
+def test_a_run_leaves_a_checkpoint_its_options_and_a_row_a_step(reference):
+    assert {path.name for path in reference.iterdir()} == {"checkpoint.pt", "config.json", "log.csv"}
+    header, *table = rows(reference)
+    assert header == list(COLUMNS[:-1])
+    assert [row[0] for row in table] == [str(step) for step in range(STEPS)]
+    options = json.loads((reference / "config.json").read_text(encoding="utf-8"))
+    assert options["spacing_mm"] == pytest.approx([6, 6, 6])
+    assert TrainingConfig.from_dict({key: options[key] for key in CONFIG.to_dict()}) == CONFIG
+    assert load_checkpoint(reference).spacing == pytest.approx((6, 6, 6))
+
+
+@pytest.mark.parametrize("die", ["start", "1", "3", "write"])
+def test_killed_and_resumed_equals_undisturbed(run, small_cohort, reference, tmp_path, die):
+    """Before the first step, before the first checkpoint, between two, and in the middle of writing one."""
+    output = tmp_path / "run"
+    run(small_cohort, output, die=die)
+    begun = {path.name for path in output.iterdir() if not path.name.startswith(".")}
+    assert begun == {"config.json", "log.csv"} | ({"checkpoint.pt"} if die in ("3", "write") else set())
+    if "checkpoint.pt" in begun:
+        assert load_checkpoint(output).step == 2
+    run(small_cohort, output)
+    assert_same_run(output, reference)
+
+
+def test_killed_again_and_again_equals_undisturbed_with_other_processes_and_checkpoints(
+    run, small_cohort, reference, tmp_path
+):
+    """How often it saves and who loads the data are free to change from one attempt to the next."""
+    output = tmp_path / "run"
+    every = TrainingConfig(**CONFIG.to_dict() | {"checkpoint_every": 1})
+    run(small_cohort, output, every, die="2")
+    run(small_cohort, output, every, die="4")
+    run(small_cohort, output, TrainingConfig(**CONFIG.to_dict() | {"workers": 1}))
+    found, expected = load_checkpoint(output), load_checkpoint(reference)
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
+    assert rows(output) == rows(reference)
+
+
+def test_killed_and_resumed_equals_undisturbed_with_dropout_as_well(run, small_cohort, tmp_path):
+    """The paper preset has dropout; its draws must continue where the checkpoint stopped."""
+    run(small_cohort, tmp_path / "undisturbed", dropout=0.1)
+    run(small_cohort, tmp_path / "killed", die="3", dropout=0.1)
+    run(small_cohort, tmp_path / "killed", dropout=0.1)
+    assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_resuming_a_finished_run_changes_nothing(small_cohort, reference, tmp_path):
+    before = {name: (reference / name).read_bytes() for name in ("log.csv", "checkpoint.pt", "config.json")}
+    seen = []
+    path = train(small_cohort, reference, CONFIG, resume=True, progress=False, on_step=seen.append)
+    assert path == reference / "checkpoint.pt"
+    assert seen == []
+    assert {name: (reference / name).read_bytes() for name in before} == before
+
+
+def test_a_folder_with_a_run_is_refused_unless_it_is_to_be_resumed(small_cohort, reference):
+    before = (reference / "checkpoint.pt").read_bytes(), (reference / "log.csv").read_bytes()
+    with pytest.raises(InputError, match="holds a training run already; continue it with --resume") as error:
+        train(small_cohort, reference, CONFIG, progress=False)
+    assert str(reference) in str(error.value)
+    assert ((reference / "checkpoint.pt").read_bytes(), (reference / "log.csv").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 4}, "seed=3 instead of 4"),
+        ({"steps": 9}, "steps=5 instead of 9"),
+        ({"preset": "small", "gate": "none"}, "gate='lower_ce' instead of 'none', preset='tiny' instead of 'small'"),
+    ],
+)
+def test_resuming_with_other_options_is_refused_and_they_are_named(small_cohort, reference, change, said):
+    config = TrainingConfig(**CONFIG.to_dict() | change)
+    with pytest.raises(InputError, match=said):
+        train(small_cohort, reference, config, resume=True, progress=False)
+
+
+def test_weights_without_an_optimiser_cannot_be_resumed(small_cohort, reference, tmp_path):
+    content = torch.load(reference / "checkpoint.pt", weights_only=True)
+    torch.save(content | {"training": None}, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="no optimiser"):
+        train(small_cohort, tmp_path, CONFIG, resume=True, progress=False)
+
+
+def test_a_damaged_checkpoint_is_not_resumed_and_not_overwritten(small_cohort, reference, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes((reference / "checkpoint.pt").read_bytes()[:-1000])
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"checkpoint\.pt"):
+        train(small_cohort, tmp_path, CONFIG, resume=True, progress=False)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"device": "quantum"}, "try 'cpu'"), ({"device": "cuda:77"}, "try 'cpu'")],
+)
+def test_a_device_that_is_not_there_is_refused(small_cohort, tmp_path, options, said):
+    config = TrainingConfig(**CONFIG.to_dict() | options)
+    with pytest.raises(InputError, match=said):
+        train(small_cohort, tmp_path / "run", config, progress=False)
+
+
+def test_an_output_that_is_a_file_and_a_cohort_without_cases_are_refused(small_cohort, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match="is a file"):
+        train(small_cohort, tmp_path / "file", CONFIG, progress=False)
+    with pytest.raises(InputError):
+        train(tmp_path / "nothing", tmp_path / "run", CONFIG, progress=False)
+    with pytest.raises(InputError, match="no cases"):
+        train([], tmp_path / "run", CONFIG, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_the_log_drops_what_came_after_the_checkpoint_and_what_is_not_whole(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,total\n0,1.5\n1,1.25\n2,1.125\n3,1.0", encoding="utf-8")
+    log = TrainingLog(path, ("step", "total"), resume_at=2)
+    log.write({"step": 2, "total": 1.0625})
+    log.close()
+    assert path.read_text(encoding="utf-8") == "step,total\n0,1.5\n1,1.25\n2,1.0625\n"
+    path.write_text("step,total\n0,1.5\n1", encoding="utf-8")
+    TrainingLog(path, ("step", "total"), resume_at=2).close()
+    assert path.read_text(encoding="utf-8") == "step,total\n0,1.5\n"
+
+
+def test_a_fresh_run_starts_a_fresh_log(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,total\n0,1.5\n", encoding="utf-8")
+    TrainingLog(path, ("step", "total")).close()
+    assert path.read_text(encoding="utf-8") == "step,total\n"
