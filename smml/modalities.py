@@ -14,7 +14,7 @@ MODALITIES: tuple[str, ...] = ("flair", "t1ce", "t1", "t2")
 
 Subset = tuple[str, ...]
 
-# The 15 subsets in the order in which the tables of the field print them (CONVENTIONS: RFNet, mmFormer).
+# The 15 subsets in the order in which the tables of the field print them (docs/CONVENTIONS.md: RFNet, mmFormer).
 SUBSETS: tuple[Subset, ...] = (
     ("t2",),
     ("t1ce",),

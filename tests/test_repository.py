@@ -68,7 +68,7 @@ def test_kernels_never_import_the_method_and_imports_point_one_way():
         "cli",
     ]
     root = {"errors", "files", "devices", "modalities"}  # imported by everyone
-    pattern = re.compile(r"^\s*(?:from|import) smml(?:\.(\w+))?", re.MULTILINE)
+    pattern = re.compile(r"^\s*(?:from|import) smml(?:\.(\w+))?(?=[\s.])", re.MULTILINE)
     for path in (ROOT / "smml_kernels").rglob("*.py"):
         assert not pattern.search(path.read_text(encoding="utf-8")), f"{path.name} imports smml"
     rank = {name: place for place, name in enumerate(order)} | {"losses": 2}
@@ -103,7 +103,7 @@ def test_imports_stay_light():
 def test_the_readme_opens_with_the_commands_that_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands = re.findall(r"^make (\w+)", readme, re.MULTILINE)
+    commands = re.findall(r"^make (\w+) +#", readme, re.MULTILINE)
     assert commands[:2] == ["run", "test"]
     assert all(re.search(rf"^{command}:", makefile, re.MULTILINE) for command in commands)
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ class CohortDataset(Dataset):
         spacing: voxel edges in mm that all cases are resampled to (None: each keeps its own).
         samples: length of the dataset.
         seed: of everything random.
-        augment: rotate by up to 10 degrees, flip each axis, shift and scale intensities by up to 0.1 (METHOD).
+        augment: rotate by up to 10 degrees, flip each axis, shift and scale intensities by up to 0.1 (docs/METHOD.md).
         tumour_share: share of the patches that are centred on a tumour voxel; the rest are centred on any brain voxel,
             because a network that never sees healthy tissue raises false alarms there.
         cache: keep this many prepared cases in memory (None: all of them).

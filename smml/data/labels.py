@@ -1,4 +1,4 @@
-"""Label values on disk and in memory, and the three regions that are scored (CONVENTIONS.md, "Labels and regions").
+"""Label values on disk and in memory, and the regions that are scored (docs/CONVENTIONS.md, "Labels and regions").
 
 In memory every data set has the same meaning: 0 background, 1 NCR/NET, 2 ED, 3 ET (K = 4), except BraTS 2015, which
 keeps its five classes 0 background, 1 NCR, 2 ED, 3 NET, 4 ET (K = 5).

@@ -1,4 +1,4 @@
-"""How the data sets of the field name their files, and finding cases among them (CONVENTIONS.md, "Files").
+"""How the data sets of the field name their files, and finding cases among them (docs/CONVENTIONS.md, "Files").
 
 Nothing is opened here: a case is recognised by names alone, so listing a thousand cases takes a moment and a damaged
 file is reported by whoever reads it.

@@ -1,4 +1,4 @@
-"""Dice and HD95 of one region of one case, as the field counts them (CONVENTIONS.md, "Scores").
+"""Dice and HD95 of one region of one case, as the field counts them (docs/CONVENTIONS.md, "Scores").
 
 MONAI computes both; what an empty region counts is decided here, because the field's convention is not a library's.
 """

@@ -56,7 +56,7 @@ def plan_windows(shape: tuple[int, int, int], window: int, overlap: float = 0.5)
         shape: voxels of the volume.
         window: largest edge of a window; along an axis that is shorter, the window shrinks to the next size that the
             network can take, and the volume is padded to it.
-        overlap: share of a window that the next one covers again (METHOD: 0.5).
+        overlap: share of a window that the next one covers again (docs/METHOD.md: 0.5).
     """
     edges = tuple(min(window, max(Student.MINIMUM, -(-n // Student.STRIDE) * Student.STRIDE)) for n in shape)
     padding = []

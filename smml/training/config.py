@@ -20,7 +20,7 @@ class TrainingConfig:
         weight_decay: L2 penalty (paper: 1e-4).
         poly_power: the rate decays as (1 - t / steps)^poly_power (paper: 0.9).
         min_class_weight: w_min of the cross-entropy's class weights (public code: 0, under which a patch of background
-            alone teaches it nothing; METHOD).
+            alone teaches it nothing; docs/METHOD.md).
         consistency_start: share of the training after which L_pc switches on (public code: 100 of 1000 epochs).
         consistency_ramp: share of the training over which it then rises linearly to its weight.
         pixel_weight: l_pc, weight of L_{1->2} + L_{2->1}; 0 switches it off.

@@ -36,7 +36,7 @@ def objective(
     config: TrainingConfig,
     step: int,
 ) -> Objective:
-    """The loss of one step (METHOD, "Total"), for one backward through both branches.
+    """The loss of one step (docs/METHOD.md, "Total"), for one backward through both branches.
 
     Args:
         output: of :class:`smml.models.SMML` in training mode.

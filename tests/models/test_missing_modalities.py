@@ -10,7 +10,7 @@ from smml.models import SMML, Student, StudentConfig
 
 EDGE = 32
 # The architecture of the presets with few channels: these tests run it some two hundred times.
-NARROW = StudentConfig((4, 4, 6, 8, 12), token_width=24, heads=3, mlp_width=48, token_grid=2)
+NARROW = StudentConfig((2, 2, 4, 4, 8), token_width=12, heads=3, mlp_width=24, token_grid=2)
 MASKS = torch.stack([subset_mask(subset) for subset in SUBSETS])  # [15, M]
 each_subset = pytest.mark.parametrize("subset", SUBSETS, ids=subset_name)
 

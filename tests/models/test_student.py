@@ -11,7 +11,7 @@ from smml.models import PRESETS, SMML, Student, StudentConfig, preset
 
 EDGE = 32
 CLASSES = 4
-# Published: 39.4 M parameters a branch, of which 36.7 M are the student and 2.7 M the refinement (METHOD).
+# Published: 39.4 M parameters a branch, of which 36.7 M are the student and 2.7 M the refinement (docs/METHOD.md).
 PUBLISHED_STUDENT = 36.7e6
 
 
@@ -46,7 +46,7 @@ def test_outputs_have_the_documented_shapes(trained):
 
 
 def test_a_branch_has_ten_supervised_heads_less_the_refined_one(trained):
-    """METHOD: 1 fused + 4 sep + 4 prm + 1 refined; this version has no refinement network."""
+    """docs/METHOD.md: 1 fused + 4 sep + 4 prm + 1 refined; this version has no refinement network."""
     assert 1 + len(trained.separate) + len(trained.deep) == 10 - 1
 
 

@@ -1,4 +1,4 @@
-"""What a step minimises: the sum that METHOD writes down, switched on in time, and teaching both branches."""
+"""What a step minimises: the sum that docs/METHOD.md writes down, switched on in time, and teaching both branches."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ MASKS = torch.stack(
 )
 CONFIG = TrainingConfig(steps=100, consistency_start=0.1, consistency_ramp=0.2)
 # The presets' architecture with few channels, where many steps are taken.
-NARROW = StudentConfig((4, 4, 6, 8, 12), token_width=24, heads=3, mlp_width=48, token_grid=2)
+NARROW = StudentConfig((2, 2, 4, 4, 8), token_width=12, heads=3, mlp_width=24, token_grid=2)
 LATE, EARLY = 99, 5  # steps with all terms on, and with L_pc off
 
 
@@ -62,7 +62,7 @@ def evaluate(output, batch, step: int = LATE, masks=MASKS, available=AVAILABLE, 
 
 
 def weighted_sum(loss: Objective, ramp: float = 1.0, pixel: float = 1.0, feature: float = 1.0, classes: float = 1.0):
-    """METHOD, "Total", from the logged terms."""
+    """docs/METHOD.md, "Total", from the logged terms."""
     terms = {name: float(value) for name, value in loss.terms.items()}
     segmentation = sum(terms[f"{part}_{branch}"] for branch in (1, 2) for part in ("fuse", "separate", "deep"))
     teaching = terms["teach_12"] + terms["teach_21"]
