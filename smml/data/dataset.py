@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ class CohortDataset(Dataset):
         augment: rotate by up to 10 degrees, flip each axis, shift and scale intensities by up to 0.1 (docs/METHOD.md).
         tumour_share: share of the patches that are centred on a tumour voxel; the rest are centred on any brain voxel,
             because a network that never sees healthy tissue raises false alarms there.
-        cache: keep this many prepared cases in memory (None: all of them).
+        cache_bytes: prepared cases are kept in memory up to this size in all; the others are read again each time.
 
     Raises:
         InputError: a case has no label; sizes are out of range.
@@ -57,7 +56,7 @@ class CohortDataset(Dataset):
         seed: int = 0,
         augment: bool = True,
         tumour_share: float = 0.6,
-        cache: int | None = None,
+        cache_bytes: int = 4 * 2**30,
     ) -> None:
         self.cases = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
         unlabelled = [case.id for case in self.cases if case.label is None]
@@ -78,19 +77,26 @@ class CohortDataset(Dataset):
         self.num_classes = len(self.cases[0].scheme.classes)
         self.patch, self.spacing, self.samples, self.seed = patch, spacing, samples, seed
         self.augment, self.tumour_share = augment, tumour_share
-        self.cache = cache
-        self._prepared = lru_cache(maxsize=cache)(self._prepare)
+        self._kept: dict[int, tuple[PreparedCase, dict[str, np.ndarray]]] = {}
+        self._room = self.cache_bytes = cache_bytes
 
     def __getstate__(self) -> dict:
-        """Everything but the cached cases: a loader process that is spawned prepares its own."""
-        return {name: value for name, value in vars(self).items() if name != "_prepared"}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._prepared = lru_cache(maxsize=self.cache)(self._prepare)
+        """Everything but the kept cases: a loader process that is spawned prepares its own."""
+        return vars(self) | {"_kept": {}, "_room": self.cache_bytes}
 
     def __len__(self) -> int:
         return self.samples
+
+    def _prepared(self, number: int) -> tuple[PreparedCase, dict[str, np.ndarray]]:
+        """Case ``number``, from memory if it is kept there."""
+        if number in self._kept:
+            return self._kept[number]
+        entry = self._prepare(number)
+        size = entry[0].image.nbytes + entry[0].label.nbytes + sum(places.nbytes for places in entry[1].values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[number] = entry
+        return entry
 
     def _prepare(self, number: int) -> tuple[PreparedCase, dict[str, np.ndarray]]:
         """The prepared case, and flat indices of its tumour and brain voxels to centre patches on."""

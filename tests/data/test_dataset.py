@@ -329,3 +329,13 @@ def test_a_cohort_of_four_class_layouts_may_be_mixed(tmp_path, small_cohort):
     dataset = CohortDataset([*find_cases(small_cohort), *find_cases(tmp_path)], patch=PATCH)
     assert dataset.num_classes == 4
     assert [dataset[i]["image"].shape[0] for i in range(3)] == [4] * 3
+
+
+def test_cases_beyond_the_memory_limit_are_read_again_and_give_the_same_sample(small_cohort):
+    kept = CohortDataset(small_cohort, patch=32, samples=6)
+    read_again = CohortDataset(small_cohort, patch=32, samples=6, cache_bytes=0)
+    for index in range(6):
+        for name, tensor in kept[index].items():
+            assert torch.equal(tensor, read_again[index][name])
+    assert len(kept._kept) == len({int(np.random.default_rng([0, i]).integers(3)) for i in range(6)})
+    assert not read_again._kept
