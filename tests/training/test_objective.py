@@ -200,7 +200,7 @@ def test_a_case_that_lacks_a_sequence_is_not_judged_by_it(narrow, batch):
 
 def test_a_few_steps_on_one_batch_lower_the_fused_loss_of_both_branches(batch):
     torch.manual_seed(0)
-    model = SMML(NARROW).train()
+    model = SMML("tiny").train()
     optimiser = torch.optim.Adam(model.parameters(), 3e-3, amsgrad=True)
     history = []
     for step in range(6):

@@ -34,6 +34,7 @@ NARROW = StudentConfig((2, 2, 4, 4, 8), token_width=12, heads=3, mlp_width=24, t
 PROGRAM = """
 import dataclasses, json, os, signal, sys
 import torch
+import torch._dynamo  # what an optimiser imports at its first step, which takes seconds
 torch.set_num_threads(1)
 from smml.models import presets
 from smml.training import TrainingConfig, train, trainer
@@ -160,9 +161,9 @@ def test_a_run_leaves_a_checkpoint_its_options_and_a_row_a_step(reference):
     assert load_checkpoint(reference).spacing == pytest.approx((6, 6, 6))
 
 
-@pytest.mark.parametrize("die", ["start", "1", "3", "write"])
+@pytest.mark.parametrize("die", ["start", "3", "write"])
 def test_killed_and_resumed_equals_undisturbed(run, small_cohort, reference, tmp_path, die):
-    """Before the first step, before the first checkpoint, between two, and in the middle of writing one."""
+    """Before the first step, between two checkpoints, and in the middle of writing one."""
     output = tmp_path / "run"
     run(small_cohort, output, die=die)
     begun = {path.name for path in output.iterdir() if not path.name.startswith(".")}
