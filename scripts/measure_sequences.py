@@ -15,19 +15,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 import smml
-from smml.data import REGIONS, read_case, simulate_cohort
+from smml.data import REGIONS, Case, read_case, simulate_cohort
 from smml.evaluation import boundary_recall, dice, summary_table
 from smml.evaluation.evaluate import evaluate, protocol
 from smml.evaluation.tables import MEAN, format_table
 from smml.files import write_text
-from smml.inference import Predictor
-from smml.modalities import SUBSETS, subset_name
+from smml.inference import Encoding, Predictor, Segmentation
+from smml.modalities import Subset, subset_name
 
 ED = 2
 
@@ -43,10 +41,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = simulate_cohort(folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed)
         cases = [read_case(file) for file in files]
-        scores = evaluate(predictor, cases)
-        oedema = measure_oedema(predictor, cases)
+        recorder = OedemaRecorder(predictor)
+        scores = evaluate(recorder, cases)
+        oedema = recorder.means()
     table = summary_table(scores).join(oedema)
-    table.loc[MEAN, list(oedema.columns)] = oedema.mean()
+    table.loc[MEAN, list(oedema.columns)] = table.drop(index=MEAN)[list(oedema.columns)].mean()
     report = {
         "what": "simulated cases only",
         "command": "python " + " ".join(sys.argv),
@@ -81,19 +80,26 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def measure_oedema(predictor: Predictor, cases: list) -> pd.DataFrame:
-    """Mean Dice of the class ED and recall of its boundary at 2 voxels, a row a subset."""
-    rows = {}
-    encodings = [predictor.encode(case) for case in tqdm(cases, desc="encoding")]
-    for subset in tqdm(SUBSETS, desc="oedema"):
-        values = []
-        for case, encoding in zip(cases, encodings, strict=True):
-            truth = case.label == ED
-            if truth.any():
-                found = predictor.segment(encoding, subset).labels == ED
-                values.append((dice(found, truth), boundary_recall(found, truth, tolerance=2.0)))
-        rows[subset_name(subset)] = dict(zip(("Dice ED", "ED recall"), np.mean(values, axis=0), strict=True))
-    return pd.DataFrame.from_dict(rows, orient="index")
+class OedemaRecorder:
+    """A predictor that also notes, for each segmentation that `evaluate` asks for, how well it found the class ED."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor, self.scheme, self.rows = predictor, predictor.scheme, []
+
+    def encode(self, case: Case) -> Encoding:
+        return self.predictor.encode(case)
+
+    def segment(self, encoding: Encoding, subset: Subset) -> Segmentation:
+        result = self.predictor.segment(encoding, subset)
+        truth, found = encoding.case.label == ED, result.labels == ED
+        if truth.any():
+            recall = boundary_recall(found, truth, tolerance=2.0)
+            self.rows.append({"subset": subset_name(subset), "Dice ED": dice(found, truth), "ED recall": recall})
+        return result
+
+    def means(self) -> pd.DataFrame:
+        """Mean Dice of ED and recall of its boundary at 2 voxels, a row a subset."""
+        return pd.DataFrame(self.rows).groupby("subset").mean()
 
 
 def checks(table: pd.DataFrame) -> dict[str, str | float]:
