@@ -1,5 +1,6 @@
 """The training loop: one forward of both students, one backward, one optimiser step."""
 
+import hashlib
 import json
 import os
 import time
@@ -60,7 +61,8 @@ def train(
     config = config or TrainingConfig()
     output = Path(output)
     files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
-    start = _resume_point(output, config, resume)
+    identity = {"cases": _identity(files)}
+    start = _resume_point(output, config.to_dict() | identity, resume)
     spacing = (config.spacing,) * 3 if config.spacing else _spacing_of(files)
     dataset = CohortDataset(
         files,
@@ -80,13 +82,17 @@ def train(
     step = 0
     if start is not None:
         step = _restore(start, model, optimiser)
-    write_text(output / "config.json", json.dumps(config.to_dict() | {"spacing_mm": list(spacing)}, indent=2) + "\n")
+    write_text(
+        output / "config.json", json.dumps(config.to_dict() | identity | {"spacing_mm": list(spacing)}, indent=2) + "\n"
+    )
 
     def save(steps_done: int) -> None:
         state = {"optimiser": optimiser.state_dict(), "random": _random_states()}
         save_checkpoint(
             output / CHECKPOINT,
-            Checkpoint(model.config, model.state_dict(), spacing, config.patch, steps_done, config.to_dict(), state),
+            Checkpoint(
+                model.config, model.state_dict(), spacing, config.patch, steps_done, config.to_dict() | identity, state
+            ),
         )
 
     log = TrainingLog(output / LOG, COLUMNS, resume_at=step)
@@ -151,11 +157,13 @@ def _batches(dataset: CohortDataset, config: TrainingConfig, first_step: int) ->
         sampler=order,
         num_workers=config.workers,
         pin_memory=config.device.startswith("cuda"),
-        persistent_workers=False,
+        # A generator of its own: by default each new loader draws a seed from the global one, and a resumed run, which
+        # makes one loader more, would then see other dropout masks.
+        generator=torch.Generator(),
     )
 
 
-def _resume_point(output: Path, config: TrainingConfig, resume: bool) -> Checkpoint | None:
+def _resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
     """The checkpoint to continue from, or None for a fresh start."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file, expected a folder for the run; choose another name")
@@ -167,7 +175,7 @@ def _resume_point(output: Path, config: TrainingConfig, resume: bool) -> Checkpo
     checkpoint = load_checkpoint(existing)
     # Where it runs and how often it saves do not change what is computed.
     free = {"checkpoint_every", "workers", "device"}
-    stored, wanted = checkpoint.config, config.to_dict()
+    stored = checkpoint.config
     different = sorted(key for key in wanted.keys() - free if stored.get(key) != wanted[key])
     if different:
         raise InputError(
@@ -196,6 +204,12 @@ def _random_states() -> dict:
     """States of the generators that dropout draws on; samples need none, they follow from seed and index."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _identity(files: Sequence[CaseFiles]) -> str:
+    """Which cases these are, so that a run is not resumed on others: their number and a digest of their ids."""
+    digest = hashlib.sha256("\n".join(case.id for case in files).encode()).hexdigest()
+    return f"{len(files)} cases, ids {digest[:12]}"
 
 
 def _spacing_of(files: Sequence[CaseFiles]) -> tuple[float, float, float]:

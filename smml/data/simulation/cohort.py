@@ -110,7 +110,7 @@ def _claim(root: Path, settings: dict) -> None:
                 + "; choose another folder or remove this one"
             )
         return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and (not root.is_dir() or any(not entry.name.startswith(".") for entry in root.iterdir())):
         raise InputError(f"{root}: exists and is not a simulated cohort; choose an empty or new folder")
     notice = {
         "what": "Simulated brain-tumour MRI. Not patient data.",
