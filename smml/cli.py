@@ -69,6 +69,8 @@ def train(
     gate: Annotated[str, typer.Option(help="Who teaches whom: lower_ce, correct, entropy or none.")] = "lower_ce",
     pixel_weight: Annotated[float, typer.Option(help="Weight of pixel consistency; 0 switches it off.")] = 1.0,
     feature_weight: Annotated[float, typer.Option(help="Weight of feature consistency; 0 switches it off.")] = 1.0,
+    tumour_share: Annotated[float, typer.Option(help="Share of patches centred on tumour; the rest on brain.")] = 0.6,
+    weights: Annotated[str, typer.Option(help="Start from a checkpoint's weights instead of random ones.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights, samples, masks and augmentation.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
@@ -83,10 +85,10 @@ def train(
     _use_threads(threads)
     config = TrainingConfig(
         preset=preset, steps=steps, batch_size=batch_size, patch=patch, spacing=spacing or None,
-        learning_rate=learning_rate, gate=gate, pixel_weight=pixel_weight, feature_weight=feature_weight, seed=seed,
-        checkpoint_every=checkpoint_every, workers=workers, device=device,
+        learning_rate=learning_rate, gate=gate, pixel_weight=pixel_weight, feature_weight=feature_weight,
+        tumour_share=tumour_share, seed=seed, checkpoint_every=checkpoint_every, workers=workers, device=device,
     )  # fmt: skip
-    path = run(data, output, config, resume=resume)
+    path = run(data, output, config, weights=weights or None, resume=resume)
     typer.echo(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
 
 

@@ -34,6 +34,7 @@ def train(
     output: str | os.PathLike,
     config: TrainingConfig | None = None,
     *,
+    weights: str | os.PathLike | None = None,
     resume: bool = False,
     progress: bool = True,
     on_step: Callable[[dict[str, float]], None] | None = None,
@@ -48,6 +49,8 @@ def train(
         cases: a folder of labelled cases, or cases from ``find_cases``.
         output: the run's folder.
         config: see :class:`TrainingConfig`.
+        weights: start from the weights of this checkpoint (see ``find_checkpoint``) of the same preset instead of
+            random ones; the optimiser starts anew.
         resume: continue a run of the same configuration from its last checkpoint, or start it if there is none.
         progress: show a progress bar with the loss.
         on_step: called after each step with the row of the log.
@@ -61,7 +64,7 @@ def train(
     config = config or TrainingConfig()
     output = Path(output)
     files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
-    identity = {"cases": _identity(files)}
+    identity = {"cases": _identity(files), "weights": None if weights is None else str(weights)}
     start = _resume_point(output, config.to_dict() | identity, resume)
     spacing = (config.spacing,) * 3 if config.spacing else _spacing_of(files)
     dataset = CohortDataset(
@@ -80,6 +83,8 @@ def train(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True
     )
     step = 0
+    if start is None and weights is not None:
+        model.load_state_dict(_starting_weights(weights, config.preset, dataset.num_classes))
     if start is not None:
         step = _restore(start, model, optimiser)
     write_text(
@@ -188,6 +193,16 @@ def _resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None
             f"{existing}: holds weights but no optimiser, so it cannot be resumed; train into a new folder"
         )
     return checkpoint
+
+
+def _starting_weights(weights: str | os.PathLike, preset: str, num_classes: int) -> dict[str, torch.Tensor]:
+    checkpoint = load_checkpoint(weights, preset=preset)
+    if checkpoint.student.num_classes != num_classes:
+        raise InputError(
+            f"{weights}: its model has {checkpoint.student.num_classes} classes, the data have {num_classes}; start from "
+            "random weights"
+        )
+    return checkpoint.weights
 
 
 def _restore(checkpoint: Checkpoint, model: SMML, optimiser: torch.optim.Optimizer) -> int:

@@ -32,8 +32,8 @@ TISSUES: dict[str, Tissue] = {
     "csf": Tissue(4000, 1500, 1.00),
     "NCR": Tissue(1900, 200, 0.95),
     "ED": Tissue(1500, 170, 0.90),
-    "NET": Tissue(1550, 155, 0.91),
-    "ET": Tissue(1400, 145, 0.89),
+    "NET": Tissue(1550, 148, 0.91),
+    "ET": Tissue(1450, 140, 0.89),
     "vessel": Tissue(1600, 120, 0.85),
 }
 T1_ENHANCED = {"ET": (300.0, 700.0), "vessel": (320.0, 500.0)}
@@ -89,6 +89,11 @@ def render(anatomy: Anatomy, tumour: Tumour | None, grid: Grid, random: torch.Ge
     tissues = {name: _jitter(tissue, random) for name, tissue in TISSUES.items()}
     fractions = _fractions(anatomy, tumour, grid, random)
     texture_common = smooth_noise(grid, 7.0, random)[0]
+    # Tumour tissue is uneven, in each sequence in its own way: without that, oedema and the parts of the core could be
+    # told apart by their brightness on FLAIR and T2, which they cannot in patients.
+    inside = torch.zeros(grid.shape, device=grid.device) if tumour is None else (tumour.labels > 0).float()
+    inside = gaussian_blur(inside[None], (0.5, 0.5, 0.5))[0]
+    uneven_common = smooth_noise(grid, 9.0, random)[0]
     images = {}
     for name, sequence in SEQUENCES.items():
         enhanced = {key: uniform(random, *bounds) for key, bounds in T1_ENHANCED.items()}
@@ -101,6 +106,8 @@ def render(anatomy: Anatomy, tumour: Tumour | None, grid: Grid, random: torch.Ge
         white = sequence.signal(tissues["white"])
         own = smooth_noise(grid, 5.0, random)[0]
         signal = signal * (1 + 0.025 * texture_common + 0.02 * own)
+        uneven = 0.06 * uneven_common + 0.07 * smooth_noise(grid, 8.0, random)[0]
+        signal = signal * torch.exp(inside * uneven)
         in_plane, through = sequence.blur
         signal = gaussian_blur(signal[None], tuple(s / grid.spacing for s in (in_plane, in_plane, through)))[0]
         signal = signal * torch.exp(sequence.bias * uniform(random, 0.6, 1.2) * smooth_noise(grid, 110.0, random)[0])

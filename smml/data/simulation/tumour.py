@@ -139,7 +139,7 @@ def compartments(
     ragged, lumpy, patchy, gaps = smooth_noise(grid, 9.0, random, channels=4)
     core_share = uniform(random, 0.45, 0.8) if kind == "low-grade" else uniform(random, 0.2, 0.6)
     thickness = uniform(random, 3.0, 6.5)
-    broken = uniform(random, -2.2, -0.7)
+    broken = uniform(random, -1.7, -0.4)
     necrotic = uniform(random, 0, 1) < 0.85
     solid_gap = uniform(random, 0.9, 1.8)
     low_grade_spots = uniform(random, 0, 1) < 0.3
@@ -163,7 +163,7 @@ def compartments(
         labels[core] = 4
         labels[core & (gaps > solid_gap)] = 3
     else:
-        rim = core & (depth <= thickness * (1 + 0.35 * patchy).clamp(0.3, 2.0))
+        rim = core & (depth <= thickness * (1 + 0.45 * patchy).clamp(0.25, 2.2))
         labels[core] = 1 if necrotic else 3
         labels[rim] = 4
         labels[rim & (gaps < broken)] = 3
