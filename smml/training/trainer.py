@@ -199,8 +199,8 @@ def _starting_weights(weights: str | os.PathLike, preset: str, num_classes: int)
     checkpoint = load_checkpoint(weights, preset=preset)
     if checkpoint.student.num_classes != num_classes:
         raise InputError(
-            f"{weights}: its model has {checkpoint.student.num_classes} classes, the data have {num_classes}; start from "
-            "random weights"
+            f"{weights}: its model has {checkpoint.student.num_classes} classes, the data have {num_classes}; "
+            "start from random weights"
         )
     return checkpoint.weights
 
