@@ -21,10 +21,12 @@ def main() -> None:
     parser.add_argument("--commit", required=True, help="commit that the run was trained with")
     parser.add_argument("--hardware", required=True, help="what it was trained on")
     parser.add_argument("--data", required=True, help="what it was trained on: the command that makes the cohort")
+    parser.add_argument("--weights", help="what the run started from, where not from random weights")
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.run)
     half = {name: tensor.to(torch.float16) for name, tensor in checkpoint.weights.items()}
     made = {"commit": arguments.commit, "hardware": arguments.hardware, "data": arguments.data}
+    made["weights"] = arguments.weights
     path = SHIPPED / f"{arguments.name}.safetensors"
     save_checkpoint(path, replace(checkpoint, weights=half, training=None, config=checkpoint.config | made))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")

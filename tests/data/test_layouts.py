@@ -159,10 +159,10 @@ def test_links_to_cases_are_followed_and_loops_end(tmp_path):
     assert [case.id for case in find_cases(tmp_path / "root")] == ["BraTS2021_00002"]
 
 
-def test_missing_root_names_the_folder_and_the_expected_patterns(tmp_path):
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/nowhere: cannot be listed")) as caught:
+def test_missing_root_names_the_folder_in_one_short_sentence(tmp_path):
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/nowhere: cannot be listed (No such file")) as caught:
         find_cases(tmp_path / "nowhere")
-    assert all(layout.summary in str(caught.value) for layout in LAYOUTS.values())
+    assert len(str(caught.value)) < 250, "the list of layouts would bury the one fact that matters"
 
 
 def test_root_that_is_a_file_is_refused(tmp_path):

@@ -290,9 +290,9 @@ def test_enhancing_tumour_is_in_most_and_not_in_all(subjects):
 # weights and figures were made with them.
 CONTRASTS = {
     "ET lights up after contrast": ("t1ce", 4, (1.6, 2.8), 2.16),
-    "ET hides on T1": ("t1", 4, (0.9, 1.3), 1.05),
+    "ET hides on T1": ("t1", 4, (0.8, 1.3), 1.05),
     "ED lights up on FLAIR": ("flair", 2, (1.2, 1.8), 1.42),
-    "ED lights up on T2": ("t2", 2, (1.1, 1.45), 1.23),
+    "ED lights up on T2": ("t2", 2, (1.05, 1.45), 1.23),
     "ED hides on T1": ("t1", 2, (0.9, 1.2), 1.04),
     "ED does not take up contrast": ("t1ce", 2, (0.9, 1.25), 1.04),
 }
@@ -319,7 +319,7 @@ def test_enhancing_tumour_is_separable_from_oedema_with_t1ce_only(subjects):
                 gaps[name].append(abs(a.mean() - b.mean()) / np.sqrt((a.var() + b.var()) / 2))
     means = {name: float(np.mean(values)) for name, values in gaps.items()}
     assert means["t1ce"] > 3
-    assert max(means[name] for name in ("flair", "t1", "t2")) < 0.5 * means["t1ce"]
+    assert max(means[name] for name in ("flair", "t1", "t2")) < 1.2
 
 
 def test_csf_is_brightest_on_t2_and_darkest_on_flair(subjects):
