@@ -2,8 +2,9 @@
 
     python scripts/measure_sequences.py --cases 24 --seed 2 --output results/simulator
 
-Writes sequences.json (every mean, with command, seed, versions and hardware) and sequences.md (the table and the
-checks): besides WT, TC and ET also the class ED, and the share of its boundary found within 2 voxels.
+Writes scores.csv (a row per case, subset and region), table.md, sequences.json (every mean, with command, seed, versions
+and hardware) and sequences.md (the table and the checks): besides WT, TC and ET also the class ED, and the share of its
+boundary found within 2 voxels.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import smml
 from smml.data import REGIONS, Case, read_case, simulate_cohort
 from smml.evaluation import boundary_recall, dice, summary_table
 from smml.evaluation.evaluate import evaluate, protocol
-from smml.evaluation.tables import MEAN, format_table
+from smml.evaluation.tables import MEAN, format_table, write_report
 from smml.files import write_text
 from smml.inference import Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name
@@ -44,6 +45,7 @@ def main() -> None:
         recorder = OedemaRecorder(predictor)
         scores = evaluate(recorder, cases)
         oedema = recorder.means()
+    write_report(scores, arguments.output, f"{arguments.checkpoint} on {arguments.cases} simulated cases")
     table = summary_table(scores).join(oedema)
     table.loc[MEAN, list(oedema.columns)] = table.drop(index=MEAN)[list(oedema.columns)].mean()
     report = {
@@ -56,7 +58,7 @@ def main() -> None:
         "versions": {"smml": smml.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "means": json.loads(table.to_json(orient="index")),
-        "checks": checks(table),
+        "checks": checks(table, scores),
     }
     write_text(arguments.output / "sequences.json", json.dumps(report, indent=1) + "\n")
     lines = [
@@ -102,15 +104,17 @@ class OedemaRecorder:
         return pd.DataFrame(self.rows).groupby("subset").mean()
 
 
-def checks(table: pd.DataFrame) -> dict[str, str | float]:
+def checks(table: pd.DataFrame, scores: pd.DataFrame) -> dict[str, str | float]:
     """What the literature's shape demands of the cohort, as numbers."""
     rows = table.drop(index=MEAN)
     full, no_t1ce = rows.loc["FLAIR+T1ce+T1+T2"], rows.loc["FLAIR+T1+T2"]
     no_fluid = rows.loc["T1ce+T1"]
     regions = [f"Dice {region}" for region in REGIONS]
+    has_et = scores[(scores["region"] == "ET") & (scores["truth_ml"] > 0)].groupby("subset")["dice"].mean()
     order = rows[regions].mean(axis=1).sort_values()
     return {
         "ET Dice, all four minus all but T1ce": round(float(full["Dice ET"] - no_t1ce["Dice ET"]), 3),
+        "the same on the cases that have ET": round(float(has_et[full.name] - has_et[no_t1ce.name]), 3),
         "ED Dice, all four minus T1ce+T1": round(float(full["Dice ED"] - no_fluid["Dice ED"]), 3),
         "ED boundary recall, all four minus T1ce+T1": round(float(full["ED recall"] - no_fluid["ED recall"]), 3),
         "worst subset by mean Dice over the regions": str(order.index[0]),
