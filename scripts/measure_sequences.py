@@ -2,9 +2,9 @@
 
     python scripts/measure_sequences.py --cases 24 --seed 2 --output results/simulator
 
-Writes scores.csv (a row per case, subset and region), table.md, sequences.json (every mean, with command, seed, versions
-and hardware) and sequences.md (the table and the checks): besides WT, TC and ET also the class ED, and the share of its
-boundary found within 2 voxels.
+Writes scores.csv (a row per case, subset and region), table.md, sequences.json (every mean, with command, seed,
+versions and hardware) and sequences.md (the table and the checks): besides WT, TC and ET also the class ED, and the
+share of its boundary found within 2 voxels.
 """
 
 import argparse
