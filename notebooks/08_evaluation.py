@@ -23,6 +23,7 @@
 
 # %%
 import numpy as np
+from IPython.display import Markdown
 
 from smml import course, figures
 from smml.data import read_case
@@ -71,7 +72,7 @@ scores = evaluate(predictor, files)
 table = summary_table(scores)
 write_report(scores, course.build_folder() / "evaluation", f"tiny on {len(files)} simulated cases")
 print(scores.attrs["protocol"])
-print(format_table(table))
+Markdown(format_table(table))
 
 # %%
 figures.subset_figure(table, f"Mean Dice (%) over {len(files)} simulated cases")

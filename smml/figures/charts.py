@@ -37,7 +37,7 @@ def loss_figure(log: str | os.PathLike | pd.DataFrame, smooth: int | None = None
     figure.update_layout(
         title=f"Training losses (running mean of {smooth} steps)",
         height=380,
-        width=900,
+        width=860,
         legend={"orientation": "h", "y": -0.2},
     )
     return figure
@@ -66,7 +66,7 @@ def subset_figure(table: pd.DataFrame, title: str = "Mean Dice over the 15 subse
     )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(tickangle=-40)
-    figure.update_layout(title=title, height=330, width=950, margin={"b": 120})
+    figure.update_layout(title=title, height=330, width=860, margin={"b": 120})
     return figure
 
 
@@ -90,5 +90,5 @@ def drop_figure(table: pd.DataFrame, title: str = "Best subset without a sequenc
             )
         )
     figure.update_yaxes(range=[0, 1], title="mean Dice")
-    figure.update_layout(title=title, barmode="group", height=340, width=900)
+    figure.update_layout(title=title, barmode="group", height=340, width=860)
     return figure

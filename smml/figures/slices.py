@@ -63,7 +63,7 @@ def axial_picture(
 
 
 def panels(
-    pictures: Mapping[str, np.ndarray], columns: int | None = None, title: str = "", size: int = 180
+    pictures: Mapping[str, np.ndarray], columns: int | None = None, title: str = "", size: int = 165
 ) -> go.Figure:
     """Pictures side by side, each under its name.
 
