@@ -109,7 +109,7 @@ print(f"{worst.id}: mean Dice {full.min():.2f} from all four")
 figures.segmentation_figure(worst, shown, title=f"{worst.id}, the hardest of these simulated cases")
 
 # %% [markdown]
-# The two branches were trained apart enough to disagree. Where they do, the result is less certain:
+# The two branches can disagree. Where they do, the result is less certain:
 
 # %%
 result = predictor.segment(encoding, "all")

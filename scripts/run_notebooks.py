@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-# Before torch is imported anywhere: the notebooks' kernels inherit it. Nothing is downloaded at run time.
+# Silences jupyter_core's notice about its new folders, here and in the notebooks' kernels.
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 
 import nbformat

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import nibabel as nib
 import numpy as np
@@ -144,9 +144,9 @@ def add_sides(figure: go.Figure) -> go.Figure:
     return figure
 
 
-def add_class_legend(figure: go.Figure, scheme: LabelScheme, classes: Sequence[str] | None = None) -> go.Figure:
+def add_class_legend(figure: go.Figure, scheme: LabelScheme) -> go.Figure:
     """A legend of the tumour classes below the pictures."""
-    for name in classes or scheme.classes[1:]:
+    for name in scheme.classes[1:]:
         marker = {"color": CLASS_COLOURS[name], "symbol": "square", "size": 12}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
     figure.update_layout(legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0.5, "xanchor": "center"})

@@ -199,7 +199,7 @@ class Predictor:
         """Memory that all windows' encodings take, in bytes (float32, both branches, the available modalities)."""
         widths = self.model.config.widths
         voxels = float(np.prod(encoding.plan.window))
-        per_modality = sum(width * voxels / 8**level for level, width in enumerate((*widths, widths[-1])[:5]))
+        per_modality = sum(width * voxels / 8**level for level, width in enumerate(widths))
         per_modality += widths[-1] * voxels / 8**4
         return int(2 * 4 * per_modality * int(encoding.prepared.available.sum()) * len(encoding.plan.places))
 

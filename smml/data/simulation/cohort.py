@@ -45,7 +45,7 @@ def simulate_cohort(
     Args:
         root: folder to make or to complete.
         cases: how many subjects.
-        spacing: voxel edge in mm; about 0.6 s a case at 3 mm and 15 s at 1 mm on one CPU core.
+        spacing: voxel edge in mm; about 1 s a case at 3 mm and 2.3 s at 2 mm on one CPU core.
         seed: cohort seed; other seeds share no subject.
         layout: file names, formats and label values, a key of ``smml.data.LAYOUTS``.
         device: torch device that computes.

@@ -140,19 +140,18 @@ def _fractions(anatomy: Anatomy, tumour: Tumour | None, grid: Grid, random: torc
     burden = uniform(random, 2.9, 4.2)
     ageing = 0.6 * ((spots - burden) / 0.4).clamp(0, 1) * anatomy.white
 
-    tumour_parts = {"NCR": None, "NET": None, "ET": None}
+    parts = {}
     oedema = ageing
     if tumour is not None:
         soft = 0.35  # partial volume of a compartment's edge, voxels
         for name, value in (("NCR", 1), ("NET", 3), ("ET", 4)):
-            tumour_parts[name] = gaussian_blur((tumour.labels == value).float()[None], (soft,) * 3)[0]
+            parts[name] = gaussian_blur((tumour.labels == value).float()[None], (soft,) * 3)[0]
         wet = gaussian_blur((tumour.labels == 2).float()[None], (soft,) * 3)[0]
         low, high = uniform(random, 0.35, 0.55), uniform(random, 0.75, 0.9)
         share = (low + (high - low) * torch.sigmoid(1.2 * mix_noise + 5 * (tumour.density - 0.4))).clamp(0.35, 0.9)
         # Infiltration goes a little beyond what is labelled.
         fringe = 0.25 * (tumour.density / 0.2).clamp(0, 1) * (1 - wet) * (1 - anatomy.csf)
         oedema = torch.maximum(ageing, share * wet + fringe)
-    parts = {name: part for name, part in tumour_parts.items() if part is not None}
     taken = sum(parts.values(), torch.zeros_like(oedema)).clamp(0, 1)
     oedema = oedema * (1 - taken)
     vessel = vessel * (1 - taken - oedema).clamp(0, 1)

@@ -32,7 +32,7 @@ def simulate_subject(seed: int, index: int, *, spacing: float = 3.0, device: str
     """Simulate subject ``index`` of the cohort ``seed``.
 
     The subject does not depend on how many others there are. On the CPU the result is the same to the bit each time;
-    another ``spacing`` gives the same subject with other voxels (noise apart).
+    another ``spacing`` gives the same anatomy and tumour with other voxels, under other noise, bias field and texture.
 
     Args:
         seed: the cohort's seed, 0 or more.
@@ -67,7 +67,7 @@ def _simulate(random: torch.Generator, spacing: float, device: torch.device) -> 
         density = sample(coarse[None], growth_grid.origin, GROWTH_SPACING, grid.coordinates())[0]
         anatomy = sample_anatomy(points - push, spacing)
         labels = compartments(density, anatomy, kind, grid, random)
-        tumour = Tumour(labels=labels, density=density, push=push)
+        tumour = Tumour(labels=labels, density=density)
     images = render(anatomy, tumour, grid, random)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = grid.origin

@@ -17,6 +17,8 @@ from smml.data.simulation.anatomy import Anatomy
 from smml.data.simulation.fields import Grid, gaussian_blur, sample, smooth_noise, uniform
 
 GROWTH_SPACING = 3.0
+# Tumour cell density above which the tumour counts as visible.
+_VISIBLE = 0.2
 
 # How often each kind of subject is drawn. BraTS has an enhancing part in most but not all cases, necrosis in most.
 KINDS = {"ring": 0.62, "solid": 0.17, "low-grade": 0.14, "healthy": 0.07}
@@ -29,12 +31,10 @@ class Tumour:
     Attributes:
         labels: uint8 [X, Y, Z] with the five classes of BraTS 2015 (0 none, 1 NCR, 2 ED, 3 NET, 4 ET).
         density: tumour cell density u, float32 [X, Y, Z] in [0, 1].
-        push: displacement of the tissue by the growing core (mass effect), mm, float32 [3, X, Y, Z].
     """
 
     labels: torch.Tensor
     density: torch.Tensor
-    push: torch.Tensor
 
 
 def draw_kind(random: torch.Generator) -> str:
@@ -58,7 +58,6 @@ def grow(anatomy: Anatomy, kind: str, random: torch.Generator) -> torch.Tensor:
     Returns:
         u, float32 [X, Y, Z] on the growth grid.
     """
-    device = anatomy.white.device
     median = 45.0 if kind == "low-grade" else 75.0
     volume = float(np.clip(median * math.exp(0.65 * torch.randn((), generator=random).item()), 10.0, 200.0))
     target = volume * 1000.0 / GROWTH_SPACING**3
@@ -98,10 +97,7 @@ def grow(anatomy: Anatomy, kind: str, random: torch.Generator) -> torch.Tensor:
         density = (density + change).clamp_(0, 1)
         if int((density > _VISIBLE).sum()) >= target:
             break
-    return density.to(device)
-
-
-_VISIBLE = 0.2
+    return density
 
 
 def _face_mean(diffusion: torch.Tensor, axis: int) -> torch.Tensor:
