@@ -1,12 +1,17 @@
 """What the whole suite shares: few threads, no deadlines on a busy machine, and small simulated cohorts."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-from smml.data.simulation.cohort import simulate_cohort
+# Before anything imports Triton: without a GPU its kernels are interpreted. "auto" still runs PyTorch on the CPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from smml.data.simulation.cohort import simulate_cohort  # noqa: E402
 
 # Two cores is what the project promises to run on; more threads than that only slow each other down.
 torch.set_num_threads(2)

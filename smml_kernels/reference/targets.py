@@ -28,6 +28,12 @@ def check_target(x: torch.Tensor, target: torch.Tensor) -> None:
         raise ValueError(f"target must hold class indices as uint8 or int64, found {target.dtype}")
 
 
+def check_min_class_weight(min_class_weight: float) -> None:
+    """Raise ``ValueError`` unless w_min lies between 0 and 1."""
+    if not 0.0 <= min_class_weight <= 1.0:
+        raise ValueError(f"min_class_weight must lie between 0 and 1, found {min_class_weight}")
+
+
 def class_counts(target: torch.Tensor, classes: int) -> torch.Tensor:
     """Voxels of each class in each sample, n[b, k].
 
@@ -57,8 +63,7 @@ def class_weights(counts: torch.Tensor, min_class_weight: float, dtype: torch.dt
 
     With w_min = 0 (the published value) a patch of a single class weighs nothing anywhere.
     """
-    if not 0.0 <= min_class_weight <= 1.0:
-        raise ValueError(f"min_class_weight must lie between 0 and 1, found {min_class_weight}")
+    check_min_class_weight(min_class_weight)
     share = counts.double() / counts.sum(dim=1, keepdim=True)
     return (1.0 - share).clamp_min(min_class_weight).to(dtype)
 

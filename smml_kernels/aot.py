@@ -1,0 +1,184 @@
+"""Compile every kernel for GPUs that are not there, through its real launcher, and read what the compiler made of it.
+
+    python -m smml_kernels.aot --capability 90
+
+Triton asks its driver which GPU to compile for. Here the driver is a stand-in that names one, and every launch stops
+after compilation, so that any machine with Triton can see whether a kernel compiles, how many registers and how much
+shared memory it takes, and whether it spills: registers that did not fit are kept on the stack, in slow memory.
+
+The hooks are Triton's private ones. It runs in a process of its own, as the stand-in stays for good.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes.
+
+    Attributes:
+        case: which launch compiled it.
+        kernel: its name.
+        capability: the GPU's compute capability, 90 for sm_90.
+        warps: of a program.
+        registers: of a thread (at most 255).
+        shared: bytes of shared memory of a program.
+        stack: bytes of stack of a thread; more than 0 is a spill.
+    """
+
+    case: str
+    kernel: str
+    capability: int
+    warps: int
+    registers: int
+    shared: int
+    stack: int
+
+
+class _StandInDriver:
+    """As much of a Triton driver as compiling takes."""
+
+    def __init__(self, capability: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self):
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextlib.contextmanager
+def _compile_only(capability: int) -> Iterator[list]:
+    """Inside, launches compile for ``capability`` and do not run; yields the list that collects what was compiled."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    compiled = []
+    launch = JITFunction.run
+
+    def run(self, *args, grid, warmup, **kwargs):
+        kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
+        compiled.append(kernel)
+        return kernel
+
+    driver.set_active(_StandInDriver(capability))
+    with mock.patch.object(JITFunction, "run", run):
+        yield compiled
+
+
+def resources(capability: int, cases: dict[str, Callable[[], object]]) -> list[Resources]:
+    """Compile the kernels that each case launches.
+
+    Args:
+        capability: 80 for sm_80, 90 for sm_90, ...
+        cases: by name, functions that call launchers. The launchers' tensors may lie on the CPU.
+
+    Raises:
+        RuntimeError: Triton interprets in this process.
+    """
+    from smml_kernels.kernels import launch
+
+    if launch.INTERPRETED:
+        raise RuntimeError("nothing is compiled where Triton interprets: unset TRITON_INTERPRET")
+    found: dict[tuple, Resources] = {}
+    with _compile_only(capability) as compiled:
+        for case, run in cases.items():
+            compiled.clear()
+            run()
+            for kernel in compiled:
+                usage = _usage(kernel.asm["cubin"])
+                row = Resources(
+                    case=case,
+                    kernel=kernel.metadata.name,
+                    capability=capability,
+                    warps=kernel.metadata.num_warps,
+                    registers=usage["REG"],
+                    shared=kernel.metadata.shared,
+                    stack=usage["STACK"],
+                )
+                found.setdefault((case, kernel.hash), row)
+    return list(found.values())
+
+
+def _usage(cubin: bytes) -> dict[str, int]:
+    """{"REG": ..., "STACK": ..., ...} of one kernel, by the cuobjdump in Triton's package."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)}
+
+
+def every_case() -> dict[str, Callable[[], object]]:
+    """A launch of every kernel in every dtype, at the sizes that SMML trains with."""
+    from smml_kernels.kernels import dice_ce
+
+    cases: dict[str, Callable[[], object]] = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        short = str(dtype).removeprefix("torch.")
+        for classes in (4, 5):
+            x = torch.empty(1, classes, 64, 64, 64, dtype=dtype)
+            y = torch.empty(1, 64, 64, 64, dtype=torch.uint8)
+            for from_logits in (True, False):
+                name = f"dice_ce {short} K={classes} {'logits' if from_logits else 'probabilities'}"
+                cases[name] = lambda x=x, y=y, f=from_logits: _both_passes(
+                    dice_ce.forward(x, y, f, 0.0, ""), lambda out: dice_ce.backward(x.new_empty(()), x, y, out[1], f)
+                )
+    return cases
+
+
+def _both_passes(output, backward: Callable[[object], object]) -> object:
+    return backward(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--capability", type=int, action="append", help="80, 90, ...; may be repeated (default: both)")
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    asked = parser.parse_args()
+    cases = {name: run for name, run in every_case().items() if asked.only in name}
+    rows = [row for capability in asked.capability or [80, 90] for row in resources(capability, cases)]
+    if asked.json:
+        json.dump([asdict(row) for row in rows], sys.stdout)
+        return
+    print(table(rows))
+
+
+def table(rows: list[Resources]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| case | kernel | sm | warps | registers | shared, bytes | stack, bytes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r.case} | `{r.kernel}` | {r.capability} | {r.warps} | {r.registers} | {r.shared} | {r.stack} |"
+        for r in rows
+    ]
+    return os.linesep.join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""Class-weighted cross-entropy plus soft Dice of one head, in one pass each way.
+
+    CE   = - mean over the voxels of the batch of  w[b, y_v] log clamp(p_v[y_v], 0.005, 1)
+    Dice = 1 - mean over k of  2 sum p_k y_k / (sum p_k + sum y_k + 1e-7),     sums over the whole batch
+
+**Why eager is slow.** The arithmetic is a softmax and a logarithm a voxel, nothing to a GPU; the time goes into moving
+maps. Written with PyTorch's operations, the softmax, the one-hot target, the clamp, the logarithm, the weights and the
+products are each read from and written to memory: 37 maps of [B, K, V] for tidy code, 97 for the code that is usually
+published, where 3 are needed: the logits read once forward, once backward, and the gradient written.
+
+**What one pass must gather.** The class weights depend on how many voxels each class has, which is known only at the
+end, but they are constant within a class of a sample. So four sums for each sample b and class k suffice,
+
+    sum of log clamp(p_y) where y = k,    sum of p_k where y = k,    sum of p_k,    voxels where y = k,
+
+and CE and Dice are a few operations on these 4 B K numbers. Backward, every voxel needs three coefficients of its class,
+
+    dL/dp_k = - [y = k] ce[b, k] / p_k  +  [y = k] a[k]  +  c[k],
+    ce = w / (B V),     a_k = - 2 / (K (S_k + eps)),     c_k = 2 I_k / (K (S_k + eps)^2),
+
+with I_k the overlap and S_k the two sizes together, and the softmax is computed again rather than stored.
+
+**The tiles.** A tile holds all K classes of BLOCK neighbouring voxels; a thread keeps all classes of its voxels, so the
+softmax needs no exchange between threads. Each program walks over many tiles with the sums in registers, one number a
+lane, and adds the lanes up once: no atomics, so that two runs agree to the bit, and pairwise sums, so that millions of
+voxels keep their digits. A second, tiny kernel turns the partial sums into the loss and the coefficients.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from smml_kernels.kernels import launch
+from smml_kernels.reference.dice_ce import CLAMP, DICE_EPS
+from smml_kernels.reference.targets import check_min_class_weight, check_prediction, check_target, working_dtype
+
+# Elements of a tile [K, BLOCK]: 4 warps then hold 16 numbers a thread for each of the sums.
+_TILE = 2048
+# Enough programs to keep the largest GPU busy, few enough that adding up their sums costs nothing.
+_PROGRAMS = 528
+
+
+@triton.jit
+def _probabilities(x, k, K: tl.constexpr, FROM_LOGITS: tl.constexpr):
+    """Softmax over the classes of a tile [KP, BLOCK] whose rows from K on are padding; 0 there."""
+    if FROM_LOGITS:
+        x = tl.where((k < K)[:, None], x, float("-inf"))
+        e = tl.exp(x - tl.max(x, axis=0)[None, :])
+        p = e / tl.sum(e, axis=0)[None, :]
+    else:
+        p = x
+    return p
+
+
+@triton.jit
+def _sums_kernel(
+    x, target, partial, voxels, x_batch, x_class, x_voxel, target_batch, target_voxel,
+    CLAMP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr, FROM_LOGITS: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """The four sums of a share of one sample's voxels: partial [B, P, 4, KP]."""
+    program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
+    sample = tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, KP)
+    x += sample * x_batch
+    target += sample * target_batch
+    logs = tl.zeros((KP, BLOCK), ACC)
+    overlap = tl.zeros((KP, BLOCK), ACC)
+    size = tl.zeros((KP, BLOCK), ACC)
+    count = tl.zeros((KP, BLOCK), ACC)
+    for block in range(program, tl.cdiv(voxels, BLOCK), programs):
+        v = block * BLOCK + tl.arange(0, BLOCK)
+        inside = v < voxels
+        valid = (k < K)[:, None] & inside[None, :]
+        values = tl.load(x + k.to(tl.int64)[:, None] * x_class + v[None, :] * x_voxel, mask=valid, other=0.0).to(ACC)
+        y = tl.load(target + v * target_voxel, mask=inside, other=0)
+        mine = (k[:, None] == y[None, :]) & valid
+        p = _probabilities(values, k, K, FROM_LOGITS)
+        # NaN must pass: a minimum or maximum that drops it would hide a broken network.
+        clamped = tl.where(p < CLAMP, CLAMP, tl.where(p > 1.0, 1.0, p))
+        logs += tl.where(mine, tl.log(clamped), 0.0)
+        overlap += tl.where(mine, p, 0.0)
+        size += tl.where(valid, p, 0.0)
+        count += tl.where(mine, 1.0, 0.0)
+    partial += (sample * programs + program) * 4 * KP + k
+    tl.store(partial, tl.sum(logs, axis=1))
+    tl.store(partial + KP, tl.sum(overlap, axis=1))
+    tl.store(partial + 2 * KP, tl.sum(size, axis=1))
+    tl.store(partial + 3 * KP, tl.sum(count, axis=1))
+
+
+@triton.jit
+def _column_sums(partial, row, rows, stride, KP: tl.constexpr, ROWS: tl.constexpr):
+    """Sum of ``rows`` vectors [KP] that lie ``stride`` apart, in float64."""
+    total = tl.zeros((ROWS, KP), tl.float64)
+    r = tl.arange(0, ROWS)
+    for start in range(0, rows, ROWS):
+        at = (start + r)[:, None] * stride + tl.arange(0, KP)[None, :]
+        total += tl.load(partial + row * KP + at, mask=(start + r < rows)[:, None], other=0.0).to(tl.float64)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _finish_kernel(
+    partial, totals, coefficients, loss, batch, programs, voxels, MIN_WEIGHT: tl.constexpr, DICE_EPS: tl.constexpr,
+    K: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr, GATHER: tl.constexpr, FINISH: tl.constexpr,
+):  # fmt: skip
+    """Partial sums -> totals [4, KP] (GATHER), and totals -> loss and coefficients [B + 2, KP] (FINISH).
+
+    Apart they leave room for a sum of the totals over the ranks of a process group in between.
+    """
+    k = tl.arange(0, KP)
+    if GATHER:
+        ce = tl.zeros((KP,), tl.float64)
+        overlap = tl.zeros((KP,), tl.float64)
+        size = tl.zeros((KP,), tl.float64)
+        count = tl.zeros((KP,), tl.float64)
+        for sample in range(batch):
+            mine = partial + sample * programs * 4 * KP
+            n = _column_sums(mine, 3, programs, 4 * KP, KP, ROWS)
+            weight = tl.maximum(1.0 - n / voxels, MIN_WEIGHT)
+            tl.store(coefficients + sample * KP + k, weight)
+            ce -= weight * _column_sums(mine, 0, programs, 4 * KP, KP, ROWS)
+            overlap += _column_sums(mine, 1, programs, 4 * KP, KP, ROWS)
+            size += _column_sums(mine, 2, programs, 4 * KP, KP, ROWS) + n
+            # A label without a class is counted nowhere: it shows as a batch that is short of voxels.
+            count += tl.where(tl.sum(n, axis=0) == voxels, n, float("nan"))
+        tl.store(totals + k, ce)
+        tl.store(totals + KP + k, overlap)
+        tl.store(totals + 2 * KP + k, size)
+        tl.store(totals + 3 * KP + k, count)
+    else:
+        ce = tl.load(totals + k)
+        overlap = tl.load(totals + KP + k)
+        size = tl.load(totals + 2 * KP + k)
+        count = tl.load(totals + 3 * KP + k)
+    if FINISH:
+        everyone = tl.sum(count, axis=0)
+        dice = tl.where(k < K, 2.0 * overlap / (size + DICE_EPS), 0.0)
+        tl.store(loss, tl.sum(ce, axis=0) / everyone + 1.0 - tl.sum(dice, axis=0) / K)
+        tl.debug_barrier()  # the weights that other threads stored are read again
+        for sample in range(batch):
+            at = coefficients + sample * KP + k
+            tl.store(at, tl.load(at) / everyone)
+        tl.store(coefficients + batch * KP + k, -2.0 / (K * (size + DICE_EPS)))
+        tl.store(coefficients + (batch + 1) * KP + k, dice / (K * (size + DICE_EPS)))
+
+
+@triton.jit
+def _gradient_kernel(
+    x, target, coefficients, upstream, gradient, batch, voxels, x_batch, x_class, x_voxel, target_batch, target_voxel,
+    CLAMP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr, FROM_LOGITS: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """dL/dx of one tile, the softmax computed again; gradient is contiguous [B, K, V]."""
+    sample = tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, KP)
+    v = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = v < voxels
+    valid = (k < K)[:, None] & inside[None, :]
+    at = sample * x_batch + k.to(tl.int64)[:, None] * x_class + v[None, :] * x_voxel
+    values = tl.load(x + at, mask=valid, other=0.0).to(ACC)
+    y = tl.load(target + sample * target_batch + v * target_voxel, mask=inside, other=0)
+    ce = tl.load(coefficients + sample * KP + k).to(ACC)[:, None]
+    a = tl.load(coefficients + batch * KP + k).to(ACC)[:, None]
+    c = tl.load(coefficients + (batch + 1) * KP + k).to(ACC)[:, None]
+
+    mine = k[:, None] == y[None, :]
+    p = _probabilities(values, k, K, FROM_LOGITS)
+    dice = tl.where(mine, a, 0.0) + c
+    taught = tl.where(mine & (p >= CLAMP) & (p <= 1.0), ce, 0.0)  # the clamp stops the gradient of the CE
+    if FROM_LOGITS:
+        # Of the CE: sum over j of taught_j (p_k - [j = k]). Of the Dice: through the softmax.
+        result = p * (dice - tl.sum(p * dice, axis=0)[None, :] + tl.sum(taught, axis=0)[None, :]) - taught
+    else:
+        result = dice - taught / tl.where(taught != 0.0, p, 1.0)
+    result *= tl.load(upstream).to(ACC)
+    at = (sample * K + k.to(tl.int64)[:, None]) * voxels + v[None, :]
+    tl.store(gradient + at, result, mask=valid)
+
+
+def forward(
+    x: torch.Tensor, target: torch.Tensor, from_logits: bool, min_class_weight: float, group: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Launch the forward pass.
+
+    Args:
+        x: [B, K, spatial...], floating, any strides.
+        target: [B, spatial...], uint8 or int64, any strides.
+        from_logits: whether x are logits.
+        min_class_weight: w_min.
+        group: name of a process group, or "".
+
+    Returns:
+        The loss, 0-dim float32 (float64 for float64), and the coefficients [B + 2, K padded], float64.
+    """
+    x, target = x.flatten(2), target.flatten(1)
+    batch, classes, voxels = x.shape
+    padded, block = _tile(classes)
+    programs = min(triton.cdiv(voxels, block), max(1, _PROGRAMS // batch))
+    acc = launch.accumulator(x)
+    partial = x.new_empty((batch, programs, 4, padded), dtype=acc)
+    totals = x.new_empty((4, padded), dtype=torch.float64)
+    coefficients = x.new_empty((batch + 2, padded), dtype=torch.float64)
+    loss = x.new_empty((), dtype=acc)
+    with launch.device_of(x):
+        _sums_kernel[(programs, batch)](
+            x, target, partial, voxels, *x.stride(), *target.stride(), CLAMP=CLAMP, K=classes, KP=padded, BLOCK=block,
+            FROM_LOGITS=from_logits, ACC=launch.triton_dtype(acc), num_warps=4, **launch.OPTIONS,
+        )  # fmt: skip
+
+        def finish(gather: bool, finish: bool) -> None:
+            _finish_kernel[(1,)](
+                partial, totals, coefficients, loss, batch, programs, voxels, MIN_WEIGHT=min_class_weight,
+                DICE_EPS=DICE_EPS, K=classes, KP=padded, ROWS=max(1, _TILE // padded), GATHER=gather, FINISH=finish, num_warps=4,
+                **launch.OPTIONS,
+            )  # fmt: skip
+
+        if group:
+            finish(gather=True, finish=False)
+            launch.all_reduce(totals, group)
+            finish(gather=False, finish=True)
+        else:
+            finish(gather=True, finish=True)
+    return loss, coefficients
+
+
+def backward(
+    upstream: torch.Tensor, x: torch.Tensor, target: torch.Tensor, coefficients: torch.Tensor, from_logits: bool
+) -> torch.Tensor:
+    """Launch the backward pass: dL/dx, contiguous, in the dtype and shape of x, times ``upstream`` (0-dim)."""
+    gradient = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    x, target = x.flatten(2), target.flatten(1)
+    batch, classes, voxels = x.shape
+    padded, block = _tile(classes)
+    with launch.device_of(x):
+        _gradient_kernel[(triton.cdiv(voxels, block), batch)](
+            x, target, coefficients, upstream, gradient, batch, voxels, *x.stride(), *target.stride(), CLAMP=CLAMP,
+            K=classes, KP=padded, BLOCK=block, FROM_LOGITS=from_logits, ACC=launch.triton_dtype(launch.accumulator(x)),
+            num_warps=4, **launch.OPTIONS,
+        )  # fmt: skip
+    return gradient
+
+
+def _tile(classes: int) -> tuple[int, int]:
+    """Classes padded to a power of two, and the voxels of a tile."""
+    padded = triton.next_power_of_2(classes)
+    return padded, max(16, _TILE // padded)
+
+
+@torch.library.custom_op("smml_kernels::dice_ce", mutates_args=())
+def _op(
+    x: torch.Tensor, target: torch.Tensor, from_logits: bool, min_class_weight: float, group: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    launch.require(x, "dice_ce_loss")
+    return forward(x, target, from_logits, min_class_weight, group)
+
+
+@_op.register_fake
+def _(x, target, from_logits, min_class_weight, group):
+    coefficients = x.new_empty((x.shape[0] + 2, _tile(x.shape[1])[0]), dtype=torch.float64)
+    return x.new_empty((), dtype=launch.accumulator(x)), coefficients
+
+
+@torch.library.custom_op("smml_kernels::dice_ce_backward", mutates_args=())
+def _backward_op(
+    upstream: torch.Tensor, x: torch.Tensor, target: torch.Tensor, coefficients: torch.Tensor, from_logits: bool
+) -> torch.Tensor:
+    launch.require(x, "dice_ce_loss")
+    return backward(upstream, x, target, coefficients, from_logits)
+
+
+@_backward_op.register_fake
+def _(upstream, x, target, coefficients, from_logits):
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _save(ctx, inputs, output):
+    x, target, ctx.from_logits, _, _ = inputs
+    ctx.save_for_backward(x, target, output[1])
+
+
+def _differentiate(ctx, upstream, _):
+    x, target, coefficients = ctx.saved_tensors
+    return _backward_op(upstream, x, target, coefficients, ctx.from_logits), None, None, None, None
+
+
+_op.register_autograd(_differentiate, setup_context=_save)
+launch.forbid_double_backward(_backward_op, "dice_ce_loss")
+
+
+def dice_ce_loss(
+    x: torch.Tensor, target: torch.Tensor, *, from_logits: bool, min_class_weight: float, group: str
+) -> torch.Tensor:
+    """The loss by Triton, differentiable once in ``x``; see :func:`smml_kernels.dice_ce_loss`.
+
+    A label outside 0 .. K-1 makes the loss NaN: looking before the launch would make the host wait for the device.
+    """
+    check_prediction("x", x)
+    check_target(x, target)
+    check_min_class_weight(min_class_weight)
+    return _op(x, target, from_logits, float(min_class_weight), group)[0].to(working_dtype(x))
