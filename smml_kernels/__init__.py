@@ -1,27 +1,27 @@
 """Fused operations of masked mutual learning, usable without the rest of the project.
 
-Four functions, each with one meaning (:mod:`smml_kernels.reference`) and one public name here, which picks how it is
-computed. At present every operation runs its PyTorch form, on every device: Triton kernels are not part of this
-version yet. :func:`report` says so at run time.
+Four functions, each with one meaning (:mod:`smml_kernels.reference`, plain PyTorch) and one public name here, which
+picks how it is computed: by Triton kernels (:mod:`smml_kernels.kernels`) on NVIDIA GPUs, by PyTorch anywhere else.
+:mod:`smml_kernels.dispatch` has the rules; :func:`report` says what runs here, and why.
 
-``implementation`` is "auto" (the default), "torch" or "triton". The environment variable ``SMML_KERNELS``, with the
-same three words, decides wherever a call leaves it at "auto".
+All take ``implementation``: "auto" (the default), "torch" or "triton". The environment variable ``SMML_KERNELS``, with
+the same three words, decides wherever a call leaves it at "auto".
+
+Three take ``group``, a ``torch.distributed.ProcessGroup``: the batch is then the one of all its ranks, every rank gets
+the loss of the whole batch, and as its gradient the derivative of that one number by its own inputs. All ranks must
+call together, forward and backward. (DistributedDataParallel divides gradients by the number of ranks: multiply the
+loss by it.)
 """
 
-import os
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 
 from smml_kernels import reference
+from smml_kernels.dispatch import report, use_triton
 
 __all__ = ["dice_ce_loss", "exchange_loss", "masked_fusion", "relation_loss", "report"]
-
-IMPLEMENTATIONS = ("auto", "torch", "triton")
-OPERATIONS = ("relation_loss", "masked_fusion", "exchange_loss", "dice_ce_loss")
-ENVIRONMENT_VARIABLE = "SMML_KERNELS"
-
-_NO_TRITON = "Triton kernels are not part of this version yet"
 
 
 def relation_loss(
@@ -30,10 +30,32 @@ def relation_loss(
     weight: torch.Tensor | None = None,
     *,
     form: str = "auto",
+    group: dist.ProcessGroup | None = None,
     implementation: str = "auto",
 ) -> torch.Tensor:
-    """L_rel of two sets of tokens [N, C]; see :func:`smml_kernels.reference.relation_loss`."""
-    _choose("relation_loss", implementation)
+    """L_rel of two sets of tokens, differentiable once in both (twice by PyTorch).
+
+    Args:
+        f1: F_1, [N, C], floating.
+        f2: F_2, [N, C], floating.
+        weight: w, [N], taken as given (no normalisation, no gradient); None means 1/N each.
+        form: "linear", "direct", or "auto", which takes the cheaper one by shape. With a group it is always linear.
+        group: of ranks that hold other tokens of the same batch.
+        implementation: "auto", "torch" or "triton".
+
+    Returns:
+        A scalar in the dtype of the features, float32 at least. Both implementations add up in float64 by default;
+        Triton follows ``torch.set_float32_matmul_precision``: other than "highest" it multiplies in tf32, much faster,
+        in a form that stays accurate where the branches nearly agree unless one is a rotated copy of the other.
+
+    Raises:
+        ValueError: unequal or unsuitable shapes, no token, an unknown form or implementation.
+        RuntimeError: ``implementation="triton"`` where Triton cannot run.
+    """
+    if use_triton("relation_loss", implementation, f1.device):
+        from smml_kernels.kernels import launch, relation
+
+        return relation.relation_loss(f1, f2, weight, form=form, group=launch.group_name(group))
     return reference.relation_loss(f1, f2, weight, form=form)
 
 
@@ -47,9 +69,29 @@ def masked_fusion(
     eps: float = 1e-5,
     implementation: str = "auto",
 ) -> torch.Tensor:
-    """Norm, activation and 1x1x1 convolution of the modalities present; see
-    :func:`smml_kernels.reference.masked_fusion`."""
-    _choose("masked_fusion", implementation)
+    """conv1x1x1(LeakyReLU(InstanceNorm(.))) over the modalities that each sample has.
+
+    Args:
+        features: M maps [B, C, X, Y, Z]; None for a modality that no sample of the batch has.
+        mask: [B, M] bool, True where the sample has the modality; a missing map is never read.
+        weight: [Cout, M*C]; columns m*C to (m+1)*C belong to modality m.
+        bias: [Cout].
+        negative_slope: of the LeakyReLU.
+        eps: added to the variance.
+        implementation: "auto", "torch" or "triton".
+
+    Returns:
+        [B, Cout, X, Y, Z], in the autocast dtype where autocast is on, else in the wider dtype of maps and weight.
+
+    Raises:
+        ValueError: shapes that disagree, a map that is None though the mask says that it is there, no map at all.
+        RuntimeError: ``implementation="triton"`` where Triton cannot run.
+    """
+    device = next((f.device for f in features if f is not None), weight.device)
+    if use_triton("masked_fusion", implementation, device):
+        from smml_kernels.kernels import fusion
+
+        return fusion.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
     return reference.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
 
 
@@ -60,11 +102,35 @@ def exchange_loss(
     *,
     gate: str = "lower_ce",
     min_class_weight: float = 0.0,
+    group: dist.ProcessGroup | None = None,
     implementation: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(L_{1->2}, L_{2->1}) of L_pc; see :func:`smml_kernels.reference.exchange_loss`."""
-    _choose("exchange_loss", implementation)
-    return reference.exchange_loss(logits1, logits2, target, gate=gate, min_class_weight=min_class_weight)
+    """L_pc in both directions; each sends its gradient to the learner alone.
+
+    Args:
+        logits1: of branch 1, [B, K, X, Y, Z], floating.
+        logits2: of branch 2, the same shape.
+        target: y, [B, X, Y, Z], uint8 or int64; may be None for ``gate="entropy"``.
+        gate: "lower_ce", "correct", "entropy" or "none"; :mod:`smml_kernels.reference.exchange` has their meaning.
+        min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of each sample.
+        group: of ranks that hold other samples of the same batch.
+        implementation: "auto", "torch" or "triton".
+
+    Returns:
+        (L_{1->2}, L_{2->1}), scalars in the dtype of the logits, float32 at least.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, an unknown gate, or no target where the gate needs one. A label
+            outside 0 .. K-1 raises on the CPU; on a GPU, where looking would make the host wait, both losses are NaN
+            (Triton) or the device stops (PyTorch).
+        RuntimeError: ``implementation="triton"`` where Triton cannot run.
+    """
+    options = {"gate": gate, "min_class_weight": min_class_weight}
+    if use_triton("exchange_loss", implementation, logits1.device):
+        from smml_kernels.kernels import exchange, launch
+
+        return exchange.exchange_loss(logits1, logits2, target, group=launch.group_name(group), **options)
+    return reference.exchange_loss(logits1, logits2, target, **options)
 
 
 def dice_ce_loss(
@@ -73,39 +139,30 @@ def dice_ce_loss(
     *,
     from_logits: bool = True,
     min_class_weight: float = 0.0,
+    group: dist.ProcessGroup | None = None,
     implementation: str = "auto",
 ) -> torch.Tensor:
-    """Weighted cross-entropy plus soft Dice; see :func:`smml_kernels.reference.dice_ce_loss`."""
-    _choose("dice_ce_loss", implementation)
-    return reference.dice_ce_loss(x, target, from_logits=from_logits, min_class_weight=min_class_weight)
+    """Class-weighted cross-entropy plus soft Dice of one head.
 
+    Args:
+        x: [B, K, X, Y, Z], floating: logits, or with ``from_logits=False`` probabilities.
+        target: y, [B, X, Y, Z], uint8 or int64.
+        from_logits: whether a softmax over K is still to be taken.
+        min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of each sample.
+        group: of ranks that hold other samples of the same batch.
+        implementation: "auto", "torch" or "triton".
 
-def report() -> dict[str, str]:
-    """Which implementation each operation would use now, and why: ``{operation: "torch: reason"}``.
-
-    It never raises, so that a wrong environment variable can be reported instead of hiding everything else.
-    """
-    lines = {}
-    for name in OPERATIONS:
-        try:
-            lines[name] = f"{_choose(name, 'auto')}: {_NO_TRITON}; every device runs the PyTorch form"
-        except (ValueError, NotImplementedError) as error:
-            lines[name] = f"none: {error}"
-    return lines
-
-
-def _choose(operation: str, implementation: str) -> str:
-    """The implementation that an operation runs with, today "torch".
+    Returns:
+        A scalar in the dtype of ``x``, float32 at least.
 
     Raises:
-        ValueError: an unknown word, in the call or in the environment.
-        NotImplementedError: Triton is asked for.
+        ValueError: shapes or dtypes that do not fit. A label outside 0 .. K-1 raises on the CPU; on a GPU, where
+            looking would make the host wait, the loss is NaN (Triton) or the device stops (PyTorch).
+        RuntimeError: ``implementation="triton"`` where Triton cannot run.
     """
-    asked, source = implementation, f"implementation={implementation!r}"
-    if asked == "auto" and (from_environment := os.environ.get(ENVIRONMENT_VARIABLE, "")):
-        asked, source = from_environment, f"{ENVIRONMENT_VARIABLE}={from_environment}"
-    if asked not in IMPLEMENTATIONS:
-        raise ValueError(f"{source} is unknown: choose from {', '.join(IMPLEMENTATIONS)}")
-    if asked == "triton":
-        raise NotImplementedError(f"{source} was asked for {operation}, but {_NO_TRITON}: use 'auto' or 'torch'")
-    return "torch"
+    options = {"from_logits": from_logits, "min_class_weight": min_class_weight}
+    if use_triton("dice_ce_loss", implementation, x.device):
+        from smml_kernels.kernels import dice_ce, launch
+
+        return dice_ce.dice_ce_loss(x, target, group=launch.group_name(group), **options)
+    return reference.dice_ce_loss(x, target, **options)

@@ -12,17 +12,19 @@ The hooks are Triton's private ones. It runs in a process of its own, as the sta
 import argparse
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import torch
+
+from smml_kernels.reference import GATES
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,6 @@ def _usage(cubin: bytes) -> dict[str, int]:
 
 def every_case() -> dict[str, Callable[[], object]]:
     """A launch of every kernel in every dtype, at the sizes that SMML trains with."""
-    from smml_kernels.kernels import dice_ce
-
     cases: dict[str, Callable[[], object]] = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         short = str(dtype).removeprefix("torch.")
@@ -143,14 +143,27 @@ def every_case() -> dict[str, Callable[[], object]]:
             y = torch.empty(1, 64, 64, 64, dtype=torch.uint8)
             for from_logits in (True, False):
                 name = f"dice_ce {short} K={classes} {'logits' if from_logits else 'probabilities'}"
-                cases[name] = lambda x=x, y=y, f=from_logits: _both_passes(
-                    dice_ce.forward(x, y, f, 0.0, ""), lambda out: dice_ce.backward(x.new_empty(()), x, y, out[1], f)
+                cases[name] = partial(_dice_ce, x, y, from_logits)
+            for gate in GATES if classes == 4 else ("lower_ce",):
+                cases[f"exchange {short} K={classes} {gate}"] = partial(
+                    _exchange, x, None if gate == "entropy" else y, gate
                 )
     return cases
 
 
-def _both_passes(output, backward: Callable[[object], object]) -> object:
-    return backward(output)
+def _dice_ce(x: torch.Tensor, y: torch.Tensor, from_logits: bool) -> None:
+    from smml_kernels.kernels import dice_ce
+
+    _, coefficients = dice_ce.forward(x, y, from_logits, 0.0, "")
+    dice_ce.backward(x.new_empty(()), x, y, coefficients, from_logits)
+
+
+def _exchange(x: torch.Tensor, y: torch.Tensor | None, gate: str) -> None:
+    from smml_kernels.kernels import exchange
+
+    _, _, coefficients = exchange.forward(x, x, y, gate, 0.0, "")
+    one = x.new_empty(())
+    exchange.backward(one, one, x, x, y, coefficients, gate, True, True)
 
 
 def main() -> None:
@@ -169,15 +182,9 @@ def main() -> None:
 
 def table(rows: list[Resources]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| case | kernel | sm | warps | registers | shared, bytes | stack, bytes |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r.case} | `{r.kernel}` | {r.capability} | {r.warps} | {r.registers} | {r.shared} | {r.stack} |"
-        for r in rows
-    ]
-    return os.linesep.join(lines)
+    head = ("case", "kernel", "sm", "warps", "registers", "shared, bytes", "stack, bytes")
+    cells = [(r.case, f"`{r.kernel}`", r.capability, r.warps, r.registers, r.shared, r.stack) for r in rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (head, ["---"] * len(head), *cells))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from smml.data.simulation.cohort import simulate_cohort  # noqa: E402
+from smml.data.simulation.cohort import simulate_cohort
 
 # Two cores is what the project promises to run on; more threads than that only slow each other down.
 torch.set_num_threads(2)

@@ -13,7 +13,7 @@ end, but they are constant within a class of a sample. So four sums for each sam
 
     sum of log clamp(p_y) where y = k,    sum of p_k where y = k,    sum of p_k,    voxels where y = k,
 
-and CE and Dice are a few operations on these 4 B K numbers. Backward, every voxel needs three coefficients of its class,
+and CE and Dice are a few operations on these 4 B K numbers. Backward, a voxel needs three coefficients of its class,
 
     dL/dp_k = - [y = k] ce[b, k] / p_k  +  [y = k] a[k]  +  c[k],
     ce = w / (B V),     a_k = - 2 / (K (S_k + eps)),     c_k = 2 I_k / (K (S_k + eps)^2),
@@ -31,32 +31,26 @@ import triton
 import triton.language as tl
 
 from smml_kernels.kernels import launch
+from smml_kernels.kernels.tiles import (
+    FINISH_WARPS,
+    WARPS,
+    add_up,
+    fold,
+    programs_for,
+    row,
+    rows_at_once,
+    softmax,
+    tile_shape,
+)
 from smml_kernels.reference.dice_ce import CLAMP, DICE_EPS
 from smml_kernels.reference.targets import check_min_class_weight, check_prediction, check_target, working_dtype
-
-# Elements of a tile [K, BLOCK]: 4 warps then hold 16 numbers a thread for each of the sums.
-_TILE = 2048
-# Enough programs to keep the largest GPU busy, few enough that adding up their sums costs nothing.
-_PROGRAMS = 528
-
-
-@triton.jit
-def _probabilities(x, k, K: tl.constexpr, FROM_LOGITS: tl.constexpr):
-    """Softmax over the classes of a tile [KP, BLOCK] whose rows from K on are padding; 0 there."""
-    if FROM_LOGITS:
-        x = tl.where((k < K)[:, None], x, float("-inf"))
-        e = tl.exp(x - tl.max(x, axis=0)[None, :])
-        p = e / tl.sum(e, axis=0)[None, :]
-    else:
-        p = x
-    return p
 
 
 @triton.jit
 def _sums_kernel(
     x, target, partial, voxels, x_batch, x_class, x_voxel, target_batch, target_voxel,
-    CLAMP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr, FROM_LOGITS: tl.constexpr,
-    ACC: tl.constexpr,
+    CLAMP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr, FOLD: tl.constexpr,
+    FROM_LOGITS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The four sums of a share of one sample's voxels: partial [B, P, 4, KP]."""
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
@@ -64,10 +58,10 @@ def _sums_kernel(
     k = tl.arange(0, KP)
     x += sample * x_batch
     target += sample * target_batch
-    logs = tl.zeros((KP, BLOCK), ACC)
-    overlap = tl.zeros((KP, BLOCK), ACC)
-    size = tl.zeros((KP, BLOCK), ACC)
-    count = tl.zeros((KP, BLOCK), ACC)
+    logs = tl.zeros((KP, BLOCK // FOLD), ACC)
+    overlap = tl.zeros((KP, BLOCK // FOLD), ACC)
+    size = tl.zeros((KP, BLOCK // FOLD), ACC)
+    count = tl.zeros((KP, BLOCK // FOLD), ACC)
     for block in range(program, tl.cdiv(voxels, BLOCK), programs):
         v = block * BLOCK + tl.arange(0, BLOCK)
         inside = v < voxels
@@ -75,29 +69,19 @@ def _sums_kernel(
         values = tl.load(x + k.to(tl.int64)[:, None] * x_class + v[None, :] * x_voxel, mask=valid, other=0.0).to(ACC)
         y = tl.load(target + v * target_voxel, mask=inside, other=0)
         mine = (k[:, None] == y[None, :]) & valid
-        p = _probabilities(values, k, K, FROM_LOGITS)
+        p = softmax(values, k, K) if FROM_LOGITS else values
         # NaN must pass: a minimum or maximum that drops it would hide a broken network.
         clamped = tl.where(p < CLAMP, CLAMP, tl.where(p > 1.0, 1.0, p))
-        logs += tl.where(mine, tl.log(clamped), 0.0)
-        overlap += tl.where(mine, p, 0.0)
-        size += tl.where(valid, p, 0.0)
-        count += tl.where(mine, 1.0, 0.0)
+        logs += fold(tl.where(mine, tl.log(clamped), 0.0), KP, BLOCK, FOLD)
+        overlap += fold(tl.where(mine, p, 0.0), KP, BLOCK, FOLD)
+        size += fold(tl.where(valid, p, 0.0), KP, BLOCK, FOLD)
+        # A one that depends on p lies in the threads where p lies; a constant would be moved between them.
+        count += fold(tl.where(mine, 1.0 + 0.0 * p, 0.0), KP, BLOCK, FOLD)
     partial += (sample * programs + program) * 4 * KP + k
     tl.store(partial, tl.sum(logs, axis=1))
     tl.store(partial + KP, tl.sum(overlap, axis=1))
     tl.store(partial + 2 * KP, tl.sum(size, axis=1))
     tl.store(partial + 3 * KP, tl.sum(count, axis=1))
-
-
-@triton.jit
-def _column_sums(partial, row, rows, stride, KP: tl.constexpr, ROWS: tl.constexpr):
-    """Sum of ``rows`` vectors [KP] that lie ``stride`` apart, in float64."""
-    total = tl.zeros((ROWS, KP), tl.float64)
-    r = tl.arange(0, ROWS)
-    for start in range(0, rows, ROWS):
-        at = (start + r)[:, None] * stride + tl.arange(0, KP)[None, :]
-        total += tl.load(partial + row * KP + at, mask=(start + r < rows)[:, None], other=0.0).to(tl.float64)
-    return tl.sum(total, axis=0)
 
 
 @triton.jit
@@ -117,12 +101,13 @@ def _finish_kernel(
         count = tl.zeros((KP,), tl.float64)
         for sample in range(batch):
             mine = partial + sample * programs * 4 * KP
-            n = _column_sums(mine, 3, programs, 4 * KP, KP, ROWS)
+            sums = add_up(mine, programs, 4, KP, ROWS)
+            n = row(sums, 3, 4)
             weight = tl.maximum(1.0 - n / voxels, MIN_WEIGHT)
             tl.store(coefficients + sample * KP + k, weight)
-            ce -= weight * _column_sums(mine, 0, programs, 4 * KP, KP, ROWS)
-            overlap += _column_sums(mine, 1, programs, 4 * KP, KP, ROWS)
-            size += _column_sums(mine, 2, programs, 4 * KP, KP, ROWS) + n
+            ce -= weight * row(sums, 0, 4)
+            overlap += row(sums, 1, 4)
+            size += row(sums, 2, 4) + n
             # A label without a class is counted nowhere: it shows as a batch that is short of voxels.
             count += tl.where(tl.sum(n, axis=0) == voxels, n, float("nan"))
         tl.store(totals + k, ce)
@@ -166,7 +151,7 @@ def _gradient_kernel(
     c = tl.load(coefficients + (batch + 1) * KP + k).to(ACC)[:, None]
 
     mine = k[:, None] == y[None, :]
-    p = _probabilities(values, k, K, FROM_LOGITS)
+    p = softmax(values, k, K) if FROM_LOGITS else values
     dice = tl.where(mine, a, 0.0) + c
     taught = tl.where(mine & (p >= CLAMP) & (p <= 1.0), ce, 0.0)  # the clamp stops the gradient of the CE
     if FROM_LOGITS:
@@ -196,8 +181,8 @@ def forward(
     """
     x, target = x.flatten(2), target.flatten(1)
     batch, classes, voxels = x.shape
-    padded, block = _tile(classes)
-    programs = min(triton.cdiv(voxels, block), max(1, _PROGRAMS // batch))
+    padded, block, side_by_side = tile_shape(x)
+    programs = programs_for(x, block)
     acc = launch.accumulator(x)
     partial = x.new_empty((batch, programs, 4, padded), dtype=acc)
     totals = x.new_empty((4, padded), dtype=torch.float64)
@@ -206,14 +191,14 @@ def forward(
     with launch.device_of(x):
         _sums_kernel[(programs, batch)](
             x, target, partial, voxels, *x.stride(), *target.stride(), CLAMP=CLAMP, K=classes, KP=padded, BLOCK=block,
-            FROM_LOGITS=from_logits, ACC=launch.triton_dtype(acc), num_warps=4, **launch.OPTIONS,
+            FOLD=side_by_side, FROM_LOGITS=from_logits, ACC=launch.triton_dtype(acc), num_warps=WARPS, **launch.OPTIONS,
         )  # fmt: skip
 
         def finish(gather: bool, finish: bool) -> None:
             _finish_kernel[(1,)](
                 partial, totals, coefficients, loss, batch, programs, voxels, MIN_WEIGHT=min_class_weight,
-                DICE_EPS=DICE_EPS, K=classes, KP=padded, ROWS=max(1, _TILE // padded), GATHER=gather, FINISH=finish, num_warps=4,
-                **launch.OPTIONS,
+                DICE_EPS=DICE_EPS, K=classes, KP=padded, ROWS=rows_at_once(4, padded), GATHER=gather, FINISH=finish,
+                num_warps=FINISH_WARPS, **launch.OPTIONS,
             )  # fmt: skip
 
         if group:
@@ -232,20 +217,14 @@ def backward(
     gradient = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x, target = x.flatten(2), target.flatten(1)
     batch, classes, voxels = x.shape
-    padded, block = _tile(classes)
+    padded, block, _ = tile_shape(x)
     with launch.device_of(x):
         _gradient_kernel[(triton.cdiv(voxels, block), batch)](
             x, target, coefficients, upstream, gradient, batch, voxels, *x.stride(), *target.stride(), CLAMP=CLAMP,
             K=classes, KP=padded, BLOCK=block, FROM_LOGITS=from_logits, ACC=launch.triton_dtype(launch.accumulator(x)),
-            num_warps=4, **launch.OPTIONS,
+            num_warps=WARPS, **launch.OPTIONS,
         )  # fmt: skip
     return gradient
-
-
-def _tile(classes: int) -> tuple[int, int]:
-    """Classes padded to a power of two, and the voxels of a tile."""
-    padded = triton.next_power_of_2(classes)
-    return padded, max(16, _TILE // padded)
 
 
 @torch.library.custom_op("smml_kernels::dice_ce", mutates_args=())
@@ -258,7 +237,7 @@ def _op(
 
 @_op.register_fake
 def _(x, target, from_logits, min_class_weight, group):
-    coefficients = x.new_empty((x.shape[0] + 2, _tile(x.shape[1])[0]), dtype=torch.float64)
+    coefficients = x.new_empty((x.shape[0] + 2, tile_shape(x)[0]), dtype=torch.float64)
     return x.new_empty((), dtype=launch.accumulator(x)), coefficients
 
 

@@ -19,7 +19,14 @@ With ``lower_ce`` and ``entropy`` a tie teaches nobody.
 
 import torch
 
-from smml_kernels.reference.targets import check_prediction, check_target, class_counts, class_weights, working_dtype
+from smml_kernels.reference.targets import (
+    check_min_class_weight,
+    check_prediction,
+    check_target,
+    class_counts,
+    class_weights,
+    working_dtype,
+)
 
 GATES = ("lower_ce", "correct", "entropy", "none")
 
@@ -47,13 +54,7 @@ def exchange_loss(
     Raises:
         ValueError: shapes or dtypes that do not fit, an unknown gate, or no target where the gate needs one.
     """
-    if gate not in GATES:
-        raise ValueError(f"unknown gate {gate!r}: choose from {', '.join(GATES)}")
-    check_prediction("logits1", logits1)
-    if logits1.shape != logits2.shape:
-        raise ValueError(f"logits must share one shape, found {tuple(logits1.shape)} and {tuple(logits2.shape)}")
-    check_prediction("logits2", logits2)
-
+    check_exchange(logits1, logits2, target, gate, min_class_weight)
     dtype = working_dtype(logits1, logits2)
     log_p1, log_p2 = (logits.to(dtype).log_softmax(dim=1).flatten(2) for logits in (logits1, logits2))  # [B, K, V]
     fixed1, fixed2 = log_p1.detach(), log_p2.detach()
@@ -61,11 +62,25 @@ def exchange_loss(
         h1, h2 = (-(fixed.exp() * fixed).sum(dim=1) for fixed in (fixed1, fixed2))
         gate12, gate21 = (h2 - h1).relu(), (h1 - h2).relu()
     else:
+        gate12, gate21 = _gates(gate, fixed1, fixed2, target, min_class_weight)
+    return _gated_mean(gate12, _divergence(fixed1, log_p2)), _gated_mean(gate21, _divergence(fixed2, log_p1))
+
+
+def check_exchange(
+    logits1: torch.Tensor, logits2: torch.Tensor, target: torch.Tensor | None, gate: str, min_class_weight: float
+) -> None:
+    """Raise ``ValueError`` for what :func:`exchange_loss` does not take."""
+    if gate not in GATES:
+        raise ValueError(f"unknown gate {gate!r}: choose from {', '.join(GATES)}")
+    check_min_class_weight(min_class_weight)
+    check_prediction("logits1", logits1)
+    if logits1.shape != logits2.shape:
+        raise ValueError(f"logits must share one shape, found {tuple(logits1.shape)} and {tuple(logits2.shape)}")
+    check_prediction("logits2", logits2)
+    if gate != "entropy":
         if target is None:
             raise ValueError(f"gate {gate!r} needs a target; only 'entropy' does without")
         check_target(logits1, target)
-        gate12, gate21 = _gates(gate, fixed1, fixed2, target, min_class_weight)
-    return _gated_mean(gate12, _divergence(fixed1, log_p2)), _gated_mean(gate21, _divergence(fixed2, log_p1))
 
 
 def _gates(

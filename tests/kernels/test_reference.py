@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-import smml_kernels
 from smml_kernels import reference
 
 BRANCH_GATES = ("lower_ce", "correct", "entropy", "none")
@@ -649,38 +648,3 @@ def test_options_out_of_range_are_refused():
     with pytest.raises(ValueError, match="min_class_weight"):
         reference.dice_ce_loss(x, target, min_class_weight=-0.1)
     assert reference.exchange_loss(x, x, None, gate="entropy")[0].item() == 0
-
-
-# -------------------------------------------------------------------------------------------------- the public names
-
-
-def test_public_functions_run_the_reference():
-    x, target = randn(1, 3, 2, 2, 2), labels(1, 2, 2, 2, classes=3)
-    f = randn(5, 3, seed=1)
-    features, weight, bias = fusion_inputs()
-    for implementation in ("auto", "torch"):
-        options = {"implementation": implementation}
-        assert smml_kernels.dice_ce_loss(x, target, **options) == reference.dice_ce_loss(x, target)
-        assert smml_kernels.exchange_loss(x, -x, target, **options) == reference.exchange_loss(x, -x, target)
-        assert smml_kernels.relation_loss(f, f.flip(0), **options) == reference.relation_loss(f, f.flip(0))
-        ours = smml_kernels.masked_fusion(features, MASK, weight, bias, **options)
-        assert torch.equal(ours, reference.masked_fusion(features, MASK, weight, bias))
-
-
-def test_implementation_words(monkeypatch):
-    f = randn(3, 2)
-    monkeypatch.delenv("SMML_KERNELS", raising=False)
-    assert set(smml_kernels.report()) == {"relation_loss", "masked_fusion", "exchange_loss", "dice_ce_loss"}
-    assert all(line.startswith("torch:") for line in smml_kernels.report().values())
-    with pytest.raises(NotImplementedError, match="not part of this version"):
-        smml_kernels.relation_loss(f, f, implementation="triton")
-    with pytest.raises(ValueError, match="choose from auto, torch, triton"):
-        smml_kernels.relation_loss(f, f, implementation="cuda")
-    monkeypatch.setenv("SMML_KERNELS", "triton")
-    with pytest.raises(NotImplementedError, match="SMML_KERNELS=triton"):
-        smml_kernels.relation_loss(f, f)
-    assert all(line.startswith("none:") for line in smml_kernels.report().values())
-    smml_kernels.relation_loss(f, f, implementation="torch")  # the call has the last word
-    monkeypatch.setenv("SMML_KERNELS", "fast")
-    with pytest.raises(ValueError, match="SMML_KERNELS=fast"):
-        smml_kernels.relation_loss(f, f)

@@ -11,6 +11,8 @@ import torch
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Inductor's code for a CPU is compiled by a C++ compiler, half a minute a test, and says nothing about our ops.
+COMPILER = "inductor" if torch.cuda.is_available() else "aot_eager"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed (it exists for Linux on x86-64)")

@@ -1,0 +1,79 @@
+"""Tiles [K, BLOCK] of the per-voxel losses: all classes of BLOCK neighbouring voxels, and what is done with them."""
+
+import torch
+import triton
+import triton.language as tl
+
+# Bytes of a tile: with four classes, each of 4 warps' threads loads 16 bytes of each class.
+_BYTES = 8192
+# Enough programs to keep the largest GPU busy, few enough that adding up their sums costs nothing.
+_PROGRAMS = 528
+
+WARPS = 4
+# Of the one program that adds partial sums up.
+FINISH_WARPS = 8
+
+
+def tile_shape(x: torch.Tensor) -> tuple[int, int, int]:
+    """How logits [B, K, V] are cut.
+
+    Returns:
+        K padded to a power of two; voxels of a tile, so that a thread loads 16 bytes of each class at once; and how
+        many of these lie side by side in one thread.
+    """
+    padded, side_by_side = triton.next_power_of_2(x.shape[1]), 16 // x.element_size()
+    return padded, max(16, _BYTES // x.element_size() // padded), side_by_side
+
+
+def programs_for(x: torch.Tensor, block: int) -> int:
+    """How many programs share the voxels of one sample of [B, K, V]."""
+    return min(triton.cdiv(x.shape[2], block), max(1, _PROGRAMS // x.shape[0]))
+
+
+def rows_at_once(sums: int, padded: int) -> int:
+    """Rows of partial sums [P, sums, padded] that ``add_up`` loads at once."""
+    return max(1, 8192 // (sums * padded))
+
+
+@triton.jit
+def _shifted(x, k, K: tl.constexpr):
+    """x minus its largest real class; -1e30 in the rows from K on, which are padding, so that 0 * log 0 stays 0."""
+    real = (k < K)[:, None]
+    return tl.where(real, x - tl.max(tl.where(real, x, float("-inf")), axis=0)[None, :], -1e30)
+
+
+@triton.jit
+def log_softmax(x, k, K: tl.constexpr):
+    """Over the classes of a tile [KP, BLOCK] whose rows from K on are padding; about -1e30 there."""
+    x = _shifted(x, k, K)
+    return x - tl.log(tl.sum(tl.exp(x), axis=0))[None, :]
+
+
+@triton.jit
+def softmax(x, k, K: tl.constexpr):
+    """Over the classes of a tile [KP, BLOCK] whose rows from K on are padding; 0 there."""
+    e = tl.exp(_shifted(x, k, K))
+    return e / tl.sum(e, axis=0)[None, :]
+
+
+@triton.jit
+def fold(x, KP: tl.constexpr, BLOCK: tl.constexpr, BY: tl.constexpr):
+    """Sums of BY neighbouring columns: [KP, BLOCK] -> [KP, BLOCK / BY]. A thread adds up its own voxels."""
+    return tl.sum(tl.reshape(x, (KP, BLOCK // BY, BY)), axis=2)
+
+
+@triton.jit
+def add_up(partial, rows, SUMS: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr):
+    """Partial sums [rows, SUMS, KP] added up over the rows, in float64, ROWS at a time: [SUMS, KP]."""
+    total = tl.zeros((ROWS, SUMS * KP), tl.float64)
+    r = tl.arange(0, ROWS)[:, None]
+    for start in range(0, rows, ROWS):
+        at = (start + r) * (SUMS * KP) + tl.arange(0, SUMS * KP)[None, :]
+        total += tl.load(partial + at, mask=start + r < rows, other=0.0).to(tl.float64)
+    return tl.reshape(tl.sum(total, axis=0), (SUMS, KP))
+
+
+@triton.jit
+def row(table, i, SUMS: tl.constexpr):
+    """Row i of a table [SUMS, KP] that is spread over threads."""
+    return tl.sum(tl.where(tl.arange(0, SUMS)[:, None] == i, table, 0.0), axis=0)
