@@ -1,6 +1,7 @@
-# Three commands: make run, make test, make lab. Each sets up its own environment in .venv first (once).
+# make run, make test, make lab: each sets up its own environment in .venv first (once).
+# make gpu-report takes a machine as it finds it: .venv if there is one, else PYTHON.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab clean
+.PHONY: help setup run test lab gpu-report clean
 
 # The first Python that is new enough; name another with `make PYTHON=... run`.
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11 python,\
@@ -11,6 +12,7 @@ help:
 	@echo "make run    set up, then run every notebook on a simulated cohort; results in build/"
 	@echo "make test   set up, then run the whole test suite"
 	@echo "make lab    set up, then open JupyterLab on the notebooks"
+	@echo "make gpu-report  test and measure the kernels on an NVIDIA GPU (9 minutes)"
 	@echo "make clean  remove build/ (the environment stays)"
 
 setup:
@@ -25,6 +27,9 @@ test: setup
 
 lab: setup
 	@$(VENV) -m jupyter lab --notebook-dir=notebooks
+
+gpu-report:
+	@$(or $(wildcard $(VENV)),$(PYTHON)) scripts/gpu_report.py $(if $(OUTPUT),--output $(OUTPUT))
 
 clean:
 	rm -rf build

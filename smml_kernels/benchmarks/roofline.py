@@ -1,5 +1,6 @@
 """The roofline: how close each formulation comes to what the machine can do."""
 
+import math
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -13,6 +14,8 @@ _SYMBOLS = {
     "relation_loss": "circle", "masked_fusion": "square", "exchange_loss": "diamond", "dice_ce_loss": "triangle-up"
 }  # fmt: skip
 _ROOF = "#444444"
+_WIDTH, _HEIGHT = 1000, 560
+_MARGIN = {"l": 80, "r": 200, "t": 80, "b": 60}
 _TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, sans-serif", "size": 13},
@@ -32,51 +35,42 @@ def roofline(run: dict) -> go.Figure:
     Args:
         run: {"provenance", "ceilings", "rows", ...}.
     """
-    ceilings, machine = run["ceilings"], run["provenance"]["hardware"]
-    rows = [row for row in run["rows"] if best_time(row)]
-    figure = go.Figure()
+    machine = run["provenance"]["hardware"]
+    rates = {name: rate for name, rate in run["ceilings"].items() if name != "copy_bytes_per_s"}
+    rows = sorted((row for row in run["rows"] if best_time(row)), key=lambda row: row["contestant"] == OURS)
     spots = [_spot(row) for row in rows]
-    low = min((x for x, _ in spots), default=1) / 2
-    high = max((x for x, _ in spots), default=10) * 2.5
-    bandwidth = ceilings["copy_bytes_per_s"]
-    rates = {name: rate for name, rate in ceilings.items() if name != "copy_bytes_per_s"}
-    for name, rate in rates.items():
-        corner = rate / bandwidth
-        x = [low, corner, high] if low < corner < high else [low, high]
-        # A line a roof, the slope shared by all of them.
-        figure.add_scatter(
-            x=x, y=[min(bandwidth * v, rate) for v in x], mode="lines", line={"color": _ROOF, "width": 1.5},
-            showlegend=False, hovertemplate=f"{name} products: {rate / 1e12:.3g} TFLOP/s<extra></extra>",
-        )  # fmt: skip
-    _label_roofs(figure, bandwidth, rates, low, high)
-    shown = set()
+    across = (min((x for x, _ in spots), default=1) / 2, max((x for x, _ in spots), default=10) * 8)
+    up = (min((y for _, y in spots), default=min(rates.values()) / 10) / 2, max(rates.values()) * 2)
+    figure = go.Figure()
+    _draw_roofs(figure, run["ceilings"]["copy_bytes_per_s"], rates, across, up)
     for row, (x, y) in zip(rows, spots, strict=True):
-        group = row["contestant"]
+        name = row["contestant"]
         figure.add_scatter(
-            x=[x], y=[y], mode="markers", name=group, legendgroup=group, showlegend=group not in shown,
-            marker={
-                "color": _COLOURS.get(group, "#999999"), "size": 11 if group == OURS else 9,
-                "symbol": _SYMBOLS.get(row["operation"], "x"), "line": {"color": "white", "width": 1},
-            },
-            hovertemplate=_hover(row),
+            x=[x], y=[y], mode="markers", showlegend=False, hovertemplate=_hover(row),
+            marker=_marker(name) | {"symbol": _SYMBOLS[row["operation"]] + ("-open" if name == OURS else "")},
         )  # fmt: skip
-        shown.add(group)
+    for name in _COLOURS:
+        if any(row["contestant"] == name for row in rows):
+            symbol = "circle-open" if name == OURS else "circle"
+            _legend(figure, name, _marker(name) | {"symbol": symbol})
     for operation, symbol in _SYMBOLS.items():
         if any(row["operation"] == operation for row in rows):
-            figure.add_scatter(
-                x=[None], y=[None], mode="markers", name=operation,
-                marker={"color": "#777777", "size": 10, "symbol": symbol},
-            )  # fmt: skip
-    device = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
-    threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
+            _legend(figure, operation, {"color": "#777777", "size": 10, "symbol": symbol})
+    on_cpu = machine["device"] == "cpu"
+    threads = f", threads: {machine['threads']}" if on_cpu else ""
     figure.update_layout(
         template=_TEMPLATE,
-        title={"text": f"Forward and backward against the measured roof<br><sup>{device}{threads}</sup>"},
-        width=960, height=620, margin={"l": 80, "r": 30, "t": 80, "b": 130},
-        legend={"orientation": "h", "y": -0.16, "x": 0},
+        title={
+            "text": "Forward and backward against the measured roof"
+            f"<br><sup>{machine['cpu'] if on_cpu else machine['device']}{threads}</sup>"
+        },
+        width=_WIDTH, height=_HEIGHT, margin=_MARGIN,
+        legend={"x": 1.02, "y": 1, "itemclick": False, "itemdoubleclick": False},
     )  # fmt: skip
-    figure.update_xaxes(type="log", title="least operations a byte (FLOP/B)", dtick=1)
-    figure.update_yaxes(type="log", title="least operations over time (FLOP/s)", dtick=1, exponentformat="power")
+    figure.update_xaxes(type="log", title="least operations a byte (FLOP/B)", dtick=1, range=_logs(across))
+    figure.update_yaxes(
+        type="log", title="least operations over time (FLOP/s)", dtick=1, exponentformat="power", range=_logs(up)
+    )
     return figure
 
 
@@ -85,19 +79,55 @@ def _spot(row: dict) -> tuple[float, float]:
     return flops / row["floor_bytes"]["both"], flops / best_time(row)
 
 
-def _label_roofs(figure: go.Figure, bandwidth: float, rates: dict[str, float], low: float, high: float) -> None:
-    """Say beside each roof what it is. Plotly wants positions on a log axis as logarithms."""
-    from math import log10
+def _logs(values: tuple[float, float]) -> list[float]:
+    return [math.log10(value) for value in values]
 
-    for name, rate in rates.items():
-        figure.add_annotation(
-            x=log10(high), y=log10(rate), text=f"{name} {rate / 1e12:.3g} TFLOP/s", showarrow=False,
-            xanchor="right", yanchor="bottom" if rate == max(rates.values()) else "top", font={"color": _ROOF},
+
+def _marker(name: str) -> dict:
+    """Ours is a ring, so that what lies under it stays visible."""
+    if name == OURS:
+        return {"color": _COLOURS[OURS], "size": 12, "line": {"color": _COLOURS[OURS], "width": 2.5}}
+    return {"color": _COLOURS.get(name, "#999999"), "size": 8, "line": {"color": "white", "width": 0.5}}
+
+
+def _legend(figure: go.Figure, name: str, marker: dict) -> None:
+    figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
+
+
+def _draw_roofs(
+    figure: go.Figure, bandwidth: float, rates: dict[str, float], across: tuple[float, float], up: tuple[float, float]
+) -> None:
+    """The slope of the copy bandwidth, a level for each matrix rate, and beside each what it is."""
+    low, high = across
+    line = {"color": _ROOF, "width": 1.5}
+    previous = math.inf
+    for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
+        corner = rate / bandwidth
+        x = [low, corner, high] if low < corner < high else [low, high]
+        words = f"{name} products, {_rate(rate)}"
+        figure.add_scatter(
+            x=x, y=[min(bandwidth * v, rate) for v in x], mode="lines", line=line, showlegend=False,
+            hovertemplate=f"{words}<extra></extra>",
         )  # fmt: skip
+        # Below its level where the next one above is too near for two texts.
+        figure.add_annotation(
+            x=math.log10(high), y=math.log10(rate), text=words, showarrow=False, font={"color": _ROOF},
+            xanchor="right", yanchor="top" if previous < 2 * rate else "bottom",
+        )  # fmt: skip
+        previous = rate
+    # Plotly takes positions on a log axis as logarithms, and angles in pixels.
+    height = (_HEIGHT - _MARGIN["t"] - _MARGIN["b"]) / math.log10(up[1] / up[0])
+    width = (_WIDTH - _MARGIN["l"] - _MARGIN["r"]) / math.log10(high / low)
+    place = low * 10 ** (90 / width)
     figure.add_annotation(
-        x=log10(low * 1.15), y=log10(bandwidth * low * 1.6), text=f"copy {bandwidth / 1e9:.4g} GB/s", showarrow=False,
-        xanchor="left", yanchor="bottom", font={"color": _ROOF},
+        x=math.log10(place), y=math.log10(bandwidth * place), text=f"copy, {bandwidth / 1e9:.4g} GB/s",
+        showarrow=False, textangle=-math.degrees(math.atan2(height, width)), yshift=13, xshift=-8,
+        font={"color": _ROOF},
     )  # fmt: skip
+
+
+def _rate(rate: float) -> str:
+    return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
 
 
 def _hover(row: dict) -> str:

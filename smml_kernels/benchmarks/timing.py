@@ -41,7 +41,9 @@ class NotCaptured(Exception):
 
 def quantiles(samples: Sequence[float]) -> Quantiles:
     """p20, p50 and p80 of at least one sample, by linear interpolation."""
-    points = torch.quantile(torch.tensor(samples, dtype=torch.float64), torch.tensor([0.2, 0.5, 0.8]).double())
+    points = torch.quantile(
+        torch.tensor(samples, dtype=torch.float64), torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    )
     return Quantiles(*points.tolist(), samples=len(samples))
 
 
