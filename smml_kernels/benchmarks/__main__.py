@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     command = shlex.join(["python", "-m", "smml_kernels.benchmarks", *words])
     run: report.Run = {"provenance": machine.provenance(device, command, asked.seed), "notes": []}
+    run["notes"] += machine.disturbance(run["provenance"]["hardware"])
     print(f"Measuring the ceilings of {run['provenance']['hardware']['device']} ...", flush=True)
     run["ceilings"] = machine.ceilings(device, asked.quick)
     if device.type == "cuda":

@@ -113,6 +113,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
+        "load_before": os.getloadavg()[0],
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -126,6 +127,13 @@ def hardware(device: torch.device) -> dict[str, Any]:
             "convolutions_in_tf32": torch.backends.cudnn.allow_tf32,
         }
     return found
+
+
+def disturbance(found: dict[str, Any]) -> list[str]:
+    """A sentence for the notes if others kept the CPU busy when the run began; ``found`` is of :func:`hardware`."""
+    if found["load_before"] < 0.3:
+        return []
+    return [f"The machine was busy (load average {found['load_before']:.1f} before the run): CPU times are unreliable."]
 
 
 def cpu_name() -> str:

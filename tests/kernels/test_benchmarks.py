@@ -333,6 +333,11 @@ def test_a_run_writes_a_table_and_a_roofline_without_a_browser(tiny_run):
     assert not list(folder.glob("*.partial"))
 
 
+def test_a_busy_machine_is_named():
+    assert machine.disturbance({"load_before": 0.1}) == []
+    assert "load average 2.5" in machine.disturbance({"load_before": 2.5})[0]
+
+
 def test_cuda_without_a_gpu_is_one_clear_sentence(capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
