@@ -18,6 +18,9 @@ numbers. In float32 a loss of 1e-6 is off by 2 % and its gradient by more; in fl
 """
 
 import torch
+import torch.distributed as dist
+
+from smml_kernels.reference.ranks import sum_moments_over_ranks, sum_over_ranks
 
 FORMS = ("auto", "linear", "direct")
 
@@ -29,7 +32,12 @@ _DIRECT_BYTES_LIMIT = 2**31
 
 
 def relation_loss(
-    f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None = None, *, form: str = "auto"
+    f1: torch.Tensor,
+    f2: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    form: str = "auto",
+    group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
     """L_rel of two sets of N tokens, differentiable in both.
 
@@ -39,8 +47,11 @@ def relation_loss(
     Args:
         f1: F_1, [N, C], floating.
         f2: F_2, [N, C], floating.
-        weight: w, [N], taken as given (no normalisation, no gradient); None means 1/N each.
+        weight: w, [N], taken as given (no normalisation, no gradient); None means 1/N each, N of the whole batch.
         form: "linear", "direct", or "auto", which takes the cheaper one by shape (the crossover is near N = 2.8 C).
+        group: the tokens are those of all its ranks together, each of which calls with its own (and differentiates,
+            if any does). Every rank gets the loss of the whole batch, and the derivative of that one number by its own
+            features. The form is linear then: moments add up over ranks, similarities do not. None: one process.
 
     Returns:
         A scalar in the dtype of the features, float32 at least. It is never NaN for finite features; rounding can
@@ -49,6 +60,20 @@ def relation_loss(
     Raises:
         ValueError: unequal or unsuitable shapes, no token, an unknown form.
     """
+    check_tokens(f1, f2, weight, form)
+    form = choose_form(form, *f1.shape, grouped=group is not None)
+    rows1, rows2 = (_without_gradient_of_zero_rows(f.double()) for f in (f1, f2))
+    per_token = _direct(rows1, rows2) if form == "direct" else _linear(rows1, rows2, group)
+    if weight is not None:
+        loss = (weight.detach().double() * per_token).sum()
+    else:
+        loss = per_token.mean() if group is None else per_token.sum() / _tokens_of_all_ranks(f1, group)
+    loss = sum_over_ranks(loss, group)
+    return loss.to(torch.promote_types(torch.promote_types(f1.dtype, f2.dtype), torch.float32))
+
+
+def check_tokens(f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
+    """Raise ``ValueError`` for what :func:`relation_loss` does not take."""
     if f1.dim() != 2 or f1.shape != f2.shape:
         raise ValueError(f"features must be two [N, C] of one shape, found {tuple(f1.shape)} and {tuple(f2.shape)}")
     if not (f1.is_floating_point() and f2.is_floating_point()):
@@ -61,17 +86,24 @@ def relation_loss(
     if form not in FORMS:
         raise ValueError(f"unknown form {form!r}: choose from {', '.join(FORMS)}")
 
+
+def choose_form(form: str, tokens: int, channels: int, *, grouped: bool) -> str:
+    """ "linear" or "direct": what ``form`` asks for, linear with a process group, the cheaper one for "auto"."""
+    if grouped:
+        return "linear"
     if form == "auto":
-        form = "direct" if _direct_is_cheaper(tokens, channels) else "linear"
-    rows1, rows2 = (_without_gradient_of_zero_rows(f.double()) for f in (f1, f2))
-    per_token = _direct(rows1, rows2) if form == "direct" else _linear(rows1, rows2)
-    loss = per_token.mean() if weight is None else (weight.detach().double() * per_token).sum()
-    return loss.to(torch.promote_types(torch.promote_types(f1.dtype, f2.dtype), torch.float32))
+        return "direct" if _direct_is_cheaper(tokens, channels) else "linear"
+    return form
 
 
 def _direct_is_cheaper(tokens: int, channels: int) -> bool:
     """Which form "auto" takes: the one with fewer operations, unless N x N matrices would not fit comfortably."""
     return tokens <= _TOKENS_PER_CHANNEL * channels and _DIRECT_BYTES_PER_PAIR * tokens**2 <= _DIRECT_BYTES_LIMIT
+
+
+def _tokens_of_all_ranks(f: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """The number of rows of the batch, without waiting for the device."""
+    return sum_over_ranks(torch.full((), f.shape[0], dtype=torch.float64, device=f.device), group)
 
 
 def _direct(f1: torch.Tensor, f2: torch.Tensor) -> torch.Tensor:
@@ -80,11 +112,12 @@ def _direct(f1: torch.Tensor, f2: torch.Tensor) -> torch.Tensor:
     return (unit1 - unit2).square().sum(dim=1)
 
 
-def _linear(f1: torch.Tensor, f2: torch.Tensor) -> torch.Tensor:
-    """The same [N] numbers from the three C x C moments."""
-    s = ((f1 @ (f1.T @ f2)) * f2).sum(dim=1)
-    a = ((f1 @ (f1.T @ f1)) * f1).sum(dim=1)
-    b = ((f2 @ (f2.T @ f2)) * f2).sum(dim=1)
+def _linear(f1: torch.Tensor, f2: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+    """The same [N] numbers from the three C x C moments, which are those of all ranks' tokens."""
+    m, a1, a2 = sum_moments_over_ranks(torch.stack([f1.T @ f2, f1.T @ f1, f2.T @ f2]), group)
+    s = ((f1 @ m) * f2).sum(dim=1)
+    a = ((f1 @ a1) * f1).sum(dim=1)
+    b = ((f2 @ a2) * f2).sum(dim=1)
     # Two roots, not the root of a product: a_i b_i of large features would overflow first.
     return (a > 0).double() + (b > 0).double() - 2 * s * _inverse_root(a) * _inverse_root(b)
 

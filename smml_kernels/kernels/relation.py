@@ -1,0 +1,94 @@
+"""relation_loss by Triton: which form runs, and its registration with PyTorch.
+
+=================  ==========================================  =====================================================
+form               file                                        when "auto" takes it
+=================  ==========================================  =====================================================
+``linear``         :mod:`~smml_kernels.kernels.relation_linear`  many tokens per channel, or a process group
+``direct``         :mod:`~smml_kernels.kernels.relation_direct`  few tokens per channel: 12 N^2 C < 34 N C^2 operations
+=================  ==========================================  =====================================================
+"""
+
+from types import ModuleType
+
+import torch
+
+from smml_kernels.kernels import launch, relation_direct, relation_linear
+from smml_kernels.reference.relation import check_tokens, choose_form
+
+_FORMS = {"linear": relation_linear, "direct": relation_direct}
+
+
+def _launchers(form: str) -> tuple[ModuleType, dict]:
+    """The file of a form as the ops name it, and the options of its launchers."""
+    name, _, precision = form.partition(" ")
+    return _FORMS[name], {"tf32": precision == "tf32"} if name == "direct" else {}
+
+
+@torch.library.custom_op("smml_kernels::relation", mutates_args=())
+def _op(
+    f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, form: str, group: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    launch.require(f1, "relation_loss")
+    launchers, options = _launchers(form)
+    return launchers.forward(f1, f2, weight, group, **options)
+
+
+@_op.register_fake
+def _(f1, f2, weight, form, group):
+    return f1.new_empty((), dtype=launch.accumulator(f1)), *_launchers(form)[0].saved(f1)
+
+
+@torch.library.custom_op("smml_kernels::relation_backward", mutates_args=())
+def _backward_op(
+    upstream: torch.Tensor, f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, rows: torch.Tensor,
+    moments: torch.Tensor, form: str, group: str,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    launch.require(f1, "relation_loss")
+    launchers, options = _launchers(form)
+    return launchers.backward(upstream, f1, f2, weight, rows, moments, group, **options)
+
+
+@_backward_op.register_fake
+def _(upstream, f1, f2, weight, rows, moments, form, group):
+    return tuple(torch.empty(f.shape, dtype=f.dtype, device=f.device) for f in (f1, f2))
+
+
+def _save(ctx, inputs, output):
+    f1, f2, weight, ctx.form, ctx.group = inputs
+    ctx.save_for_backward(f1, f2, weight, *output[1:])
+
+
+def _differentiate(ctx, upstream, _rows, _moments):
+    return *_backward_op(upstream, *ctx.saved_tensors, ctx.form, ctx.group), None, None, None
+
+
+_op.register_autograd(_differentiate, setup_context=_save)
+launch.forbid_double_backward(_backward_op, "relation_loss")
+
+
+def relation_loss(
+    f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, *, form: str, group: str
+) -> torch.Tensor:
+    """The loss by Triton, differentiable once in the features; see :func:`smml_kernels.relation_loss`.
+
+    Args:
+        f1: F_1 [N, C].
+        f2: F_2 [N, C].
+        weight: w [N] or None.
+        form: "auto", "linear" or "direct".
+        group: name of a process group, or "".
+    """
+    check_tokens(f1, f2, weight, form)
+    form = choose_form(form, *f1.shape, grouped=bool(group))
+    dtype = torch.promote_types(f1.dtype, f2.dtype)
+    if dtype != torch.float64 and form == "direct" and _tf32_allowed():
+        form += " tf32"
+    weight = None if weight is None else weight.detach()
+    loss = _op(f1.to(dtype), f2.to(dtype), weight, form, group)[0]
+    return loss.to(torch.promote_types(dtype, torch.float32))
+
+
+@torch.compiler.assume_constant_result
+def _tf32_allowed() -> bool:
+    """Whether products of float32 matrices may use TensorFloat-32. Compiled code is made again when that changes."""
+    return torch.get_float32_matmul_precision() != "highest"
