@@ -56,7 +56,7 @@ def relation_loss(
         from smml_kernels.kernels import launch, relation
 
         return relation.relation_loss(f1, f2, weight, form=form, group=launch.group_name(group))
-    return reference.relation_loss(f1, f2, weight, form=form)
+    return reference.relation_loss(f1, f2, weight, form=form, group=group)
 
 
 def masked_fusion(
@@ -130,7 +130,7 @@ def exchange_loss(
         from smml_kernels.kernels import exchange, launch
 
         return exchange.exchange_loss(logits1, logits2, target, group=launch.group_name(group), **options)
-    return reference.exchange_loss(logits1, logits2, target, **options)
+    return reference.exchange_loss(logits1, logits2, target, group=group, **options)
 
 
 def dice_ce_loss(
@@ -165,4 +165,4 @@ def dice_ce_loss(
         from smml_kernels.kernels import dice_ce, launch
 
         return dice_ce.dice_ce_loss(x, target, group=launch.group_name(group), **options)
-    return reference.dice_ce_loss(x, target, **options)
+    return reference.dice_ce_loss(x, target, group=group, **options)

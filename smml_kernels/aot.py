@@ -27,6 +27,10 @@ import torch
 from smml_kernels.reference import GATES
 
 
+# The private hooks were tried with these.
+TRITON_VERSIONS = ("3.6.", "3.9.")
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one compiled kernel takes.
@@ -62,7 +66,8 @@ class _StandInDriver:
         return self._target
 
     def get_current_device(self) -> int:
-        return 0
+        # What was compiled is kept by device: each capability must be a device of its own.
+        return self._target.arch
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -171,6 +176,7 @@ def main() -> None:
     parser.add_argument("--capability", type=int, action="append", help="80, 90, ...; may be repeated (default: both)")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--output", type=Path, help="write the table to this Markdown file as well")
     asked = parser.parse_args()
     cases = {name: run for name, run in every_case().items() if asked.only in name}
     rows = [row for capability in asked.capability or [80, 90] for row in resources(capability, cases)]
@@ -178,6 +184,21 @@ def main() -> None:
         json.dump([asdict(row) for row in rows], sys.stdout)
         return
     print(table(rows))
+    if asked.output:
+        asked.output.parent.mkdir(parents=True, exist_ok=True)
+        asked.output.write_text(_page(table(rows)))
+
+
+def _page(rows: str) -> str:
+    """The table as a page that says what made it."""
+    import triton
+
+    return (
+        "# What the compiler makes of the kernels\n\n"
+        f"`python -m smml_kernels.aot`, Triton {triton.__version__}, torch {torch.__version__}. No GPU is involved: the "
+        "kernels are\ncompiled ahead of time through their launchers. `registers` is a thread's; a `stack` above 0 "
+        "would be a spill.\n\n" + rows + "\n"
+    )
 
 
 def table(rows: list[Resources]) -> str:

@@ -22,7 +22,9 @@ def tile_shape(x: torch.Tensor) -> tuple[int, int, int]:
         many of these lie side by side in one thread.
     """
     padded, side_by_side = triton.next_power_of_2(x.shape[1]), 16 // x.element_size()
-    return padded, max(16, _BYTES // x.element_size() // padded), side_by_side
+    # Many classes of 64 bits, two registers each: half a tile, or they do not fit.
+    bytes_of_tile = _BYTES // 2 if x.dtype == torch.float64 and padded > 4 else _BYTES
+    return padded, max(16, bytes_of_tile // x.element_size() // padded), side_by_side
 
 
 def programs_for(x: torch.Tensor, block: int) -> int:

@@ -18,7 +18,9 @@ With ``lower_ce`` and ``entropy`` a tie teaches nobody.
 """
 
 import torch
+import torch.distributed as dist
 
+from smml_kernels.reference.ranks import sum_over_ranks
 from smml_kernels.reference.targets import (
     check_min_class_weight,
     check_prediction,
@@ -38,6 +40,7 @@ def exchange_loss(
     *,
     gate: str = "lower_ce",
     min_class_weight: float = 0.0,
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """L_pc in both directions; each sends its gradient to the learner alone.
 
@@ -47,6 +50,7 @@ def exchange_loss(
         target: y, [B, X, Y, Z], uint8 or int64; may be None for ``gate="entropy"``, which does not look at it.
         gate: one of ``GATES``.
         min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of each sample.
+        group: of ranks that hold other samples of the same batch; the sums then run over all of them.
 
     Returns:
         (L_{1->2}, L_{2->1}), scalars in the dtype of the logits, float32 at least.
@@ -63,7 +67,9 @@ def exchange_loss(
         gate12, gate21 = (h2 - h1).relu(), (h1 - h2).relu()
     else:
         gate12, gate21 = _gates(gate, fixed1, fixed2, target, min_class_weight)
-    return _gated_mean(gate12, _divergence(fixed1, log_p2)), _gated_mean(gate21, _divergence(fixed2, log_p1))
+    loss12 = _gated_mean(gate12, _divergence(fixed1, log_p2), group)
+    loss21 = _gated_mean(gate21, _divergence(fixed2, log_p1), group)
+    return loss12, loss21
 
 
 def check_exchange(
@@ -107,7 +113,7 @@ def _divergence(log_teacher: torch.Tensor, log_student: torch.Tensor) -> torch.T
     return (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
 
 
-def _gated_mean(gate: torch.Tensor, divergence: torch.Tensor) -> torch.Tensor:
+def _gated_mean(gate: torch.Tensor, divergence: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """sum g d / sum g, and 0 (with a zero gradient) where no voxel is gated."""
-    total = gate.sum()
-    return (gate * divergence).sum() / torch.where(total > 0, total, 1.0)
+    gated, total = sum_over_ranks(torch.stack([(gate * divergence).sum(), gate.sum()]), group)
+    return gated / torch.where(total > 0, total, 1.0)
