@@ -26,7 +26,6 @@ import torch
 
 from smml_kernels.reference import GATES
 
-
 # The private hooks were tried with these.
 TRITON_VERSIONS = ("3.6.", "3.9.")
 
@@ -195,8 +194,8 @@ def _page(rows: str) -> str:
 
     return (
         "# What the compiler makes of the kernels\n\n"
-        f"`python -m smml_kernels.aot`, Triton {triton.__version__}, torch {torch.__version__}. No GPU is involved: the "
-        "kernels are\ncompiled ahead of time through their launchers. `registers` is a thread's; a `stack` above 0 "
+        f"`python -m smml_kernels.aot`, Triton {triton.__version__}, torch {torch.__version__}. No GPU is involved: "
+        "the kernels are\ncompiled ahead of time through their launchers. `registers` is a thread's; a `stack` above 0 "
         "would be a spill.\n\n" + rows + "\n"
     )
 

@@ -1,0 +1,77 @@
+"""Every kernel compiles for sm_80 and sm_90 through its real launcher, and none spills: no GPU is needed for that."""
+
+import ast
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from triton_checks import needs_triton
+
+from smml_kernels import aot
+
+pytestmark = needs_triton
+CAPABILITIES = (80, 90)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[aot.Resources]:
+    """What the compiler made of every case, from a process that does not interpret."""
+    import triton
+
+    if not triton.__version__.startswith(aot.TRITON_VERSIONS):
+        pytest.skip(
+            f"the compiler's private hooks are known for Triton {aot.TRITON_VERSIONS}, not {triton.__version__}"
+        )
+    result = subprocess.run(
+        [sys.executable, "-m", "smml_kernels.aot", "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [aot.Resources(**row) for row in json.loads(result.stdout)]
+
+
+def test_no_kernel_spills(rows):
+    spilling = [row for row in rows if row.stack > 0]
+    assert not spilling, "\n" + aot.table(spilling)
+
+
+def test_every_kernel_is_compiled_for_every_gpu(rows):
+    import smml_kernels.kernels
+
+    written = set()
+    for module in pkgutil.iter_modules(smml_kernels.kernels.__path__):
+        source = Path(importlib.util.find_spec(f"smml_kernels.kernels.{module.name}").origin).read_text()
+        functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+        written |= {node.name for node in functions if node.name.endswith("_kernel")}
+    assert len(written) >= 6
+    for capability in CAPABILITIES:
+        compiled = {row.kernel for row in rows if row.capability == capability}
+        assert compiled == written
+
+
+def test_registers_leave_room_for_more_than_one_program(rows):
+    """A kernel that takes the whole register file for one program cannot hide the time that memory takes."""
+    for row in rows:
+        assert row.registers * row.warps * 32 * 2 <= 65536, row
+
+
+def test_the_table_has_a_line_for_each_kernel(rows):
+    lines = aot.table(rows).splitlines()
+    assert len(lines) == len(rows) + 2
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+def test_a_process_that_interprets_cannot_compile():
+    from smml_kernels.kernels import launch
+
+    if not launch.INTERPRETED:
+        pytest.skip("this process compiles")
+    with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET"):
+        aot.resources(90, {})
