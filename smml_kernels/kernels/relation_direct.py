@@ -34,9 +34,9 @@ from smml_kernels.kernels.relation_rows import row_coefficients
 # Tokens of a block each way, forward; tokens of a block, others at a time and columns of a block, backward. Channels
 # are summed 16 at a time. Larger tiles spill registers with eight warps: two float32 products and float64 sums of them.
 _TILE = 64
-_TOKENS, _OTHERS, _COLUMNS = 32, 32, 128
+_TOKENS, _OTHERS = 32, 32
+_COLUMNS = {torch.float32: 128, torch.float64: 64}
 _SLICE = 16
-_WARPS = 8
 # Programs that the forward pass is spread over, where there are tokens enough.
 _PROGRAMS = 264
 
@@ -162,7 +162,7 @@ def forward(
     with launch.device_of(f1):
         _rows_kernel[(blocks, parts)](
             f1, f2, scales, partial, *f1.stride(), *f2.stride(), tokens, channels, share, ACC=launch.triton_dtype(acc),
-            TILE=_TILE, SLICE=_SLICE, PRECISION=_precision(tf32), num_warps=_WARPS, **launch.OPTIONS,
+            TILE=_TILE, SLICE=_SLICE, PRECISION=_precision(tf32), num_warps=8, **launch.OPTIONS,
         )  # fmt: skip
         loss = relation_rows.finish(partial, rows, weight, scales[2], acc, "")
     return loss, rows, scales
@@ -175,15 +175,15 @@ def backward(
     """Launch the backward pass: dL/dF_1 and dL/dF_2, contiguous, in the dtype of F, times ``upstream`` (0-dim)."""
     tokens, channels = f1.shape
     acc = launch.accumulator(f1)
-    columns = min(_COLUMNS, max(16, triton.next_power_of_2(channels)))
+    columns = min(_COLUMNS[acc], max(32, triton.next_power_of_2(channels)))
     blocks = triton.cdiv(channels, columns)
     gradients = tuple(torch.empty(f1.shape, dtype=f1.dtype, device=f1.device) for _ in range(2))
     with launch.device_of(f1):
         _gradient_kernel[(blocks * triton.cdiv(tokens, _TOKENS),)](
             f1, f2, scales, rows, *relation_rows.weight_arguments(weight, rows), upstream, *gradients, *f1.stride(),
             *f2.stride(), tokens, channels, blocks, WEIGHTED=weight is not None, ACC=launch.triton_dtype(acc),
-            TILE=_TOKENS, OTHERS=_OTHERS, COLUMNS=columns, SLICE=_SLICE, PRECISION=_precision(tf32), num_warps=_WARPS,
-            **launch.OPTIONS,
+            TILE=_TOKENS, OTHERS=_OTHERS, COLUMNS=columns, SLICE=_SLICE, PRECISION=_precision(tf32),
+            num_warps=4 if columns == 32 else 8, **launch.OPTIONS,
         )  # fmt: skip
     return gradients
 

@@ -242,7 +242,7 @@ def _moments(
     _moments_kernel[(tiles * tiles, shares, 3)](
         f1, f2, partial, *f1.stride(), *f2.stride(), tokens, channels, tiles, share, rows,
         *relation_rows.weight_arguments(weight, rows), rows if count is None else count, BACKWARD=count is not None,
-        WEIGHTED=weight is not None, TILE=tile, SLICE=_SLICE, num_warps=_warps(tile, count is not None),
+        WEIGHTED=weight is not None, TILE=tile, SLICE=_SLICE, num_warps=_warps(tile),
         **launch.OPTIONS,
     )  # fmt: skip
     _sum_kernel[(triton.cdiv(moments.numel(), _ELEMENTS),)](
@@ -279,7 +279,7 @@ def forward(
         partial = rows.new_empty((tiles, 3, tokens))
         _quadratic_kernel[(3 * tiles * triton.cdiv(tokens, _TILE),)](
             f1, f2, moments, partial, *f1.stride(), *f2.stride(), tokens, channels, tiles, TILE=_TILE, COLUMNS=tile,
-            SLICE=_SLICE, num_warps=_warps(tile, False), **launch.OPTIONS,
+            SLICE=_SLICE, num_warps=4, **launch.OPTIONS,
         )  # fmt: skip
         loss = relation_rows.finish(partial, rows, weight, moments[-1], dtype, group)
     return loss, rows, moments
@@ -305,7 +305,7 @@ def backward(
         _gradient_kernel[(2 * tiles * triton.cdiv(tokens, _TILE),)](
             f1, f2, rows, *relation_rows.weight_arguments(weight, rows), moments, derived, upstream, *gradients,
             *f1.stride(), *f2.stride(), tokens, channels, tiles, WEIGHTED=weight is not None, TILE=_TILE, COLUMNS=tile,
-            SLICE=_SLICE, num_warps=_warps(tile, True), **launch.OPTIONS,
+            SLICE=_SLICE, num_warps=_warps(tile), **launch.OPTIONS,
         )  # fmt: skip
     return gradients
 
@@ -330,6 +330,6 @@ def _columns(channels: int) -> int:
     return min(_TILE, max(16, triton.next_power_of_2(channels)))
 
 
-def _warps(tile: int, backward: bool) -> int:
-    """Warps of a program: the backward pass with its coefficients would spill a few registers of four warps."""
-    return 8 if backward and tile == _TILE else 4
+def _warps(tile: int) -> int:
+    """Warps of a program: four would spill a few registers of a full tile on some GPUs."""
+    return 8 if tile == 64 else 4

@@ -1,0 +1,446 @@
+"""The Triton kernels of relation_loss against the float64 reference and against the N x N definition in float32."""
+
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton_checks import (
+    ATOL,
+    COMPILER,
+    DEVICE,
+    FLOATS,
+    HAS_TRITON,
+    assert_as_good_as_eager,
+    error,
+    needs_triton,
+    randn,
+)
+
+from smml_kernels import reference
+
+if HAS_TRITON:
+    from smml_kernels.kernels import relation, relation_direct, relation_linear
+
+pytestmark = needs_triton
+both_forms = pytest.mark.parametrize("form", ["linear", "direct"])
+
+
+def ours(f1, f2, weight=None, form="linear", group=""):
+    return relation.relation_loss(f1, f2, weight, form=form, group=group)
+
+
+def features(n, c, seed=1, dtype=torch.float32):
+    return randn(n, c, seed=seed, dtype=dtype), randn(n, c, seed=seed + 1000, dtype=dtype)
+
+
+def weights(n, dtype=torch.float32):
+    return torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(DEVICE, dtype)
+
+
+def n_by_n(f1, f2, weight=None):
+    """The definition as PyTorch would compute it, in the dtype of the features (float32 for half precision)."""
+    f1, f2 = (f.to(torch.promote_types(f.dtype, torch.float32)) for f in (f1, f2))
+    unit1, unit2 = (torch.nn.functional.normalize(f @ f.T, dim=1) for f in (f1, f2))
+    per_token = (unit1 - unit2).square().sum(1)
+    return per_token.mean() if weight is None else (weight.to(f1.dtype) * per_token).sum()
+
+
+def with_gradients(compute, f1, f2, *rest, upstream=1.0, **options):
+    leaves = [f.detach().requires_grad_() for f in (f1, f2)]
+    loss = compute(*leaves, *rest, **options)
+    return loss.detach(), *torch.autograd.grad(upstream * loss, leaves)
+
+
+def compare(f1, f2, weight=None, form="linear", eager=reference.relation_loss, upstream=1.0):
+    """Value and gradients against eager PyTorch in the same dtype and in float64."""
+    found = with_gradients(ours, f1, f2, weight, form=form, upstream=upstream)
+    eager = with_gradients(eager, f1, f2, weight, upstream=upstream)
+    exact = with_gradients(reference.relation_loss, f1.double(), f2.double(), weight, upstream=upstream)
+    for one, other, truth in zip(found, eager, exact, strict=True):
+        assert_as_good_as_eager(one, other, truth)
+    return found
+
+
+@both_forms
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "c"), [(33, 5), (2, 33), (70, 20), (65, 1)])
+def test_value_and_gradients_over_odd_sizes(poisoned_memory, form, n, c, weighted):
+    compare(*features(n, c), weights(n) if weighted else None, form)
+
+
+@both_forms
+@pytest.mark.parametrize("c", [1, 3])
+def test_one_token_agrees_with_itself(poisoned_memory, form, c):
+    loss, *gradients = with_gradients(ours, *features(1, c), form=form)
+    assert abs(loss.item()) < 1e-6
+    assert all(g.abs().max() < 1e-5 for g in gradients)
+
+
+def test_more_channels_than_a_tile(poisoned_memory):
+    compare(*features(35, 130), weights(35))
+    compare(*features(35, 130), weights(35), "direct")
+
+
+def test_many_programs_share_the_sum_over_tokens(poisoned_memory, monkeypatch):
+    monkeypatch.setattr(relation_linear, "_SHARE", 32)
+    compare(*features(150, 5), weights(150))
+    monkeypatch.setattr(relation_linear, "_TILE", 16)  # tiles below the diagonal are copies
+    compare(*features(70, 40), weights(70))
+    monkeypatch.setattr(relation_direct, "_PROGRAMS", 4)  # a program walks over several tiles
+    compare(*features(200, 3), weights(200), "direct")
+
+
+@both_forms
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_dtypes(poisoned_memory, form, dtype):
+    f1, f2 = features(40, 6, dtype=dtype)
+    loss, *gradients = compare(f1, f2, weights(40, torch.float64), form)
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
+    assert all(g.dtype == dtype and g.is_contiguous() for g in gradients)
+
+
+@both_forms
+def test_branches_of_different_dtypes(form):
+    f1, f2 = features(20, 6)
+    found = with_gradients(ours, f1, f2.bfloat16(), form=form)
+    exact = with_gradients(reference.relation_loss, f1, f2.bfloat16())
+    assert [t.dtype for t in found] == [torch.float32, torch.float32, torch.bfloat16]
+    for one, truth in zip(found, exact, strict=True):
+        assert error(one, truth) <= ATOL[one.dtype]
+
+
+@both_forms
+@pytest.mark.parametrize("layout", ["transposed", "every other", "one of each", "expanded", "offset", "other order"])
+def test_strides(form, layout):
+    f1, f2 = features(34, 6)
+    if layout == "transposed":
+        f1, f2 = (f.T.contiguous().T for f in (f1, f2))
+    elif layout == "every other":
+        f1, f2 = features(68, 12)[0][::2, 1::2], features(68, 12)[1][1::2, ::2]
+    elif layout == "one of each":
+        f2 = f2.T.contiguous().T
+    elif layout == "expanded":
+        f1 = f1[:1].expand(34, -1)
+    elif layout == "offset":
+        f1 = torch.cat([f1.new_zeros(1), f1.flatten()])[1:].view(f1.shape)
+    elif layout == "other order":
+        f1, f2 = (f.unflatten(0, (2, 17)).permute(1, 0, 2).flatten(0, 1) for f in (f1, f2))
+    compare(f1, f2, weights(34), form)
+
+
+@both_forms
+@pytest.mark.parametrize("kind", ["float64", "bfloat16", "stride 0", "every other", "zero", "wants a gradient"])
+def test_weights(form, kind):
+    w = weights(40)
+    w = {
+        "float64": w.double(),
+        "bfloat16": w.bfloat16(),
+        "stride 0": w[:1].expand(40),
+        "every other": weights(80)[::2],
+        "zero": torch.zeros_like(w),
+        "wants a gradient": w.clone().requires_grad_(),
+    }[kind]
+    compare(*features(40, 5), w, form)
+    assert w.grad is None
+
+
+@both_forms
+def test_zero_rows_count_what_is_there_and_get_no_gradient(poisoned_memory, form):
+    f1, f2 = features(40, 6)
+    f1[[2, 5]] = 0
+    f2[[5, 9]] = 0
+    _, gradient1, gradient2 = compare(f1, f2, weights(40), form)
+    assert (gradient1[[2, 5]] == 0).all()
+    assert (gradient2[[5, 9]] == 0).all()
+    assert (gradient1[9] != 0).any(), "a row that is zero in the other branch alone still learns"
+
+
+@both_forms
+@pytest.mark.parametrize(("zero1", "zero2", "expected"), [(True, False, 1.0), (True, True, 0.0), (False, True, 1.0)])
+def test_branches_of_nothing(poisoned_memory, form, zero1, zero2, expected):
+    f1, f2 = features(5, 3)
+    loss, *gradients = with_gradients(ours, f1 * (not zero1), f2 * (not zero2), form=form)
+    assert loss.item() == expected
+    assert all((g == 0).all() for g in gradients)
+
+
+@both_forms
+@pytest.mark.parametrize("scale", [1e-41, 1e-35, 1e-12, 1e12, 1e38])
+def test_huge_and_tiny_features(form, scale):
+    f1 = (scale * randn(20, 4).clamp(-3, 3).double()).float()
+    found = with_gradients(ours, f1, f1.flip(0) * 0.25, form=form)
+    exact = with_gradients(reference.relation_loss, f1, f1.flip(0) * 0.25)
+    assert error(found[0], exact[0]) < 1e-6
+    if scale > 1e-38:  # below, the true gradient (about 1 / scale) is beyond float32
+        for one, truth in zip(found[1:], exact[1:], strict=True):
+            assert error(one / truth.abs().max(), truth / truth.abs().max()) < 1e-6
+
+
+@both_forms
+def test_a_large_mean(form):
+    """All similarities are nearly equal: what differs is 1e-6 of them."""
+    f1, f2 = features(40, 6)
+    compare(f1 + 1000, f2 + 1000, weights(40), form, eager=n_by_n)
+
+
+@both_forms
+@pytest.mark.parametrize("copy", ["plain", "rotated", "scaled", "rotated and scaled"])
+@pytest.mark.parametrize("magnitude", [1e-2, 1e-4, 1e-6])
+def test_near_agreement_keeps_the_digits_of_the_definition(form, copy, magnitude):
+    f1 = randn(48, 8, seed=1)
+    f2 = f1 + magnitude**0.5 * 0.7 * randn(48, 8, seed=2)
+    if "rotated" in copy:
+        f2 = f2 @ torch.linalg.qr(randn(8, 8, seed=3))[0]
+    if "scaled" in copy:
+        f2 = 37 * f2
+    loss, *_ = compare(f1, f2, weights(48) / 48, form, eager=n_by_n)
+    assert 0.01 * magnitude < loss < 10 * magnitude
+    if form == "linear":
+        compare(f1, f2, weights(48) / 48)  # as good as float64
+
+
+@both_forms
+def test_branches_that_agree_exactly(form):
+    f1, _ = features(40, 6)
+    loss, *gradients = with_gradients(ours, f1, f1.clone(), form=form)
+    assert abs(loss.item()) < 1e-12
+    assert all(g.norm() < 1e-6 for g in gradients)
+
+
+@both_forms
+@pytest.mark.parametrize("upstream", [-2.5, 0.0])
+def test_upstream_gradients(form, upstream):
+    compare(*features(33, 5), weights(33), form, upstream=upstream)
+
+
+@both_forms
+def test_an_expanded_upstream_gradient_and_a_graph_round_the_loss(form):
+    f1, f2 = features(20, 5)
+    f1.requires_grad_()
+    both = torch.stack([ours(f1, f2, form=form), ours(f2, f1 * f1, form=form)])
+    gradient = torch.autograd.grad(both, f1, torch.ones(1, device=DEVICE).expand(2))[0]
+    expected = reference.relation_loss(f1, f2) + reference.relation_loss(f2, f1 * f1)
+    assert error(gradient, torch.autograd.grad(expected, f1)[0]) < 1e-6
+
+
+@both_forms
+def test_the_same_twice_and_after_a_first_backward(poisoned_memory, form):
+    f1, f2 = (f.requires_grad_() for f in features(70, 5))
+    before = f1.detach().clone()
+    loss = ours(f1, f2, form=form)
+    first = torch.autograd.grad(loss, (f1, f2), retain_graph=True)
+    second = torch.autograd.grad(loss, (f1, f2))
+    again = with_gradients(ours, f1, f2, form=form)
+    assert torch.equal(loss, again[0])
+    for one, two, three in zip(first, second, again[1:], strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+    assert torch.equal(f1, before), "the gradient must not be written into the input"
+
+
+@both_forms
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])
+def test_gradients_of_some_inputs(form, wanted):
+    f1, f2 = (f.requires_grad_(w) for f, w in zip(features(20, 5), wanted, strict=True))
+    loss = ours(f1, f2, form=form)
+    assert loss.requires_grad == any(wanted)
+    if not any(wanted):
+        return
+    loss.backward()
+    expected = with_gradients(reference.relation_loss, f1, f2)[1:]
+    for f, w, truth in zip((f1, f2), wanted, expected, strict=True):
+        assert (f.grad is not None) == w
+        assert not w or error(f.grad, truth) < 1e-6
+
+
+@both_forms
+def test_one_tensor_for_both_branches(form):
+    f1, _ = features(20, 5)
+    f1.requires_grad_()
+    gradient = torch.autograd.grad(ours(f1, f1.flip(0), form=form) + ours(f1, f1, form=form), f1)[0]
+    expected = torch.autograd.grad(reference.relation_loss(f1, f1.flip(0)), f1)[0]
+    assert error(gradient, expected) < 1e-6
+
+
+@both_forms
+def test_differentiating_twice_is_a_clear_error(form):
+    f1, f2 = features(6, 3)
+    gradient = torch.autograd.grad(ours(f1.requires_grad_(), f2, form=form), f1, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match=r"relation_loss by Triton .* implementation='torch'"):
+        gradient.sum().backward()
+
+
+@both_forms
+def test_nan_stays_visible(form):
+    f1, f2 = features(20, 5)
+    f1[3, 2] = float("nan")
+    assert ours(f1, f2, form=form).isnan()
+
+
+def test_it_refuses_what_the_reference_refuses():
+    f = torch.ones(3, 2, device=DEVICE)
+    for arguments, form, message in (
+        ((f, torch.ones(4, 2, device=DEVICE)), "auto", "one shape"),
+        ((f[0], f[0]), "auto", r"\[N, C\]"),
+        ((f[:0], f[:0]), "auto", "empty"),
+        ((f, f, torch.ones(2, device=DEVICE)), "auto", "weight"),
+        ((f, f), "quadratic", "unknown form"),
+        ((f.long(), f), "auto", "floating"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ours(*arguments, form=form)
+
+
+def test_auto_takes_the_cheaper_form(monkeypatch):
+    taken = []
+    for name, module in (("linear", relation_linear), ("direct", relation_direct)):
+        forward = module.forward
+        monkeypatch.setattr(module, "forward", lambda *a, n=name, f=forward, **o: taken.append(n) or f(*a, **o))
+    ours(*features(8, 4), form="auto")
+    ours(*features(16, 4), form="auto")
+    assert taken == ["direct", "linear"]
+
+
+@both_forms
+def test_gradcheck(form):
+    f1, f2 = (f.requires_grad_() for f in features(9, 4, dtype=torch.float64))
+    w = weights(9, torch.float64)
+    assert gradcheck(lambda a, b: ours(a, b, w, form=form), (f1, f2), fast_mode=True)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**31), n=st.integers(3, 40), c=st.integers(2, 20), spread=st.floats(1e-3, 1e3))
+def test_any_size_and_spread(seed, n, c, spread):
+    f1, f2 = features(n, c, seed=seed)
+    compare(spread * f1, f2, form="direct" if seed % 2 else "linear", eager=n_by_n)
+
+
+@both_forms
+def test_opcheck(form):
+    f1, f2 = features(9, 4)
+    ours(f1, f2)  # registers
+    op, backward = torch.ops.smml_kernels.relation.default, torch.ops.smml_kernels.relation_backward.default
+    torch.library.opcheck(op, (f1.clone().requires_grad_(), f2.clone().requires_grad_(), weights(9), form, ""))
+    f1 = f1.bfloat16().T.contiguous().T
+    torch.library.opcheck(op, (f1, f2.bfloat16(), None, form, ""))
+    _, rows, moments = op(f1, f2.bfloat16(), None, form, "")
+    upstream = torch.ones((), device=DEVICE)
+    torch.library.opcheck(backward, (upstream, f1, f2.bfloat16(), None, rows, moments, form, ""))
+
+
+@both_forms
+def test_compiled_without_a_graph_break(form):
+    w = weights(20)
+
+    def step(f1, f2):
+        return ours(f1.sin(), f2.exp(), w, form=form).square()
+
+    compiled = with_gradients(torch.compile(step, fullgraph=True, backend=COMPILER), *features(20, 5))
+    for one, eager in zip(compiled, with_gradients(step, *features(20, 5)), strict=True):
+        assert error(one, eager) <= ATOL[torch.float32]
+
+
+@both_forms
+def test_autocast_does_not_lower_the_precision(form):
+    f1, f2 = features(20, 5)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        inside = ours(f1, f2, form=form)
+    assert torch.equal(inside, ours(f1, f2, form=form))
+
+
+@both_forms
+@pytest.mark.parametrize("axis", [0, 1])
+def test_offsets_beyond_32_bits(form, axis):
+    """A stride of more than 2^31 elements: an int32 offset would wrap."""
+    far = 2**31 + 8
+    memory = torch.empty(far + 64, dtype=torch.bfloat16, device=DEVICE)  # lazily mapped on the CPU
+    f1 = memory.as_strided((2, 3), (far, 1)) if axis == 0 else memory.as_strided((3, 2), (1, far))
+    f1.copy_(randn(*f1.shape, dtype=torch.bfloat16))
+    f2 = randn(*f1.shape, seed=2, dtype=torch.bfloat16)
+    compare(f1, f2, form=form)
+    compare(f2, f1, form=form)
+
+
+class _Allocations(TorchDispatchMode):
+    """Remembers the size in bytes of the largest tensor that an operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return out
+
+
+@both_forms
+def test_nothing_n_by_n_is_allocated(form):
+    n = 300
+    f1, f2 = features(n, 3)
+    upstream = torch.ones((), device=DEVICE)
+    launchers, options = relation._launchers(form)
+    with _Allocations() as allocations:
+        _, rows, moments = launchers.forward(f1, f2, None, "", **options)
+        launchers.backward(upstream, f1, f2, None, rows, moments, "", **options)
+    assert 0 < allocations.bytes < n * n, "a quarter of N x N float32 numbers"
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+# Tokens of rank 0 and of rank 1.
+SHARES = (20, 13)
+
+
+def batch():
+    f1, f2 = (f.cpu() for f in features(sum(SHARES), 5))
+    f1[3] = f2[25] = 0
+    w = weights(sum(SHARES)).cpu()
+    return f1, f2, w / w.sum()
+
+
+def measure(f1, f2, w, group=None):
+    """By implementation and weight: the loss and both gradients."""
+    calls = {"torch": lambda a, b, w: reference.relation_loss(a, b, w, group=group)}
+    if group is not None and HAS_TRITON:
+        name = group.group_name
+        # "direct" is not possible over ranks: it becomes linear.
+        calls["triton"] = lambda a, b, w: ours(a, b, w, form="direct", group=name)
+    return {
+        (name, weight is None): with_gradients(call, f1, f2, weight, upstream=-1.5)
+        for name, call in calls.items()
+        for weight in (w, None)
+    }
+
+
+def work(rank: int, store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(SHARES))
+    start = sum(SHARES[:rank])
+    torch.save(measure(*(t[start : start + SHARES[rank]] for t in batch()), dist.group.WORLD), f"{out}{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="gloo adds up on the CPU, the kernels would run on a GPU")
+@pytest.mark.skipif(sys.platform != "linux", reason="processes that meet through a file")
+def test_two_ranks_are_one_batch(tmp_path):
+    mp.spawn(work, (str(tmp_path / "store"), str(tmp_path / "rank")), nprocs=len(SHARES))
+    ranks = [torch.load(tmp_path / f"rank{rank}") for rank in range(len(SHARES))]
+    whole = measure(*batch())
+    for (name, unweighted), parts in ranks[0].items():
+        loss, *gradients = whole["torch", unweighted]
+        for rank in ranks:
+            assert error(rank[name, unweighted][0], loss) < 1e-6, f"{name}: every rank has the loss of the whole batch"
+        for branch, gradient in enumerate(gradients, 1):
+            found = torch.cat([rank[name, unweighted][branch] for rank in ranks])
+            assert error(found, gradient) < 1e-6, f"{name}: the gradients of the ranks are its parts"
+        alone = reference.relation_loss(*(t[: SHARES[0]] for t in batch()))
+        assert error(parts[0], alone) > 1e-3, "or this test would prove nothing"
