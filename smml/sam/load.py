@@ -1,0 +1,178 @@
+"""Load SAM: the tiny one that ships here, an official checkpoint by name, or a file.
+
+Official checkpoints (and fine-tuned ones with the same names of weights, such as MedSAM's) are ``.pth`` files; their
+size, ViT-B, L or H, is read off the weights. What this project trains is ``.safetensors`` with its size in the
+metadata. No file is ever allowed to run code.
+"""
+
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from smml.devices import find_device
+from smml.errors import InputError
+from smml.files import replacing
+from smml.sam.download import OFFICIAL, fetch
+from smml.sam.tiny import TinyConfig, build_tiny
+from smml.sam.torchvision_gap import import_segment_anything
+
+FORMAT = "smml-sam-1"
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+# Channels and blocks of the image encoder tell the official sizes apart.
+_SIZES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
+
+
+def load_sam(
+    name_or_path: str | os.PathLike = "tiny",
+    *,
+    device: str | torch.device = "cpu",
+    cache: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """A SAM that is ready for inference: frozen, in evaluation mode, float32.
+
+    Args:
+        name_or_path: "tiny" (ships with the package, trained on simulated data alone); "vit_b", "vit_l" or "vit_h"
+            (Meta's, 0.4, 1.2 and 2.6 GB, downloaded on first use); or a ``.pth`` or ``.safetensors`` file.
+        device: where to put it.
+        cache: folder of downloaded files; see :func:`smml.sam.download.cache_folder`.
+        progress: show a bar while downloading.
+
+    Returns:
+        A ``segment_anything.modeling.Sam``.
+
+    Raises:
+        InputError: an unknown name, no such file, a file that is damaged, tampered with, no SAM or pickled code; no
+            network and not cached; the cache cannot be written.
+    """
+    target = find_device(str(device))
+    name = os.fspath(name_or_path)
+    if name == "tiny":
+        sam = read_tiny(WEIGHTS / "sam-tiny.safetensors")[0]
+    elif name in OFFICIAL:
+        sam = _read_official(fetch(name, cache=cache, progress=progress), expected=name)
+    else:
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(
+                f"{name}: no such SAM; give tiny, {', '.join(OFFICIAL)}, or a .pth or .safetensors file that exists"
+            )
+        sam = read_tiny(path)[0] if path.suffix == ".safetensors" else _read_official(path)
+    return sam.to(target).eval().requires_grad_(False)
+
+
+def save_tiny(path: str | os.PathLike, sam: nn.Module, config: TinyConfig, facts: dict) -> None:
+    """Write a tiny SAM as ``.safetensors`` in half precision, atomically.
+
+    Args:
+        path: file to write.
+        sam: its weights.
+        config: its size.
+        facts: how it was made (plain values), kept in the metadata.
+    """
+    weights = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in sam.state_dict().items()}
+    described = {"format": FORMAT, "size": config.to_dict(), **facts}
+    with replacing(path) as temporary:
+        try:
+            save_file(weights, temporary, metadata={"smml": json.dumps(described)})
+        except SafetensorError as error:
+            # The library does not report a full disk as the OSError that it is.
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+
+
+def read_tiny(path: Path) -> tuple[nn.Module, dict]:
+    """A tiny SAM in float32 and the facts stored with it; inverse of :func:`save_tiny`.
+
+    Raises:
+        InputError: damaged, truncated or not a tiny SAM.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("smml", "{}"))
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged or truncated SAM weights ({error}); copy or install them again") from error
+    found = facts.get("format") if isinstance(facts, dict) else None
+    if found != FORMAT or not isinstance(facts.get("size"), dict):
+        raise InputError(
+            f"{path}: not a SAM of this project ({FORMAT} expected, found {found!r}); official SAM checkpoints are "
+            ".pth files"
+        )
+    try:
+        sam = build_tiny(TinyConfig.from_dict(facts["size"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    _fill(sam, weights, path)
+    return sam, facts
+
+
+def _read_official(path: Path, expected: str | None = None) -> nn.Module:
+    """A SAM from a file with the official names of weights."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, because it holds pickled code or is no PyTorch file; only plain weights are loaded. "
+            "Get an official checkpoint with load_sam('vit_b')"
+        ) from error
+    # What a damaged file provokes in the unpickler is not enumerable: lookup, index, overflow and codec errors.
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: damaged or truncated SAM checkpoint ({first}); copy or download it again") from error
+    size = _find_size(weights)
+    if size is None or (expected is not None and size != expected):
+        raise InputError(
+            f"{path}: {'not ' + expected if size else 'not a SAM'}; expected the weights of an official SAM "
+            f"({', '.join(OFFICIAL)}) under their official names, found {size or _describe(weights)}"
+        )
+    package = import_segment_anything()
+    # Built without memory: the official sizes take seconds to fill with random numbers that nobody needs.
+    with torch.device("meta"):
+        sam = package.sam_model_registry[size]()
+    # These two are no part of a checkpoint.
+    sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)
+    sam.pixel_std = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
+    _fill(sam, {name: tensor.float() for name, tensor in weights.items()}, path)
+    return sam
+
+
+def _find_size(weights: object) -> str | None:
+    """Which official size a state dictionary is of, or None."""
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        return None
+    place = weights.get("image_encoder.pos_embed")
+    if place is None or place.ndim != 4:
+        return None
+    prefix = "image_encoder.blocks."
+    depth = len({name[len(prefix) :].split(".")[0] for name in weights if str(name).startswith(prefix)})
+    return _SIZES.get((place.shape[-1], depth))
+
+
+def _describe(weights: object) -> str:
+    if not isinstance(weights, dict):
+        return f"a {type(weights).__name__}"
+    names = ", ".join(str(name) for name in list(weights)[:3])
+    return f"{len(weights)} entries ({names} ...)"
+
+
+def _fill(sam: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put the weights into the model, naming the file where they do not fit."""
+    expected = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != found:
+        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise InputError(
+            f"{path}: {len(odd)} weights do not fit a SAM of that size (for example {odd[0]}: expected "
+            f"{expected.get(odd[0])}, found {found.get(odd[0])}); the file was made by another version or edited"
+        )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise InputError(f"{path}: holds NaN or infinite weights; copy or download it again")
+    sam.load_state_dict(weights, assign=True)

@@ -1,0 +1,275 @@
+"""Between slices of a volume, in voxels, and SAM's square input: the only place with that geometry.
+
+Coordinates, once and for all, in voxels of the slice, as (row, column):
+
+- A *point* (i, j) is the centre of voxel [i, j]; fractions lie between centres.
+- A *box* (top, left, bottom, right) is half-open like a slice of Python: it holds ``image[top:bottom, left:right]``.
+  The box of a mask is therefore (first row, first column, last row + 1, last column + 1). Its edges are edges of
+  voxels, so fractions are fine here too.
+
+A slice is resized by its longer side to SAM's square, aspect kept, and padded at the bottom and on the right (after the
+normalisation, with 0), as SAM's own predictor does. Its pixels are 0 to 255: background (voxels that are exactly 0) is
+0, the rest runs between two percentiles of the brain. So it does not matter whether a volume holds scanner units or
+z-scores.
+
+``encode`` and ``decode`` are for inference. Training calls what they are made of: :func:`to_input`,
+``sam.image_encoder`` and :func:`predict_masks`, which let gradients through.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smml.errors import InputError
+
+# Of the brain's voxels: what lies outside becomes black or white.
+WINDOW_PERCENTILES = (0.5, 99.5)
+
+_WHITE = 255.0
+
+
+@dataclass(frozen=True)
+class SquareFit:
+    """How slices of ``shape`` (rows, columns) lie in a square of ``size`` pixels.
+
+    Attributes:
+        shape: voxels of a slice.
+        size: pixels along the edge of the square.
+    """
+
+    shape: tuple[int, int]
+    size: int
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """Rows and columns of pixels that the resized slice covers, at the top left of the square."""
+        scale = self.size / max(self.shape)
+        return max(1, int(self.shape[0] * scale + 0.5)), max(1, int(self.shape[1] * scale + 0.5))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels a voxel along rows and columns; they differ by the rounding to whole pixels."""
+        return self.inside[0] / self.shape[0], self.inside[1] / self.shape[1]
+
+    def resize(self, slices: Tensor) -> Tensor:
+        """Resize slices [S, H, W] to the pixels that they cover, ``inside``; averages where it shrinks."""
+        resized = F.interpolate(slices[:, None], self.inside, mode="bilinear", align_corners=False, antialias=True)
+        return resized[:, 0]
+
+    def points(self, points: Tensor) -> Tensor:
+        """Points [..., 2] (row, column) -> SAM's (x, y) in pixel centres."""
+        edges = (points.float() + 0.5) * points.new_tensor(self.scale, dtype=torch.float32)
+        # SAM adds the half pixel from the centre to the edge again.
+        return edges.flip(-1) - 0.5
+
+    def boxes(self, boxes: Tensor) -> Tensor:
+        """Half-open boxes [..., 4] (top, left, bottom, right) -> SAM's (x0, y0, x1, y1) in pixel centres."""
+        edges = boxes.float() * boxes.new_tensor(self.scale * 2, dtype=torch.float32)
+        return edges.reshape(*edges.shape[:-1], 2, 2).flip(-1).reshape(edges.shape) - 0.5
+
+    def masks_to_square(self, masks: Tensor, pixels: int) -> Tensor:
+        """Masks [S, H, W] in [0, 1] -> [S, pixels, pixels], the share of each mask pixel that is inside, about.
+
+        The inverse of :meth:`masks_to_slices`; ``pixels`` is the edge of SAM's masks.
+        """
+        # Centres of the mask pixels in voxel indices, then in grid_sample's -1 to 1 between edges.
+        axes = [
+            (torch.arange(pixels, device=masks.device) + 0.5) * (self.size / pixels) / scale / length * 2 - 1
+            for scale, length in zip(self.scale, self.shape, strict=True)
+        ]
+        return _sample(masks.float(), axes, padding="zeros")
+
+    def masks_to_slices(self, masks: Tensor) -> Tensor:
+        """SAM's mask logits [S, m, m] -> [S, H, W], by bilinear interpolation at the centres of the voxels."""
+        axes = [
+            (torch.arange(length, device=masks.device) + 0.5) * scale / self.size * 2 - 1
+            for scale, length in zip(self.scale, self.shape, strict=True)
+        ]
+        return _sample(masks, axes, padding="border")
+
+
+def _sample(images: Tensor, axes: list[Tensor], padding: str) -> Tensor:
+    """Bilinear samples of [S, h, w] at a grid of (row, column) positions in [-1, 1] between the images' edges."""
+    grid = torch.stack(torch.meshgrid(axes[1].to(images), axes[0].to(images), indexing="xy"), dim=-1)
+    grid = grid.expand(len(images), -1, -1, -1)
+    return F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode=padding, align_corners=False)[:, 0]
+
+
+def intensity_window(volume: Tensor) -> tuple[float, float]:
+    """The intensities that become black and white: percentiles 0.5 and 99.5 of the voxels that are not 0.
+
+    Args:
+        volume: of any shape and scale; best the whole volume, so that all its slices look alike. NaN is refused.
+
+    Returns:
+        (low, high) with low < high; (0, 1) for an empty volume.
+
+    Raises:
+        InputError: a voxel is not finite.
+    """
+    values = volume[volume != 0].float()
+    if not bool(torch.isfinite(values).all()):
+        raise InputError("the slices hold NaN or infinite voxels; mend or mask them before SAM sees them")
+    if not len(values):
+        return 0.0, 1.0
+    low, high = (
+        float(values.kthvalue(1 + round(percent / 100 * (len(values) - 1))).values) for percent in WINDOW_PERCENTILES
+    )
+    # One intensity throughout the brain is shown as white.
+    return (low, high) if high > low else (high - max(1.0, abs(high)), high)
+
+
+def to_grey(slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
+    """Slices of any scale -> grey values 0 to 255, float32 of the same shape; voxels that are exactly 0 stay 0.
+
+    Args:
+        slices: [S, H, W].
+        window: (low, high) of :func:`intensity_window`, or None to take that of these slices.
+    """
+    low, high = window or intensity_window(slices)
+    grey = ((slices.float() - low) / (high - low)).clamp(0, 1) * _WHITE
+    return torch.where(slices != 0, grey, torch.zeros((), device=slices.device))
+
+
+def to_input(sam: nn.Module, slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
+    """What ``sam.image_encoder`` wants: [S, H, W] of any scale -> float32 [S, 3, size, size] on SAM's device.
+
+    Raises:
+        InputError: the slices are not [S, H, W] or hold voxels that are not finite.
+    """
+    if slices.ndim != 3 or 0 in slices.shape[1:]:
+        raise InputError(f"slices must be [S, H, W] with H and W at least 1, found {list(slices.shape)}")
+    grey = to_grey(slices.to(sam.device), window)
+    return sam.preprocess(SquareFit(tuple(slices.shape[1:]), image_size(sam)).resize(grey)[:, None])
+
+
+def image_size(sam: nn.Module) -> int:
+    """Edge of SAM's square input in pixels."""
+    return int(sam.image_encoder.img_size)
+
+
+@torch.no_grad()
+def encode(sam: nn.Module, slices: Tensor, *, window: tuple[float, float] | None = None, batch: int = 8) -> Tensor:
+    """Image embeddings of slices, without gradients.
+
+    Args:
+        sam: from :func:`smml.sam.load_sam`.
+        slices: [S, H, W], any scale of intensities, background 0; moved to SAM's device in batches.
+        window: (low, high) of :func:`intensity_window` of the whole volume. None takes that of these slices, so that
+            the embedding of a slice then depends on the others.
+        batch: slices at a time.
+
+    Returns:
+        [S, C, h, w] on SAM's device.
+
+    Raises:
+        InputError: wrong shape, or voxels that are not finite.
+    """
+    if slices.ndim == 3 and len(slices):
+        window = window or intensity_window(slices)
+    side = sam.prompt_encoder.image_embedding_size
+    if not len(slices):
+        return torch.zeros(0, sam.prompt_encoder.embed_dim, *side, device=sam.device)
+    return torch.cat([sam.image_encoder(to_input(sam, part, window)) for part in slices.split(batch)])
+
+
+@torch.no_grad()
+def decode(
+    sam: nn.Module,
+    embeddings: Tensor,
+    boxes: Tensor | None = None,
+    points: Tensor | None = None,
+    point_labels: Tensor | None = None,
+    *,
+    shape: tuple[int, int],
+    batch: int = 64,
+) -> Tensor:
+    """Masks of one prompt a slice, without gradients. Repeat an embedding to prompt its slice several times.
+
+    Args:
+        sam: from :func:`smml.sam.load_sam`.
+        embeddings: [S, C, h, w] from :func:`encode`.
+        boxes: [S, 4] half-open (top, left, bottom, right) in voxels, or None.
+        points: [S, P, 2] (row, column) in voxels, or None.
+        point_labels: [S, P], 1 inside, 0 outside, -1 for padding; with ``points``.
+        shape: (H, W) of the slices that were encoded.
+        batch: prompts at a time.
+
+    Returns:
+        Mask logits [S, H, W], float32 on SAM's device; the mask is where they are above 0.
+
+    Raises:
+        InputError: no prompt at all, or shapes that do not belong together.
+    """
+    parts = []
+    for start in range(0, len(embeddings), batch):
+        part = slice(start, start + batch)
+        masks, _ = predict_masks(
+            sam,
+            embeddings[part],
+            None if boxes is None else boxes[part],
+            None if points is None else points[part],
+            None if point_labels is None else point_labels[part],
+            shape=shape,
+        )
+        parts.append(SquareFit(tuple(shape), image_size(sam)).masks_to_slices(masks))
+    return torch.cat(parts) if parts else torch.zeros(0, *shape, device=sam.device)
+
+
+def predict_masks(
+    sam: nn.Module,
+    embeddings: Tensor,
+    boxes: Tensor | None = None,
+    points: Tensor | None = None,
+    point_labels: Tensor | None = None,
+    *,
+    shape: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """The differentiable part of :func:`decode`, with the same arguments.
+
+    segment-anything's own forward pass of the mask decoder pairs all prompts with one image. Here prompt s belongs to
+    embedding s, so the decoder's parts are called with the embeddings as they are; and of SAM's four masks only the
+    one for unambiguous prompts is made.
+
+    Returns:
+        Mask logits on SAM's square [S, m, m], m four times the edge of the embeddings, and the predicted IoU [S].
+
+    Raises:
+        InputError: as for :func:`decode`.
+    """
+    count = len(embeddings)
+    _check_prompts(count, boxes, points, point_labels)
+    fit = SquareFit(tuple(shape), image_size(sam))
+    device = embeddings.device
+    sam_points = None
+    if points is not None and points.shape[1]:
+        sam_points = (fit.points(points.to(device)), point_labels.to(device))
+    sam_boxes = None if boxes is None else fit.boxes(boxes.to(device))
+    sparse, dense = sam.prompt_encoder(points=sam_points, boxes=sam_boxes, masks=None)
+
+    decoder = sam.mask_decoder
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
+    places = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+    tokens, pixels = decoder.transformer(embeddings + dense, places, tokens)
+    features = decoder.output_upscaling(pixels.transpose(1, 2).reshape(embeddings.shape))
+    filters = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
+    masks = torch.einsum("sc,schw->shw", filters, features)
+    return masks, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+
+
+def _check_prompts(count: int, boxes: Tensor | None, points: Tensor | None, point_labels: Tensor | None) -> None:
+    if boxes is None and (points is None or not points.shape[1]):
+        raise InputError("SAM needs a prompt: give boxes, points or both")
+    if (points is None) != (point_labels is None):
+        raise InputError("points and point_labels go together: give both or neither")
+    expected = {"boxes": (boxes, [count, 4])}
+    if points is not None:
+        number = points.shape[1] if points.ndim == 3 else 1
+        expected["points"] = (points, [count, number, 2])
+        expected["point_labels"] = (point_labels, [count, number])
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and list(tensor.shape) != shape:
+            raise InputError(f"{name} must be {shape} for {count} embeddings, found {list(tensor.shape)}")

@@ -1,0 +1,122 @@
+"""The tiny SAM: segment-anything's own modules at a size that two CPU cores can train and run.
+
+SAM's smallest official model takes tens of seconds a slice on such a machine. The tiny one sees a slice as a square of
+144 pixels, cut into 18 x 18 patches; its masks have 72 x 72 pixels. It knows nothing but the simulated images and
+shapes that it was trained on (``smml.sam.train``).
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+
+from torch import nn
+
+from smml.errors import InputError
+from smml.sam.torchvision_gap import import_segment_anything
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Size of a tiny SAM.
+
+    Attributes:
+        image_size: edge of the square input in pixels.
+        patch_size: edge of a patch in pixels; a mask pixel is a quarter of it.
+        width: channels of the image encoder.
+        depth: its transformer blocks.
+        heads: its attention heads, and those of the mask decoder.
+        channels: of the image embeddings and of the mask decoder; divisible by 8.
+        decoder_mlp: hidden width of the mask decoder's blocks.
+    """
+
+    image_size: int = 144
+    patch_size: int = 8
+    width: int = 96
+    depth: int = 4
+    heads: int = 4
+    channels: int = 96
+    decoder_mlp: int = 192
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"tiny SAM: {field.name} must be a positive whole number, found {value!r}")
+        if (
+            self.image_size % self.patch_size
+            or self.width % self.heads
+            or self.channels % 8
+            or self.channels % (2 * self.heads)
+        ):
+            raise InputError(
+                "tiny SAM: image_size must be divisible by patch_size, width by heads, and channels by 8 and 2 * heads, found "
+                f"{self.image_size}, {self.patch_size}, {self.width}, {self.heads} and {self.channels}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along an edge, which is also the edge of the image embeddings."""
+        return self.image_size // self.patch_size
+
+    def to_dict(self) -> dict[str, int]:
+        """As plain values, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TinyConfig":
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            InputError: names are unknown or values do not fit together.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InputError(f"tiny SAM: unknown setting {', '.join(unknown)}")
+        return cls(**values)
+
+
+def build_tiny(config: TinyConfig | None = None) -> nn.Module:
+    """A ``segment_anything.modeling.Sam`` of that size with random weights, in training mode.
+
+    Every attention of the encoder is global and without relative positions: with 18 x 18 patches windows would save
+    nothing. The normalisation of the input is SAM's own.
+    """
+    config = config or TinyConfig()
+    modeling = import_segment_anything().modeling
+    side = (config.grid, config.grid)
+    sam = modeling.Sam(
+        image_encoder=modeling.ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            out_chans=config.channels,
+        ),
+        prompt_encoder=modeling.PromptEncoder(
+            embed_dim=config.channels,
+            image_embedding_size=side,
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=modeling.MaskDecoder(
+            transformer_dim=config.channels,
+            transformer=modeling.TwoWayTransformer(
+                depth=2, embedding_dim=config.channels, num_heads=config.heads, mlp_dim=config.decoder_mlp
+            ),
+            iou_head_hidden_dim=config.channels,
+        ),
+    )
+    _initialise(sam)
+    return sam
+
+
+def _initialise(sam: nn.Module) -> None:
+    """Start values that train in thousands of steps instead of SAM's hundreds of thousands.
+
+    segment-anything leaves the position embedding of the encoder at 0 and the rest at PyTorch's defaults.
+    """
+    nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+    for module in sam.image_encoder.blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.in_features) / 1.5)
+            nn.init.zeros_(module.bias)
