@@ -5,6 +5,7 @@ training, notebooks side by side) fetch a file once and never write into each ot
 and hash gets its name.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,27 +95,24 @@ def fetch(name: str, *, cache: str | os.PathLike | None = None, progress: bool =
     return path
 
 
-class _locked:  # noqa: N801 (used like a function)
+@contextlib.contextmanager
+def _locked(path: Path, progress: bool) -> Iterator[None]:
     """Hold the lock of a file to be made; says so once where another process has it."""
-
-    def __init__(self, path: Path, progress: bool) -> None:
-        self.path, self.progress = path, progress
-
-    def __enter__(self) -> None:
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(f"{self.path}.lock")
-            try:
-                self.lock.acquire(timeout=0)
-            except Timeout:
-                if self.progress:
-                    print(f"waiting for another process that downloads {self.path.name}", file=sys.stderr)
-                self.lock.acquire()
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
+            lock.acquire(timeout=0)
+        except Timeout:
+            if progress:
+                print(f"waiting for another process that downloads {path.name}", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _download(remote: RemoteFile, path: Path, progress: bool) -> None:
@@ -132,7 +130,7 @@ def _download(remote: RemoteFile, path: Path, progress: bool) -> None:
         while have < remote.size:
             reason = _receive(remote, partial, have, bar.update)
             now = partial.stat().st_size if partial.exists() else 0
-            if now > remote.size or now == remote.size:
+            if now >= remote.size:
                 break
             fruitless = 0 if now > have else fruitless + 1
             have = now

@@ -41,15 +41,17 @@ class TinyConfig:
             value = getattr(self, field.name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"tiny SAM: {field.name} must be a positive whole number, found {value!r}")
-        if (
-            self.image_size % self.patch_size
-            or self.width % self.heads
-            or self.channels % 8
-            or self.channels % (2 * self.heads)
-        ):
+        # The decoder's attention halves the channels before it shares them out among the heads.
+        fits = (
+            self.image_size % self.patch_size == 0
+            and self.width % self.heads == 0
+            and self.channels % 8 == 0
+            and self.channels % (2 * self.heads) == 0
+        )
+        if not fits:
             raise InputError(
-                "tiny SAM: image_size must be divisible by patch_size, width by heads, and channels by 8 and 2 * heads, found "
-                f"{self.image_size}, {self.patch_size}, {self.width}, {self.heads} and {self.channels}"
+                "tiny SAM: image_size must be divisible by patch_size, width by heads, channels by 8 and by 2 * heads; "
+                f"found {self.image_size}, {self.patch_size}, {self.width}, {self.heads} and {self.channels}"
             )
 
     @property
