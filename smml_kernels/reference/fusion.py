@@ -42,7 +42,7 @@ def masked_fusion(
     Raises:
         ValueError: every map is None, a map is None for a sample whose mask says that it is there, or shapes disagree.
     """
-    first = _check(features, mask, weight, bias)
+    first = check_fusion(features, mask, weight, bias)
     device = first.device.type
     wider = torch.promote_types(first.dtype, weight.dtype)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else wider
@@ -76,7 +76,7 @@ def _instance_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     return F.instance_norm(x, eps=eps)
 
 
-def _check(
+def check_fusion(
     features: Sequence[torch.Tensor | None], mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """Raise ``ValueError`` for inputs that do not belong together; returns the first map that is there."""

@@ -1,0 +1,300 @@
+"""The gradients of ``masked_fusion`` in two passes over the maps.
+
+Write g for the gradient of the output, xhat for a normalised voxel, s for the slope of the LeakyReLU there (1 where
+xhat > 0, else ``negative_slope``) and z = s xhat for its value. The InstanceNorm ties all voxels of a channel together,
+
+    dx = rstd (dxhat - mean(dxhat) - xhat mean(xhat dxhat)),     dxhat_c = s_c sum_o W[o, c] g_o,
+
+so that two means have to be known before a first element of dx can be written: hence two passes. W does not depend on
+the voxel, therefore everything that the first pass must gather are two small matrices for each sample and modality,
+
+    D[o, c] = sum_v g_o z_c,     T[o, c] = sum_v g_o s_c,
+
+because dW = sum of D over the samples, mean(dxhat_c) = sum_o W[o, c] T[o, c] / V and mean(xhat dxhat) of channel c =
+sum_o W[o, c] D[o, c] / V. Each pass reads maps and g once; xhat is computed again from x, nothing of size V is kept.
+
+**First pass, the tiles.** A program takes 8 channels of a map and 8 of g. Both matrices stay in registers, one
+number a voxel lane (128 of a thread's 255 registers), over all tiles of the program, and lanes are added up once at
+the end. Modalities are the fastest axis of the grid: programs that run side by side read the same piece of g, which
+comes from memory once and from the L2 cache after that. Partial sums go to a second, tiny kernel instead of atomics:
+the result is the same to the bit in each run.
+
+**Second pass.** A program computes dx of one tile for one modality after another, so that g stays in the L1 cache.
+A missing map is not read; its gradient is written as exact zeros.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from smml_kernels.kernels import launch
+from smml_kernels.kernels.fusion_maps import ENOUGH, arrange, column_sums, is_present, normalised, pick, store, tiling
+
+_BLOCK = 128  # voxels of a tile of the first pass: one a thread, as each needs 128 numbers
+_PROGRAMS = 4 * ENOUGH
+
+
+@triton.jit(do_not_specialize=["start", "given"])
+def _products_kernel(
+    maps, mask, statistics, g, products, sums, start, given, voxels, x_batch, x_channel, x_voxel, g_batch, g_channel,
+    g_voxel, SLOPE: tl.constexpr, M: tl.constexpr, C: tl.constexpr, COUT: tl.constexpr, CC: tl.constexpr,
+    CO: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Partial D and T of a chunk [CC, CO]: products [B, M, C chunks, Cout chunks, P, 2, CC * CO]; and sums of g.
+
+    Program numbers of axis 0 count modalities fastest, then chunks; those from M * chunks on add up g, for the bias:
+    sums [B, Cout chunks, P, CO].
+    """
+    part = tl.program_id(0) + start
+    program, programs = tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    sample = tl.program_id(2).to(tl.int64)
+    chunks_c: tl.constexpr = (C + CC - 1) // CC
+    chunks_o: tl.constexpr = (COUT + CO - 1) // CO
+    for_bias = part >= M * chunks_c * chunks_o
+    chunk = part // M
+    chunk_o = tl.where(for_bias, part - M * chunks_c * chunks_o, chunk % chunks_o)
+    g += sample * g_batch
+    rows = ()
+    for i in tl.static_range(CO):
+        # A chunk that is not full repeats its last channel; nobody reads what comes of the repetition.
+        rows = rows + (g + tl.minimum(chunk_o * CO + i, COUT - 1).to(tl.int64) * g_channel,)
+    if for_bias:
+        total = ()
+        for _ in tl.static_range(CO):
+            total = total + (tl.full((BLOCK,), 0.0, ACC),)
+        for block in range(program, tl.cdiv(voxels, BLOCK), programs):
+            v = block * BLOCK + tl.arange(0, BLOCK)
+            new = ()
+            for i in tl.static_range(CO):
+                new = new + (total[i] + tl.load(rows[i] + v * g_voxel, mask=v < voxels, other=0.0).to(ACC),)
+            total = new
+        sums += ((sample * chunks_o + chunk_o) * programs + program) * CO
+        tl.store(sums + tl.arange(0, CO), column_sums(total, CO, BLOCK))
+    else:
+        m = part % M
+        if is_present(mask, given, sample, m, M):
+            chunk_c = chunk // chunks_o
+            x = pick(maps, m, M) + sample * x_batch
+            statistics += (sample * M + m) * C * 3
+            product_z = ()
+            product_s = ()
+            for _ in tl.static_range(CC * CO):
+                product_z = product_z + (tl.full((BLOCK,), 0.0, ACC),)
+                product_s = product_s + (tl.full((BLOCK,), 0.0, ACC),)
+            for block in range(program, tl.cdiv(voxels, BLOCK), programs):
+                v = block * BLOCK + tl.arange(0, BLOCK)
+                inside = v < voxels
+                gs = ()
+                for i in tl.static_range(CO):
+                    gs = gs + (tl.load(rows[i] + v * g_voxel, mask=inside, other=0.0).to(ACC),)
+                new_z = ()
+                new_s = ()
+                for j in tl.static_range(CC):
+                    c = tl.minimum(chunk_c * CC + j, C - 1)
+                    xhat = normalised(x + c.to(tl.int64) * x_channel, v * x_voxel, inside, statistics + 3 * c, ACC)
+                    s = tl.where(xhat > 0, tl.full((BLOCK,), 1.0, ACC), SLOPE)
+                    z = s * xhat
+                    for i in tl.static_range(CO):
+                        new_z = new_z + (product_z[j * CO + i] + gs[i] * z,)
+                        new_s = new_s + (product_s[j * CO + i] + gs[i] * s,)
+                product_z = new_z
+                product_s = new_s
+            place = ((sample * M + m) * chunks_c + chunk_c) * chunks_o + chunk_o
+            products += (place * programs + program) * 2 * CC * CO
+            at = tl.arange(0, CC * CO)
+            tl.store(products + at, column_sums(product_z, CC * CO, BLOCK))
+            tl.store(products + CC * CO + at, column_sums(product_s, CC * CO, BLOCK))
+
+
+@triton.jit
+def _row_sums(at, first, rows, stride, valid, ROWS: tl.constexpr, N: tl.constexpr, ACC: tl.constexpr):
+    """Sum of ``rows`` vectors [N] at addresses ``at``, each ``stride`` after the one before."""
+    total = tl.full((ROWS, N), 0.0, ACC)
+    r = tl.arange(0, ROWS)
+    for start in range(0, rows, ROWS):
+        place = at[None, :] + (start + r)[:, None] * stride
+        keep = (start + r < rows)[:, None] & valid[None, :]
+        total += tl.load(first + place, mask=keep, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit(do_not_specialize=["start", "given"])
+def _finish_kernel(
+    products, sums, mask, weight, means, d_weight, d_bias, start, given, batch, programs, voxels, w_out, w_in,
+    M: tl.constexpr, C: tl.constexpr, COUT: tl.constexpr, CC: tl.constexpr, CO: tl.constexpr, COUT_PADDED: tl.constexpr,
+    ROWS: tl.constexpr, WEIGHT: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Partial products of one input channel -> its column of dW, and the two means of each sample [B, M, C, 2].
+
+    The program after the last channel sums g up for the bias.
+    """
+    channel = tl.program_id(0) + start
+    chunks_c: tl.constexpr = (C + CC - 1) // CC
+    chunks_o: tl.constexpr = (COUT + CO - 1) // CO
+    o = tl.arange(0, COUT_PADDED)
+    valid = o < COUT
+    result = tl.full((COUT_PADDED,), 0.0, ACC)
+    if channel == M * C:
+        at = (o // CO) * programs * CO + o % CO
+        for _ in range(batch):
+            result += _row_sums(at, sums, programs, CO, valid, ROWS, COUT_PADDED, ACC)
+            sums += chunks_o * programs * CO
+        store(d_bias + o, result, valid)
+    else:
+        m = channel // C
+        c = channel % C
+        w = tl.load(weight + o.to(tl.int64) * w_out + channel.to(tl.int64) * w_in, mask=valid, other=0.0).to(ACC)
+        size = CC * CO
+        at = ((m * chunks_c + c // CC) * chunks_o + o // CO) * programs * 2 * size + (c % CC) * CO + o % CO
+        for sample in range(batch):
+            if is_present(mask, given, sample, m, M):
+                product_z = _row_sums(at, products, programs, 2 * size, valid, ROWS, COUT_PADDED, ACC)
+                product_s = _row_sums(at, products + size, programs, 2 * size, valid, ROWS, COUT_PADDED, ACC)
+                place = means + ((sample * M + m) * C + c) * 2
+                tl.store(place, tl.sum(w * product_s, axis=0) / voxels)
+                tl.store(place + 1, tl.sum(w * product_z, axis=0) / voxels)
+                result += product_z
+            products += M * chunks_c * chunks_o * programs * 2 * size
+        if WEIGHT:
+            store(d_weight + o * (M * C) + channel, result, valid)
+
+
+@triton.jit(do_not_specialize=["given", "wanted"])
+def _gradient_kernel(
+    maps, gradients, mask, statistics, means, weight, g, given, wanted, voxels, x_batch, x_channel, x_voxel, g_batch,
+    g_channel, g_voxel, w_out, w_in, SLOPE: tl.constexpr, M: tl.constexpr, C: tl.constexpr, COUT: tl.constexpr,
+    CC: tl.constexpr, SHARES: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dL/dx of CC channels of one tile, for every modality whose bit of ``wanted`` is set; gradients [B, C, V] each."""
+    chunks: tl.constexpr = (C + CC - 1) // CC
+    part = tl.program_id(0) % (chunks * SHARES)
+    block = (tl.program_id(0) // (chunks * SHARES)).to(tl.int64)
+    sample = tl.program_id(1).to(tl.int64)
+    first = (part // SHARES).to(tl.int64) * CC
+    v = block * BLOCK + tl.arange(0, BLOCK)
+    inside = v < voxels
+    for m in range(part % SHARES, M, SHARES):
+        if ((wanted >> m) & 1) != 0:
+            result = pick(gradients, m, M) + (sample * C + first) * voxels + v
+            if is_present(mask, given, sample, m, M):
+                d = ()
+                for _ in tl.static_range(CC):
+                    d = d + (tl.full((BLOCK,), 0.0, ACC),)
+                row = g + sample * g_batch
+                w = weight + (m * C + first) * w_in
+                for _ in tl.range(COUT, loop_unroll_factor=2):
+                    g_o = tl.load(row + v * g_voxel, mask=inside, other=0.0).to(ACC)
+                    new = ()
+                    for j in tl.static_range(CC):
+                        new = new + (d[j] + tl.load(w + tl.minimum(j, C - 1 - first) * w_in).to(ACC) * g_o,)
+                    d = new
+                    row += g_channel
+                    w += w_out
+                at = (sample * M + m) * C + first
+                x = pick(maps, m, M) + sample * x_batch
+                for j in tl.static_range(CC):
+                    if first + j < C:
+                        xhat = normalised(
+                            x + (first + j) * x_channel, v * x_voxel, inside, statistics + 3 * (at + j), ACC
+                        )
+                        mean = tl.load(means + 2 * (at + j))
+                        slope_mean = tl.load(means + 2 * (at + j) + 1)
+                        dx = tl.where(xhat > 0, d[j], d[j] * SLOPE) - mean - xhat * slope_mean
+                        # One voxel is its own mean: the difference above is 0 but for rounding.
+                        dx = tl.where(voxels > 1, dx * tl.load(statistics + 3 * (at + j) + 1), 0.0)
+                        store(result, dx, inside)
+                        result += voxels
+            else:
+                for j in tl.static_range(CC):
+                    if first + j < C:
+                        store(result, tl.full((BLOCK,), 0.0, ACC), inside)
+                        result += voxels
+
+
+def backward(
+    upstream: torch.Tensor,
+    features: Sequence[torch.Tensor],
+    slots: Sequence[int],
+    mask: torch.Tensor,
+    weight: torch.Tensor,
+    statistics: torch.Tensor,
+    negative_slope: float,
+    wanted: Sequence[bool],
+    bias_dtype: torch.dtype,
+) -> list[torch.Tensor]:
+    """Launch the backward passes.
+
+    Args:
+        upstream: the gradient of the output, [B, Cout, X, Y, Z], any strides.
+        features: the maps that are given, as in the forward pass.
+        slots: their places among the modalities.
+        mask: [B, M], uint8, on the device.
+        weight: [Cout, M * C], any strides.
+        statistics: [B, M, C, 3] of the forward pass.
+        negative_slope: of the LeakyReLU.
+        wanted: which gradients: of weight, of bias, of each given map.
+        bias_dtype: of the gradient of the bias.
+
+    Returns:
+        The gradients in the order of ``wanted``; what is not wanted is empty.
+    """
+    device, space = upstream.device, features[0].shape[2:]
+    (batch, modalities), (outputs, columns) = mask.shape, weight.shape
+    channels, voxels = columns // modalities, space.numel()
+    want_weight, want_bias, *want_maps = wanted
+    maps, given, strides = arrange(features, slots, modalities)
+    g = upstream.flatten(2)
+    acc = launch.accumulator(*features, weight)
+    options = {"ACC": launch.triton_dtype(acc), "num_warps": 4, **launch.OPTIONS}
+
+    def empty(*shape: int, dtype: torch.dtype = acc) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    d_weight = empty(*(weight.shape if want_weight else (0,)), dtype=weight.dtype)
+    d_bias = empty(outputs if want_bias else 0, dtype=bias_dtype)
+    d_maps = [
+        torch.empty(f.shape if want else (0,), dtype=f.dtype, device=device)
+        for f, want in zip(features, want_maps, strict=True)
+    ]
+
+    most = 4 if acc == torch.float64 else 8
+    cc, co = (min(most, triton.next_power_of_2(n)) for n in (channels, outputs))
+    chunks_c, chunks_o = triton.cdiv(channels, cc), triton.cdiv(outputs, co)
+    of_maps = modalities * chunks_c * chunks_o
+    programs = min(triton.cdiv(voxels, _BLOCK), max(1, _PROGRAMS // (batch * of_maps)))
+    products = empty(batch, of_maps, programs, 2, cc * co)
+    sums = empty(batch, chunks_o, programs, co)
+    means = empty(batch, columns, 2)
+    # Programs for the products come first and those for the bias last, so that either can be left out.
+    need_products = want_weight or any(want_maps)
+    first, last = (0 if need_products else of_maps), of_maps + (chunks_o if want_bias else 0)
+    sizes = {"M": modalities, "C": channels, "COUT": outputs}
+    padded = triton.next_power_of_2(outputs)
+    with launch.device_of(upstream):
+        if last > first:
+            _products_kernel[(last - first, programs, batch)](
+                maps, mask, statistics, g, products, sums, first, given, voxels, *strides, *g.stride(),
+                SLOPE=negative_slope, **sizes, CC=cc, CO=co, BLOCK=_BLOCK, **options,
+            )  # fmt: skip
+            start, end = (0 if need_products else columns), columns + want_bias
+            _finish_kernel[(end - start,)](
+                products, sums, mask, weight, means, d_weight, d_bias, start, given, batch, programs, voxels,
+                *weight.stride(), **sizes, CC=cc, CO=co, COUT_PADDED=padded, ROWS=max(1, 1024 // padded),
+                WEIGHT=want_weight, **options,
+            )  # fmt: skip
+        if any(want_maps):
+            gradients, bits = [products] * modalities, 0
+            for slot, d, want in zip(slots, d_maps, want_maps, strict=True):
+                gradients[slot] = d
+                bits |= want << slot
+            gradients = tuple(d if d.dtype == maps[0].dtype else d_maps[want_maps.index(True)] for d in gradients)
+            chunk, block = tiling(channels, voxels, batch, acc)
+            tiles = triton.cdiv(channels, chunk) * triton.cdiv(voxels, block)
+            shares = 1 if tiles * batch >= ENOUGH else modalities
+            _gradient_kernel[(tiles * shares, batch)](
+                maps, gradients, mask, statistics, means, weight, g, given, bits, voxels, *strides, *g.stride(),
+                *weight.stride(), SLOPE=negative_slope, **sizes, CC=chunk, SHARES=shares, BLOCK=block, **options,
+            )  # fmt: skip
+    return [d_weight, d_bias, *d_maps]

@@ -1,0 +1,108 @@
+"""What both passes of ``masked_fusion`` share: how kernels reach the maps, skip missing ones, and normalise a voxel.
+
+**One compiled kernel for every subset of modalities.** A kernel gets a tuple of M pointers and picks one at run time.
+A map that is None is given some other map's address and its bit of ``given`` is 0, so that nothing is read there:
+which maps are missing never decides what has to be compiled.
+
+**Statistics as three numbers.** xhat = (x - mean) / sqrt(var + eps) is computed as (x - pivot) * rstd + shift, where
+the pivot is the first voxel of the channel. Take a channel with a mean of 10000 and a spread of 1: float32 holds its mean
+only to the third decimal, and so would xhat be. But x - pivot is exact for neighbouring numbers, and the mean of *that*
+is as small as the spread, so that xhat keeps its digits. A constant channel becomes exactly 0.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+# Enough programs that every multiprocessor of the largest GPU has two.
+ENOUGH = 264
+
+
+@triton.jit
+def pick(tensors, m, M: tl.constexpr):
+    """The pointer number ``m``, known at run time only, of a tuple of M that point to one dtype."""
+    picked = tensors[0]
+    for i in tl.static_range(1, M):
+        picked = tl.where(m == i, tensors[i], picked)
+    return picked
+
+
+@triton.jit
+def is_present(mask, given, sample, m, M: tl.constexpr):
+    """Whether modality m of the sample is there: given at all, and in the mask [B, M]."""
+    return (((given >> m) & 1) != 0) & (tl.load(mask + sample * M + m) != 0)
+
+
+@triton.jit
+def normalised(x, at, inside, statistics, ACC: tl.constexpr):
+    """(x - mean) / sqrt(var + eps) of the voxels ``at`` of one channel, whose statistics are (pivot, rstd, shift)."""
+    values = tl.load(x + at, mask=inside, other=0.0).to(ACC)
+    return (values - tl.load(statistics)) * tl.load(statistics + 1) + tl.load(statistics + 2)
+
+
+@triton.jit
+def store(pointer, values, mask):
+    """Store in the dtype pointed to; float64 goes to half precision by way of float32, as no direct way is reliable."""
+    if pointer.dtype.scalar.element_ty.primitive_bitwidth == 16:
+        values = values.to(tl.float32)
+    tl.store(pointer, values, mask=mask)
+
+
+@triton.jit
+def column_sums(vectors, N: tl.constexpr, BLOCK: tl.constexpr):
+    """The sums of a tuple of N = 2^n vectors [BLOCK], as one vector [N], with one exchange between threads for all.
+
+    Joining a pair makes its members neighbours in a thread's registers: nothing moves.
+    """
+    for level in tl.static_range(N.bit_length() - 1):
+        joined = ()
+        for i in tl.static_range(N >> (level + 1)):
+            joined = joined + (tl.join(vectors[i], vectors[i + (N >> (level + 1))]),)
+        vectors = joined
+    return tl.sum(tl.reshape(vectors[0], (BLOCK, N)), axis=0)
+
+
+def arrange(
+    features: Sequence[torch.Tensor], slots: Sequence[int], modalities: int
+) -> tuple[tuple[torch.Tensor, ...], int, tuple[int, int, int]]:
+    """The given maps as kernels take them.
+
+    Args:
+        features: the maps that are given, [B, C, X, Y, Z].
+        slots: their places among the modalities.
+        modalities: M.
+
+    Returns:
+        M maps [B, C, V] of the same strides, None replaced by the first that is given; the bits of those given; and
+        the strides. Maps are copied only where their voxels have no common stride or maps differ in strides.
+    """
+    maps = [f.flatten(2) for f in features]
+    if any(f.stride() != maps[0].stride() for f in maps):
+        maps = [f.contiguous() for f in maps]
+    everyone = [maps[0]] * modalities
+    for slot, f in zip(slots, maps, strict=True):
+        everyone[slot] = f
+    return tuple(everyone), sum(1 << slot for slot in slots), maps[0].stride()
+
+
+def tiling(channels: int, voxels: int, others: int, acc: torch.dtype) -> tuple[int, int]:
+    """Channels and voxels of a program's tile: as large as registers hold, smaller where programs would be few.
+
+    Args:
+        channels: that are written; 16 of them a program at most, 8 in float64.
+        voxels: of a sample.
+        others: factor of the number of programs, such as the batch.
+        acc: dtype of the sums.
+    """
+    chunk = min(8 if acc == torch.float64 else 16, triton.next_power_of_2(channels))
+    block = 512  # 4 voxels a thread, to load 16 bytes of float32
+    while others * triton.cdiv(channels, chunk) * triton.cdiv(voxels, block) < ENOUGH:
+        if block > 128:
+            block //= 2
+        elif chunk > 4:
+            chunk //= 2
+        else:
+            break
+    return chunk, block
