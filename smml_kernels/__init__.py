@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from smml_kernels import reference
 from smml_kernels.dispatch import report, use_triton
+from smml_kernels.linear import torch_relation_loss
 
 __all__ = ["dice_ce_loss", "exchange_loss", "masked_fusion", "relation_loss", "report"]
 
@@ -33,7 +34,7 @@ def relation_loss(
     group: dist.ProcessGroup | None = None,
     implementation: str = "auto",
 ) -> torch.Tensor:
-    """L_rel of two sets of tokens, differentiable once in both (twice by PyTorch).
+    """L_rel of two sets of tokens, differentiable once in both.
 
     Args:
         f1: F_1, [N, C], floating.
@@ -56,7 +57,7 @@ def relation_loss(
         from smml_kernels.kernels import launch, relation
 
         return relation.relation_loss(f1, f2, weight, form=form, group=launch.group_name(group))
-    return reference.relation_loss(f1, f2, weight, form=form, group=group)
+    return torch_relation_loss(f1, f2, weight, form=form, group=group)
 
 
 def masked_fusion(
