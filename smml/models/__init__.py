@@ -1,7 +1,19 @@
-"""The student network and the two-branch network of masked mutual learning."""
+"""The student network, the two-branch network of masked mutual learning, and the refinement of a branch."""
 
 from smml.models.presets import PRESETS, StudentConfig, preset
+from smml.models.refinement import RefinementNetwork, RefinementOutput
 from smml.models.smml import SMML, SMMLOutput
 from smml.models.student import Student, StudentEncoding, StudentOutput
 
-__all__ = ["PRESETS", "SMML", "SMMLOutput", "Student", "StudentConfig", "StudentEncoding", "StudentOutput", "preset"]
+__all__ = [
+    "PRESETS",
+    "SMML",
+    "RefinementNetwork",
+    "RefinementOutput",
+    "SMMLOutput",
+    "Student",
+    "StudentConfig",
+    "StudentEncoding",
+    "StudentOutput",
+    "preset",
+]

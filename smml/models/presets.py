@@ -1,4 +1,4 @@
-"""Sizes of the student network."""
+"""Sizes of a branch: of its student network and of the refinement network behind it."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,7 +7,7 @@ from smml.errors import InputError
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Everything that decides a student's shape.
+    """Everything that decides a branch's shape.
 
     Attributes:
         widths: channels at strides 1, 2, 4, 8, 16.
@@ -19,6 +19,7 @@ class StudentConfig:
         dropout: in the transformers.
         num_classes: K, background included: 4, or 5 for BraTS 2015.
         num_modalities: M.
+        refinement_widths: channels of the refinement network at strides 1, 2, 4, 8: two to four of them.
     """
 
     widths: tuple[int, int, int, int, int]
@@ -30,6 +31,7 @@ class StudentConfig:
     dropout: float = 0.0
     num_classes: int = 4
     num_modalities: int = 4
+    refinement_widths: tuple[int, ...] = (8, 16, 24)
 
     def __post_init__(self) -> None:
         numbers = (*self.widths, self.token_width, self.heads, self.mlp_width, self.depth, self.token_grid)
@@ -37,6 +39,12 @@ class StudentConfig:
             raise InputError(f"a student has five widths and sizes that are positive whole numbers, found {self}")
         if self.token_width % self.heads:
             raise InputError(f"heads must divide token_width, found {self.heads} and {self.token_width}")
+        refinement = self.refinement_widths
+        if not 2 <= len(refinement) <= 4 or not all(isinstance(width, int) and width > 0 for width in refinement):
+            raise InputError(
+                f"refinement_widths must be two to four positive whole numbers, one for each of the strides 1, 2, 4 "
+                f"and 8, found {refinement}"
+            )
 
     def to_dict(self) -> dict:
         """A dictionary of plain values, for checkpoints."""
@@ -44,17 +52,35 @@ class StudentConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "StudentConfig":
-        """Inverse of :meth:`to_dict`."""
-        return cls(**{**values, "widths": tuple(values["widths"])})
+        """Inverse of :meth:`to_dict`; what was written before there was a refinement lacks its widths.
+
+        Those are then the ones of the preset that the student's widths belong to, so that a checkpoint of a preset
+        stays one.
+        """
+        widths = tuple(values["widths"])
+        same = (known.refinement_widths for known in PRESETS.values() if known.widths == widths)
+        refinement = values.get("refinement_widths") or next(same, cls.refinement_widths)
+        return cls(**{**values, "widths": widths, "refinement_widths": tuple(refinement)})
 
 
 PRESETS: dict[str, StudentConfig] = {
     # For tests and notebooks on a CPU: the same architecture, a step in about a second.
-    "tiny": StudentConfig((8, 8, 16, 24, 32), token_width=64, heads=4, mlp_width=128, token_grid=2),
+    "tiny": StudentConfig(
+        (8, 8, 16, 24, 32), token_width=64, heads=4, mlp_width=128, token_grid=2, refinement_widths=(8, 16, 24)
+    ),
     # For useful weights of a few MB.
-    "small": StudentConfig((8, 16, 24, 32, 48), token_width=96, heads=6, mlp_width=192, token_grid=4),
+    "small": StudentConfig(
+        (8, 16, 24, 32, 48), token_width=96, heads=6, mlp_width=192, token_grid=4, refinement_widths=(8, 16, 32, 48)
+    ),
     # The published size (mmFormer's trunk).
-    "paper": StudentConfig((8, 16, 32, 64, 128), token_width=512, heads=8, mlp_width=4096, dropout=0.1),
+    "paper": StudentConfig(
+        (8, 16, 32, 64, 128),
+        token_width=512,
+        heads=8,
+        mlp_width=4096,
+        dropout=0.1,
+        refinement_widths=(32, 64, 128, 256),
+    ),
 }
 
 

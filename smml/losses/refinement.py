@@ -1,0 +1,80 @@
+"""L_refine: what trains the refinement network, and what the student learns from it (docs/METHOD.md).
+
+    L_refine = CE + Dice of the refined segmentation + KL between student and refined
+
+The supervised part trains the refinement network alone: the refined logits are the student's *detached* logits plus a
+correction. The divergence is what carries the knowledge back, ``KL(sg[p_refined] || p_student)``, a mean over voxels;
+its teacher is a constant. It is returned apart from the supervised part because the schedule switches it on later.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from smml_kernels import dice_ce_loss
+
+DIRECTIONS: tuple[str, ...] = ("refined_teaches", "student_teaches", "both")
+
+
+@dataclass(frozen=True)
+class RefinementTerms:
+    """The two parts of L_refine of one branch, scalars."""
+
+    segmentation: torch.Tensor
+    divergence: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """L_refine with weight 1 on both parts. Early in training the divergence is left out or ramped up."""
+        return self.segmentation + self.divergence
+
+
+def refinement_loss(
+    refined_logits: torch.Tensor,
+    student_logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    direction: str = "refined_teaches",
+    min_class_weight: float = 0.0,
+) -> RefinementTerms:
+    """L_refine of one branch.
+
+    Args:
+        refined_logits: of :class:`smml.models.refinement.RefinementNetwork`, [B, K, X, Y, Z], floating.
+        student_logits: the student's fused logits, the same shape, *not* detached: the divergence teaches them.
+        target: y, [B, X, Y, Z], uint8 or int64.
+        direction: who learns from the divergence: "refined_teaches" the student, by KL(sg[p_refined] || p_student);
+            "student_teaches" the refinement, by KL(sg[p_student] || p_refined); "both" is the sum of the two.
+        min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of the cross-entropy.
+
+    Returns:
+        The terms, in float32 at least. ``segmentation`` sends its gradient to ``refined_logits`` alone.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, or an unknown direction.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, found {direction!r}")
+    if refined_logits.dim() != 5 or refined_logits.shape != student_logits.shape:
+        raise ValueError(
+            "refined_logits and student_logits must be two 5-D tensors of one shape, found "
+            f"{[*refined_logits.shape]} and {[*student_logits.shape]}"
+        )
+    segmentation = dice_ce_loss(refined_logits, target, min_class_weight=min_class_weight)
+    divergence = torch.zeros_like(segmentation)
+    if direction != "student_teaches":
+        divergence = divergence + _divergence(refined_logits, student_logits)
+    if direction != "refined_teaches":
+        divergence = divergence + _divergence(student_logits, refined_logits)
+    return RefinementTerms(segmentation=segmentation, divergence=divergence)
+
+
+def _divergence(teacher: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
+    """KL(sg[p_teacher] || p_learner), mean over the voxels of the batch; a scalar."""
+    dtype = torch.promote_types(torch.promote_types(teacher.dtype, learner.dtype), torch.float32)
+    # Autocast would keep the softmax in float32 but not the products; the loss is computed as its callers expect.
+    with torch.autocast(learner.device.type, enabled=False):
+        log_teacher = teacher.detach().to(dtype).log_softmax(dim=1)
+        log_learner = learner.to(dtype).log_softmax(dim=1)
+        return F.kl_div(log_learner, log_teacher, reduction="none", log_target=True).sum(dim=1).mean()
