@@ -1,4 +1,4 @@
-"""The command ``smml``: simulate, train, evaluate, predict, info.
+"""The command ``smml``: simulate, train, train-sam, evaluate, predict, info.
 
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
@@ -154,6 +154,33 @@ def predict(
         for region in ("WT", "TC", "ET")
     )
     typer.echo(f"{output}: segmented {files.id} from {subset_name(result.subset)}: {volumes}")
+
+
+@app.command("train-sam")
+def train_sam(
+    output: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
+    subjects: Annotated[int, typer.Option(help="Simulated subjects with a lesion.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Slices a step, each with three prompts.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Rate after the warm-up.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of weights, prompts and intensities.")] = 0,
+    data_seed: Annotated[int, typer.Option(help="Of the simulated subjects; evaluations use 1, 2, 20 and 91.")] = 90,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+) -> None:
+    """Train the tiny SAM on simulated lesions, anatomy and shapes."""
+    from smml.sam.train import SAMTraining
+    from smml.sam.train import train_sam as run
+
+    _use_threads(threads)
+    settings = SAMTraining(
+        steps=steps, seed=seed, data_seed=data_seed, subjects=subjects, batch=batch_size, learning_rate=learning_rate,
+        checkpoint_every=checkpoint_every, device=device,
+    )  # fmt: skip
+    path = run(output, settings, resume=resume)
+    typer.echo(f"trained {steps} steps; weights in {path}, measure them with scripts/measure_sam.py")
 
 
 @app.command()

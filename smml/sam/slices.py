@@ -8,9 +8,9 @@ Coordinates, once and for all, in voxels of the slice, as (row, column):
   voxels, so fractions are fine here too.
 
 A slice is resized by its longer side to SAM's square, aspect kept, and padded at the bottom and on the right (after the
-normalisation, with 0), as SAM's own predictor does. Its pixels are 0 to 255: background (voxels that are exactly 0) is
-0, the rest runs between two percentiles of the brain. So it does not matter whether a volume holds scanner units or
-z-scores.
+normalisation, with 0), as SAM's own predictor does. Its pixels are grey: background (voxels that are exactly 0) is 0,
+the rest runs from 48 to 255 between two percentiles of the brain. So it does not matter whether a volume holds scanner
+units or z-scores, and the darkest tissue still stands out from the background.
 
 ``encode`` and ``decode`` are for inference. Training calls what they are made of: :func:`to_input`,
 ``sam.image_encoder`` and :func:`predict_masks`, which let gradients through.
@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from smml.errors import InputError
 
-# Of the brain's voxels: what lies outside becomes black or white.
+# Of the brain's voxels: what lies outside is shown like the nearer of the two.
 WINDOW_PERCENTILES = (0.5, 99.5)
-
-_WHITE = 255.0
+_DARKEST, _WHITE = 48.0, 255.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _sample(images: Tensor, axes: list[Tensor], padding: str) -> Tensor:
 
 
 def intensity_window(volume: Tensor) -> tuple[float, float]:
-    """The intensities that become black and white: percentiles 0.5 and 99.5 of the voxels that are not 0.
+    """The intensities that become the darkest grey and white: percentiles 0.5 and 99.5 of the voxels that are not 0.
 
     Args:
         volume: of any shape and scale; best the whole volume, so that all its slices look alike. NaN is refused.
@@ -122,14 +121,14 @@ def intensity_window(volume: Tensor) -> tuple[float, float]:
 
 
 def to_grey(slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
-    """Slices of any scale -> grey values 0 to 255, float32 of the same shape; voxels that are exactly 0 stay 0.
+    """Slices of any scale -> grey values, 0 or 48 to 255, float32 of the same shape; voxels that are exactly 0 stay 0.
 
     Args:
         slices: [S, H, W].
         window: (low, high) of :func:`intensity_window`, or None to take that of these slices.
     """
     low, high = window or intensity_window(slices)
-    grey = ((slices.float() - low) / (high - low)).clamp(0, 1) * _WHITE
+    grey = _DARKEST + ((slices.float() - low) / (high - low)).clamp(0, 1) * (_WHITE - _DARKEST)
     return torch.where(slices != 0, grey, torch.zeros((), device=slices.device))
 
 
@@ -229,25 +228,50 @@ def predict_masks(
 ) -> tuple[Tensor, Tensor]:
     """The differentiable part of :func:`decode`, with the same arguments.
 
-    segment-anything's own forward pass of the mask decoder pairs all prompts with one image. Here prompt s belongs to
-    embedding s, so the decoder's parts are called with the embeddings as they are; and of SAM's four masks only the
-    one for unambiguous prompts is made.
-
     Returns:
         Mask logits on SAM's square [S, m, m], m four times the edge of the embeddings, and the predicted IoU [S].
 
     Raises:
         InputError: as for :func:`decode`.
     """
-    count = len(embeddings)
-    _check_prompts(count, boxes, points, point_labels)
+    _check_prompts(len(embeddings), boxes, points, point_labels)
     fit = SquareFit(tuple(shape), image_size(sam))
     device = embeddings.device
-    sam_points = None
-    if points is not None and points.shape[1]:
-        sam_points = (fit.points(points.to(device)), point_labels.to(device))
-    sam_boxes = None if boxes is None else fit.boxes(boxes.to(device))
-    sparse, dense = sam.prompt_encoder(points=sam_points, boxes=sam_boxes, masks=None)
+    if points is not None and not points.shape[1]:
+        points = None
+    return predict_on_square(
+        sam,
+        embeddings,
+        None if boxes is None else fit.boxes(boxes.to(device)),
+        None if points is None else fit.points(points.to(device)),
+        None if points is None else point_labels.to(device),
+        rough_mask=getattr(sam, "takes_rough_mask", False),
+    )
+
+
+def predict_on_square(
+    sam: nn.Module,
+    embeddings: Tensor,
+    boxes: Tensor | None,
+    points: Tensor | None,
+    point_labels: Tensor | None,
+    *,
+    rough_mask: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`predict_masks` with prompts in SAM's own coordinates, for batches of slices of different shapes.
+
+    segment-anything's own forward pass of the mask decoder pairs all prompts with one image. Here prompt s belongs to
+    embedding s, so the decoder's parts are called with the embeddings as they are; and of SAM's four masks only the
+    one for unambiguous prompts is made.
+
+    Args:
+        boxes, points: from :meth:`SquareFit.boxes` and :meth:`SquareFit.points`.
+        rough_mask: also give the filled box as SAM's third kind of prompt, a mask to be refined.
+    """
+    count = len(embeddings)
+    prompted = None if points is None else (points, point_labels)
+    masks = _filled(sam, boxes) if rough_mask and boxes is not None else None
+    sparse, dense = sam.prompt_encoder(points=prompted, boxes=boxes, masks=masks)
 
     decoder = sam.mask_decoder
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -258,6 +282,18 @@ def predict_masks(
     filters = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
     masks = torch.einsum("sc,schw->shw", filters, features)
     return masks, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+
+
+def _filled(sam: nn.Module, boxes: Tensor) -> Tensor:
+    """Boxes in SAM's coordinates [S, 4] -> the share of each mask pixel that they cover, as -1 to 1 [S, 1, m, m]."""
+    side = sam.prompt_encoder.mask_input_size[0]
+    edges = (boxes + 0.5) * (side / image_size(sam))
+    starts = torch.arange(side, device=boxes.device, dtype=edges.dtype)
+    columns, rows = (
+        (torch.minimum(edges[:, i + 2, None], starts + 1) - torch.maximum(edges[:, i, None], starts)).clamp(min=0)
+        for i in (0, 1)
+    )
+    return 2 * (rows[:, :, None] * columns[:, None, :])[:, None] - 1
 
 
 def _check_prompts(count: int, boxes: Tensor | None, points: Tensor | None, point_labels: Tensor | None) -> None:

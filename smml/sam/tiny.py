@@ -8,6 +8,7 @@ shapes that it was trained on (``smml.sam.train``).
 import math
 from dataclasses import asdict, dataclass, fields
 
+import torch
 from torch import nn
 
 from smml.errors import InputError
@@ -79,6 +80,9 @@ class TinyConfig:
 def build_tiny(config: TinyConfig | None = None) -> nn.Module:
     """A ``segment_anything.modeling.Sam`` of that size with random weights, in training mode.
 
+    ``sam.takes_rough_mask`` tells ``decode`` to give a box not only by its corners but also, filled, as SAM's third kind
+    of prompt: a rough mask to be refined. The official models do without; a small one learns far faster with it.
+
     Every attention of the encoder is global and without relative positions: with 18 x 18 patches windows would save
     nothing. The normalisation of the input is SAM's own.
     """
@@ -109,14 +113,19 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
         ),
     )
     _initialise(sam)
+    sam.takes_rough_mask = True
     return sam
 
 
 def _initialise(sam: nn.Module) -> None:
     """Start values that train in thousands of steps instead of SAM's hundreds of thousands.
 
-    segment-anything leaves the position embedding of the encoder at 0 and the rest at PyTorch's defaults.
+    segment-anything leaves the position embedding of the encoder at 0 and the rest at PyTorch's defaults. The random
+    frequencies that tell prompts where they are (a buffer, never trained) all have about one period across the image;
+    spread over a range, they tell neighbouring voxels apart from the start.
     """
+    frequencies = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    frequencies *= torch.logspace(math.log10(0.5), math.log10(5.0), frequencies.shape[1])
     nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
     for module in sam.image_encoder.blocks.modules():
         if isinstance(module, nn.Linear):

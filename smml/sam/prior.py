@@ -1,0 +1,165 @@
+"""SAMPrior: what SAM makes, in each sequence, of the places where a branch sees a tumour (docs/METHOD.md).
+
+The branch's own coarse prediction is turned into prompts, slice by slice and region by region; SAM is shown the slice
+of each available sequence with these prompts; its masks, as probabilities, form a volume per sequence and region. The
+truth has no part in it and cannot have: there is no argument for it. The prompts are the same for all sequences,
+the answers are not, and which of them to trust is for the gate of the refinement network to find out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from smml.data.labels import REGIONS, scheme_for_classes
+from smml.errors import InputError
+from smml.sam.cache import EmbeddingCache, embedding_key
+from smml.sam.coarse_prompts import CoarsePrompts, PromptRules, coarse_prompts
+from smml.sam.segmenter import SAMSegmenter, Segmenter
+from smml.sam.slices import intensity_window
+
+# The axis of [X, Y, Z] that a slice of each plane fixes.
+PLANES: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+# Slices whose embeddings are held at a time. It bounds the memory without a cache; the official SAMs take 4 MB a slice.
+_CHUNK = 32
+
+
+class SAMPrior:
+    """Prior volumes from a frozen SAM, the available sequences and a coarse prediction.
+
+    Args:
+        sam: of :func:`smml.sam.load_sam`, or anything that is a :class:`smml.sam.segmenter.Segmenter`.
+        planes: which slices SAM sees: "axial", "coronal", "sagittal"; with several, their priors are averaged, and a
+            slice without a prompt counts as 0 there.
+        regions: the R regions, in the order of the result.
+        rules: how a prediction becomes prompts.
+        cache: of embeddings; None makes one in memory. ``EmbeddingCache(0)`` keeps nothing, which is right for
+            training on random crops, where no slice comes twice.
+
+    Raises:
+        InputError: unknown planes or regions.
+    """
+
+    def __init__(
+        self,
+        sam: nn.Module | Segmenter,
+        *,
+        planes: Sequence[str] = ("axial",),
+        regions: Sequence[str] = REGIONS,
+        rules: PromptRules | None = None,
+        cache: EmbeddingCache | None = None,
+    ) -> None:
+        planes, regions = tuple(planes), tuple(regions)
+        for name, given, known in (("planes", planes, PLANES), ("regions", regions, REGIONS)):
+            if not given or set(given) - set(known) or len(set(given)) < len(given):
+                raise InputError(f"{name} must be different ones of {', '.join(known)}, found {given!r}")
+        self.segmenter: Segmenter = SAMSegmenter(sam) if isinstance(sam, nn.Module) else sam
+        self.planes, self.regions = planes, regions
+        self.rules = rules or PromptRules()
+        self.cache = EmbeddingCache() if cache is None else cache
+
+    @torch.no_grad()
+    def __call__(self, image: torch.Tensor, probabilities: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The priors of a batch.
+
+        Args:
+            image: float [B, M, X, Y, Z], of any scale, background exactly 0. Voxels of a modality that is not in the
+                mask are never read: they may be NaN.
+            probabilities: the branch's coarse prediction, softmax of its logits, [B, K, X, Y, Z] on the same grid; they
+                are detached here.
+            mask: bool [B, M], the modalities that the branch was given.
+
+        Returns:
+            float32 [B, M, R, X, Y, Z] in [0, 1] on the image's device: the largest probability among SAM's masks for
+            the components of that slice; exactly 0 for missing modalities and in slices without a prompt. Whether
+            embeddings come from the cache changes no more than the rounding of another batch size would.
+
+        Raises:
+            InputError: shapes that do not fit, logits in place of probabilities, or a voxel of an available modality
+                that is not finite.
+        """
+        self._check(image, probabilities, mask)
+        result = torch.zeros(*mask.shape, len(self.regions), *image.shape[2:], device=image.device)
+        # Half precision would give other embeddings under the same key.
+        with torch.autocast(self.segmenter.device.type, enabled=False):
+            for b, available in enumerate(mask.tolist()):
+                modalities = [m for m, flag in enumerate(available) if flag]
+                for plane, prompts in self._prompts(probabilities[b]):
+                    for m in modalities if prompts else ():
+                        # Views of the result: what is written there is written into it.
+                        self._add(image[b, m].movedim(plane, 0), prompts, result[b, m].movedim(1 + plane, 1))
+        return result.div_(len(self.planes)).clamp_(0, 1)
+
+    def _prompts(self, probabilities: torch.Tensor) -> list[tuple[int, dict[int, CoarsePrompts]]]:
+        """Per plane its axis and the prompts by region (number), only regions that have some; from [K, X, Y, Z]."""
+        scheme = scheme_for_classes(len(probabilities))
+        probabilities = probabilities.detach().float().cpu()
+        volumes = [probabilities[list(scheme.regions[region])].sum(dim=0) for region in self.regions]
+        planes = []
+        for plane in (PLANES[name] for name in self.planes):
+            found = {r: coarse_prompts(volume.movedim(plane, 0), self.rules) for r, volume in enumerate(volumes)}
+            planes.append((plane, {r: prompts for r, prompts in found.items() if len(prompts)}))
+        return planes
+
+    def _add(self, volume: torch.Tensor, prompts: dict[int, CoarsePrompts], prior: torch.Tensor) -> None:
+        """Add what SAM sees in the slices of one modality, [S, H, W], to its prior, [R, S, H, W]."""
+        # The prompts of all regions in one row, so that a slice is encoded once and SAM answers full batches.
+        region = torch.cat([torch.full((len(p),), r) for r, p in prompts.items()])
+        where, boxes, points, labels = (
+            torch.cat([getattr(p, name) for p in prompts.values()])
+            for name in ("slices", "boxes", "points", "point_labels")
+        )
+        points, labels = (points, labels) if points.shape[1] else (None, None)
+        window = intensity_window(volume)
+        seen = torch.zeros_like(prior)
+        for chunk in where.unique().split(_CHUNK):
+            embeddings = self._embeddings(volume[chunk.to(volume.device)], window)
+            rows = torch.isin(where, chunk).nonzero()[:, 0]
+            for part in rows.split(2 * _CHUNK):
+                logits = self.segmenter.decode(
+                    embeddings[torch.searchsorted(chunk, where[part]).to(embeddings.device)],
+                    boxes[part],
+                    None if points is None else points[part],
+                    None if labels is None else labels[part],
+                    tuple(volume.shape[1:]),
+                )
+                answers = logits.float().sigmoid().to(prior.device)
+                for r, s, answer in zip(region[part].tolist(), where[part].tolist(), answers, strict=True):
+                    torch.maximum(seen[r, s], answer, out=seen[r, s])
+        prior += seen
+
+    def _embeddings(self, slices: torch.Tensor, window: tuple[float, float]) -> torch.Tensor:
+        """Embeddings [S, C, h, w] of slices [S, H, W], from the cache or computed."""
+        segmenter, cache = self.segmenter, self.cache
+        if not cache.active:
+            return segmenter.encode(slices, window)
+        keys = [embedding_key(segmenter.fingerprint, slice_, window) for slice_ in slices.cpu()]
+        found = [cache.get(key, segmenter.device) for key in keys]
+        unknown = [index for index, embedding in enumerate(found) if embedding is None]
+        if unknown:
+            for index, embedding in zip(unknown, segmenter.encode(slices[unknown], window), strict=True):
+                cache.put(keys[index], embedding)
+                found[index] = embedding
+        return torch.stack(found)
+
+    def _check(self, image: torch.Tensor, probabilities: torch.Tensor, mask: torch.Tensor) -> None:
+        if image.ndim != 5 or mask.dtype != torch.bool or mask.shape != image.shape[:2]:
+            raise InputError(
+                f"image must be [B, M, X, Y, Z] and mask bool [B, M], found {list(image.shape)} and {mask.dtype} "
+                f"{list(mask.shape)}"
+            )
+        if probabilities.ndim != 5 or probabilities.shape[:1] + probabilities.shape[2:] != (
+            image.shape[:1] + image.shape[2:]
+        ):
+            raise InputError(
+                f"probabilities must be [B, K, X, Y, Z] on the grid of the image {list(image.shape)}, found "
+                f"{list(probabilities.shape)}"
+            )
+        lowest, highest = probabilities.detach().aminmax()
+        # A NaN fails this comparison too.
+        if not (float(lowest) >= -1e-3 and float(highest) <= 1.001):
+            raise InputError(
+                f"probabilities must lie in [0, 1], found {float(lowest):g} to {float(highest):g}; give the softmax of "
+                "the logits"
+            )

@@ -1,0 +1,332 @@
+"""Train the tiny SAM, class-agnostically, on simulated scenes: ``smml train-sam``.
+
+Every step shows eight slices. Each gets three prompts for objects drawn at random: a jittered box; a jittered box with
+points inside and outside; and a box by its corners alone (the others are also given filled) or points alone. The loss of a mask is binary cross-entropy, summed and
+divided by the area of the object's box so that small objects count, plus soft Dice; the IoU head learns the IoU that
+the mask has. Slices are rendered once and kept in memory; brightness, contrast and noise are drawn anew each time.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import smml
+from smml.devices import find_device
+from smml.errors import InputError
+from smml.files import replacing
+from smml.sam.load import save_tiny
+from smml.sam.prompts import draw_points, jittered_box
+from smml.sam.scenes import TRAINING_SEED, Scene, anatomy_scenes, lesion_scenes, shape_scenes
+from smml.sam.slices import SquareFit, predict_on_square
+from smml.sam.tiny import TinyConfig, build_tiny
+
+# How often a slice of each kind is drawn, whatever the size of the pools.
+SHARES = {"lesions": 0.6, "anatomy": 0.1, "shapes": 0.3}
+_POINTS = 4  # the most in a prompt
+_IOU_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class SAMTraining:
+    """A training of the tiny SAM.
+
+    Attributes:
+        steps: optimiser steps.
+        seed: of the weights, prompts and intensities.
+        data_seed: of the simulated subjects.
+        subjects: simulated subjects with a lesion at 3 mm; a sixth of them again at 2 mm, and a quarter as many healthy
+            brains.
+        slices: rendered a subject.
+        shapes: slices with synthetic shapes.
+        batch: slices a step, each with three prompts.
+        learning_rate: after the warm-up of 100 steps; falls as a cosine.
+        checkpoint_every: steps between checkpoints.
+        device: torch device.
+    """
+
+    steps: int = 2000
+    seed: int = 0
+    data_seed: int = TRAINING_SEED
+    subjects: int = 32
+    slices: int = 110
+    shapes: int = 2000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    checkpoint_every: int = 100
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "subjects", "slices", "shapes", "batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"SAM training: {name} must be at least 1, found {getattr(self, name)}")
+        if self.seed < 0 or self.data_seed < 0 or not self.learning_rate > 0:
+            raise InputError("SAM training: seeds must be 0 or more and learning_rate above 0")
+
+
+def train_sam(
+    output: str | os.PathLike,
+    settings: SAMTraining | None = None,
+    size: TinyConfig | None = None,
+    *,
+    facts: dict | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train a tiny SAM.
+
+    Args:
+        output: folder of the run: ``checkpoint.pt`` while it trains, ``sam.safetensors`` at the end, ``log.csv``.
+        settings: see :class:`SAMTraining`.
+        size: of the model.
+        facts: more facts for the metadata of the weights, such as the commit and the hardware.
+        resume: go on from the folder's checkpoint; the settings must be the same but for the steps.
+        progress: print a line every 50 steps.
+
+    Returns:
+        The path of the weights, for ``load_sam``.
+
+    Raises:
+        InputError: the folder holds a run and ``resume`` was not said, or one of other settings; it cannot be written.
+    """
+    settings, size, output = settings or SAMTraining(), size or TinyConfig(), Path(output)
+    checkpoint = output / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise InputError(f"{output}: holds a run; continue it with --resume or choose another folder")
+    device = find_device(settings.device)
+    torch.manual_seed(settings.seed)
+    sam = build_tiny(size).to(device)
+    optimiser = torch.optim.AdamW(sam.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    first, seconds = 0, 0.0
+    if resume and checkpoint.exists():
+        first, seconds = _resume(checkpoint, settings, size, sam, optimiser)
+    pools = build_pools(settings, size, progress=progress)
+    # Before the first step, so that a folder that cannot be written costs no training.
+    _save(checkpoint, settings, size, sam, optimiser, first, seconds)
+    started = time.monotonic() - seconds
+    sums: dict[str, float] = {}
+    for step in range(first, settings.steps):
+        # Every step has its own stream of random numbers, so a resumed run draws what the whole one would have.
+        random = np.random.default_rng([settings.seed, step])
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        losses = _step(sam, optimiser, _draw_batch(pools, settings.batch, random), random)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value
+        done = step + 1
+        if done % 50 == 0 or done == settings.steps:
+            passed, taken = time.monotonic() - started, (done - 1) % 50 + 1
+            _log(output / "log.csv", done, {name: value / taken for name, value in sums.items()}, passed, progress)
+            sums = {}
+        if done % settings.checkpoint_every == 0 or done == settings.steps:
+            _save(checkpoint, settings, size, sam, optimiser, done, time.monotonic() - started)
+    made = {
+        "training": asdict(settings) | {"seconds": round(time.monotonic() - started)},
+        "versions": {"smml": smml.__version__, "torch": str(torch.__version__)},
+    }
+    weights = output / "sam.safetensors"
+    save_tiny(weights, sam, size, made | (facts or {}))
+    return weights
+
+
+def learning_rate(settings: SAMTraining, step: int) -> float:
+    """The rate of a step: linear warm-up over 100 steps, then half a cosine down to a hundredth."""
+    warm = min(100, max(1, settings.steps // 10))
+    if step < warm:
+        return settings.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, settings.steps - warm)
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * share)))
+
+
+def build_pools(settings: SAMTraining, size: TinyConfig, *, progress: bool = True) -> dict[str, list[Scene]]:
+    """All scenes of a training, by kind; the same for the same seed.
+
+    At the default settings some 6000 slices in about 300 MB.
+    """
+    random = np.random.default_rng([settings.data_seed, 7])
+    common = {"size": size.image_size, "pixels": 4 * size.grid, "random": random}
+    fine, healthy = max(1, settings.subjects // 6), max(1, settings.subjects // 4)
+    pools: dict[str, list[Scene]] = {"lesions": [], "anatomy": [], "shapes": []}
+    bar = tqdm(total=settings.subjects + fine + healthy, desc="simulating", disable=not progress, mininterval=5)
+    with bar:
+        for index in range(settings.subjects + fine):
+            spacing = 3.0 if index < settings.subjects else 2.0
+            pools["lesions"] += lesion_scenes(settings.data_seed, index, settings.slices, spacing=spacing, **common)
+            bar.update()
+        for index in range(healthy):
+            spacing = 2.0 if index % 4 == 3 else 3.0
+            pools["anatomy"] += anatomy_scenes(settings.data_seed, index, settings.slices, spacing=spacing, **common)
+            bar.update()
+    backgrounds = [scene.grey.numpy() / 255.0 for scene in pools["anatomy"][:: max(1, len(pools["anatomy"]) // 200)]]
+    pools["shapes"] += shape_scenes(settings.shapes, backgrounds=backgrounds, **common)
+    if not pools["lesions"]:
+        raise InputError(f"data_seed {settings.data_seed}: its {settings.subjects} subjects are all healthy; use more")
+    return pools
+
+
+@dataclass(frozen=True)
+class _Prompted:
+    """One slice with its prompts for three objects, on SAM's square."""
+
+    grey: torch.Tensor
+    boxes: torch.Tensor  # [3, 4]
+    points: torch.Tensor  # [3, P, 2]
+    labels: torch.Tensor  # [3, P]
+    targets: torch.Tensor  # [3, m, m] in [0, 1]
+    areas: torch.Tensor  # [3] of the boxes, in mask pixels
+
+
+def _draw_batch(pools: dict[str, list[Scene]], batch: int, random: np.random.Generator) -> list[_Prompted]:
+    kinds = [kind for kind in SHARES if pools[kind]]
+    shares = np.array([SHARES[kind] for kind in kinds])
+    drawn = []
+    for kind in random.choice(len(kinds), batch, p=shares / shares.sum()):
+        pool = pools[kinds[kind]]
+        drawn.append(_draw_prompts(pool[random.integers(len(pool))], random))
+    return drawn
+
+
+def _draw_prompts(scene: Scene, random: np.random.Generator) -> _Prompted:
+    size = max(scene.grey.shape)
+    fit = SquareFit(scene.shape, size)
+    chosen = random.integers(len(scene.masks), size=3)
+    boxes, points, labels = [], [], []
+    for object_ in chosen:
+        mask = scene.masks[object_].numpy()
+        boxes.append(jittered_box(mask, random))
+        inside = int(random.integers(1, _POINTS))
+        outside = int(random.integers(0, _POINTS - inside + 1))
+        place, label = draw_points(mask, inside, outside, random)
+        missing = _POINTS - inside - outside
+        points.append(np.concatenate([place, np.zeros((missing, 2), np.float32)]))
+        labels.append(np.concatenate([label, np.full(missing, -1, np.int64)]))
+    targets = scene.targets[chosen].float() / 255
+    square = fit.boxes(torch.from_numpy(np.stack(boxes)))
+    sides = (square[:, 2:] - square[:, :2]) * (targets.shape[-1] / size)
+    return _Prompted(
+        grey=_recolour(scene.grey, random),
+        boxes=square,
+        points=fit.points(torch.from_numpy(np.stack(points))),
+        labels=torch.from_numpy(np.stack(labels)),
+        targets=targets,
+        areas=sides.prod(dim=1).clamp(min=8.0),
+    )
+
+
+def _recolour(grey: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Another brightness, contrast and noise of [h, w]; black stays black. A tenth is shown as a negative."""
+    value = grey.float() / 255
+    if random.random() < 0.1:
+        value = 1.2 - value
+    value = value.clamp(min=0) ** float(np.exp(random.uniform(-0.3, 0.3)))
+    value = value * random.uniform(0.8, 1.15) + random.uniform(-0.05, 0.05)
+    if random.random() < 0.3:
+        noise = random.standard_normal(tuple(grey.shape), dtype=np.float32) * random.uniform(0, 0.05)
+        value = value + torch.from_numpy(noise)
+    return torch.where(grey > 0, value.clamp(0, 1) * 255, 0.0)
+
+
+def _step(
+    sam: nn.Module, optimiser: torch.optim.Optimizer, batch: list[_Prompted], random: np.random.Generator
+) -> dict[str, float]:
+    """One optimiser step; returns the mean losses and IoU."""
+    device = sam.device
+    embeddings = sam.image_encoder(torch.stack([sam.preprocess(item.grey.to(device)[None]) for item in batch]))
+    boxes, points, labels, targets, areas = (
+        torch.stack([getattr(item, name) for item in batch]).to(device)
+        for name in ("boxes", "points", "labels", "targets", "areas")
+    )
+    # The third: a box by its corners alone, as SAM's own predictor gives it, or points.
+    third = (boxes[:, 2], None, None) if random.random() < 0.4 else (None, points[:, 2], labels[:, 2])
+    prompts = [(boxes[:, 0], None, None), (boxes[:, 1], points[:, 1], labels[:, 1]), third]
+    total, report = 0.0, {"bce": 0.0, "dice": 0.0, "iou": 0.0}
+    for number, prompt in enumerate(prompts):
+        logits, quality = predict_on_square(sam, embeddings, *prompt, rough_mask=number < 2)
+        bce, dice, measured = mask_losses(logits, targets[:, number], areas[:, number])
+        total = total + (bce + dice + _IOU_WEIGHT * (quality - measured).square()).mean() / len(prompts)
+        for name, value in (("bce", bce), ("dice", dice), ("iou", measured)):
+            report[name] += float(value.detach().mean()) / len(prompts)
+        if number == 0:
+            report["box_iou"] = float(measured.mean())
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+    optimiser.step()
+    return {"loss": float(total.detach())} | report
+
+
+def mask_losses(
+    logits: torch.Tensor, targets: torch.Tensor, areas: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Losses of masks [S, m, m] against soft targets of the same shape.
+
+    Args:
+        logits: of the masks.
+        targets: share of each pixel that is inside, in [0, 1].
+        areas: [S], pixels of the object's box.
+
+    Returns:
+        Cross-entropy summed over the mask and divided by ``areas``, soft Dice loss, and the IoU of the thresholded
+        masks (without gradient), [S] each.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=(1, 2)) / areas
+    inside = logits.sigmoid()
+    overlap = (inside * targets).sum(dim=(1, 2))
+    dice = 1 - (2 * overlap + 1) / (inside.square().sum(dim=(1, 2)) + targets.square().sum(dim=(1, 2)) + 1)
+    found, wanted = logits.detach() > 0, targets > 0.5
+    union = (found | wanted).sum(dim=(1, 2)).clamp(min=1)
+    return bce, dice, (found & wanted).sum(dim=(1, 2)) / union
+
+
+def _log(path: Path, step: int, values: dict[str, float], seconds: float, progress: bool) -> None:
+    """Append a row; rows that a killed run wrote after its checkpoint come again after a resume."""
+    new = not path.exists()
+    with open(path, "a", encoding="utf-8") as stream:
+        if new:
+            stream.write("step," + ",".join(values) + ",seconds\n")
+        stream.write(f"{step}," + ",".join(f"{value:.4f}" for value in values.values()) + f",{seconds:.0f}\n")
+    if progress:
+        text = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        print(f"step {step}: {text}, {seconds:.0f} s", flush=True)
+
+
+def _save(
+    path: Path, settings: SAMTraining, size: TinyConfig, sam: nn.Module, optimiser, step: int, seconds: float
+) -> None:
+    with replacing(path) as temporary:
+        content = {
+            "settings": asdict(settings),
+            "size": size.to_dict(),
+            "weights": sam.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+            "seconds": seconds,
+        }
+        torch.save(content, temporary)
+
+
+def _resume(path: Path, settings: SAMTraining, size: TinyConfig, sam: nn.Module, optimiser) -> tuple[int, float]:
+    """Fill model and optimiser; returns the steps and seconds done."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        stored, stored_size = dict(content["settings"]), content["size"]
+    # What a damaged file provokes in the unpickler is not enumerable.
+    except Exception as error:
+        raise InputError(f"{path}: not a checkpoint of smml train-sam, or damaged; start anew elsewhere") from error
+    free = {"steps", "checkpoint_every", "device"}
+    wanted = asdict(settings)
+    odd = [name for name in wanted if name not in free and stored.get(name) != wanted[name]]
+    if odd or stored_size != size.to_dict():
+        raise InputError(
+            f"{path}: belongs to a run with other settings ({', '.join(odd) or 'size of the model'}); use those, or "
+            "choose another folder"
+        )
+    sam.load_state_dict(content["weights"])
+    optimiser.load_state_dict(content["optimiser"])
+    return int(content["step"]), float(content["seconds"])
