@@ -128,14 +128,18 @@ def _mix_kernel(
             x = pick(maps, m, M) + sample * x_batch
             w = weight + tl.full((), m * C, tl.int64) * w_in
             row = statistics + (sample * M + m) * C * 3
-            for _ in tl.range(C, loop_unroll_factor=4):  # four reads under way at once
-                xhat = normalised(x, v * x_voxel, inside, row, ACC)
+            ahead = tl.load(x + v * x_voxel, mask=inside, other=0.0)
+            for c in range(C):
+                # The next channel (after the last: the last) is under way while this one is mixed.
+                values = ahead.to(ACC)
+                x += tl.where(c + 1 < C, x_channel, 0)
+                ahead = tl.load(x + v * x_voxel, mask=inside, other=0.0)
+                xhat = normalised(values, row)
                 z = tl.where(xhat > 0, xhat, xhat * SLOPE)
                 new = ()
                 for i in tl.static_range(CO):
                     new = new + (sums[i] + tl.load(w + rows[i]).to(ACC) * z,)
                 sums = new
-                x += x_channel
                 w += w_in
                 row += 3
     out += (sample * COUT + first) * voxels + v
@@ -195,7 +199,8 @@ def forward(
         )  # fmt: skip
         _mix_kernel[(triton.cdiv(outputs, chunk) * triton.cdiv(voxels, block), batch)](
             maps, mask, statistics, weight, bias, out, given, voxels, *strides, *weight.stride(), *bias.stride(),
-            SLOPE=negative_slope, **sizes, COUT=outputs, CO=chunk, BLOCK=block, **options,
+            SLOPE=negative_slope, **sizes, COUT=outputs, CO=chunk, BLOCK=block,
+            **options,
         )  # fmt: skip
     return out, statistics
 

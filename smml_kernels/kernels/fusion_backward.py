@@ -93,7 +93,8 @@ def _products_kernel(
                 new_s = ()
                 for j in tl.static_range(CC):
                     c = tl.minimum(chunk_c * CC + j, C - 1)
-                    xhat = normalised(x + c.to(tl.int64) * x_channel, v * x_voxel, inside, statistics + 3 * c, ACC)
+                    at = x + c.to(tl.int64) * x_channel + v * x_voxel
+                    xhat = normalised(tl.load(at, mask=inside, other=0.0).to(ACC), statistics + 3 * c)
                     s = tl.where(xhat > 0, tl.full((BLOCK,), 1.0, ACC), SLOPE)
                     z = s * xhat
                     for i in tl.static_range(CO):
@@ -179,13 +180,18 @@ def _gradient_kernel(
         if ((wanted >> m) & 1) != 0:
             result = pick(gradients, m, M) + (sample * C + first) * voxels + v
             if is_present(mask, given, sample, m, M):
+                # All reads of the map are under way before g is mixed: none waits for another, or for a store.
+                x = pick(maps, m, M) + sample * x_batch + v * x_voxel
+                tiles = ()
                 d = ()
-                for _ in tl.static_range(CC):
+                for j in tl.static_range(CC):
+                    c = tl.minimum(first + j, C - 1)
+                    tiles = tiles + (tl.load(x + c * x_channel, mask=inside, other=0.0).to(ACC),)
                     d = d + (tl.full((BLOCK,), 0.0, ACC),)
-                row = g + sample * g_batch
+                row = g + sample * g_batch + v * g_voxel
                 w = weight + (m * C + first) * w_in
                 for _ in tl.range(COUT, loop_unroll_factor=2):
-                    g_o = tl.load(row + v * g_voxel, mask=inside, other=0.0).to(ACC)
+                    g_o = tl.load(row, mask=inside, other=0.0).to(ACC)
                     new = ()
                     for j in tl.static_range(CC):
                         new = new + (d[j] + tl.load(w + tl.minimum(j, C - 1 - first) * w_in).to(ACC) * g_o,)
@@ -193,12 +199,9 @@ def _gradient_kernel(
                     row += g_channel
                     w += w_out
                 at = (sample * M + m) * C + first
-                x = pick(maps, m, M) + sample * x_batch
                 for j in tl.static_range(CC):
                     if first + j < C:
-                        xhat = normalised(
-                            x + (first + j) * x_channel, v * x_voxel, inside, statistics + 3 * (at + j), ACC
-                        )
+                        xhat = normalised(tiles[j], statistics + 3 * (at + j))
                         mean = tl.load(means + 2 * (at + j))
                         slope_mean = tl.load(means + 2 * (at + j) + 1)
                         dx = tl.where(xhat > 0, d[j], d[j] * SLOPE) - mean - xhat * slope_mean

@@ -5,9 +5,9 @@ A map that is None is given some other map's address and its bit of ``given`` is
 which maps are missing never decides what has to be compiled.
 
 **Statistics as three numbers.** xhat = (x - mean) / sqrt(var + eps) is computed as (x - pivot) * rstd + shift, where
-the pivot is the first voxel of the channel. Take a channel with a mean of 10000 and a spread of 1: float32 holds its mean
-only to the third decimal, and so would xhat be. But x - pivot is exact for neighbouring numbers, and the mean of *that*
-is as small as the spread, so that xhat keeps its digits. A constant channel becomes exactly 0.
+the pivot is the first voxel of the channel. Take a channel with a mean of 10000 and a spread of 1: float32 holds its
+mean only to the third decimal, and so would xhat be. But x - pivot is exact for neighbouring numbers, and the mean of
+*that* is as small as the spread, so that xhat keeps its digits. A constant channel becomes exactly 0.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,8 @@ def is_present(mask, given, sample, m, M: tl.constexpr):
 
 
 @triton.jit
-def normalised(x, at, inside, statistics, ACC: tl.constexpr):
-    """(x - mean) / sqrt(var + eps) of the voxels ``at`` of one channel, whose statistics are (pivot, rstd, shift)."""
-    values = tl.load(x + at, mask=inside, other=0.0).to(ACC)
+def normalised(values, statistics):
+    """(x - mean) / sqrt(var + eps) of voxels of one channel, whose statistics are (pivot, rstd, shift)."""
     return (values - tl.load(statistics)) * tl.load(statistics + 1) + tl.load(statistics + 2)
 
 
