@@ -116,9 +116,9 @@ def coarse_prompts(probability: torch.Tensor | np.ndarray, rules: PromptRules | 
     slices, boxes, points, labels = zip(*made, strict=True) if made else ((), (), (), ())
     return CoarsePrompts(
         slices=torch.tensor(slices, dtype=torch.int64),
-        boxes=torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
-        points=torch.tensor(np.array(points, np.float32).reshape(-1, count, 2)),
-        point_labels=torch.tensor(np.array(labels, np.int64).reshape(-1, count)),
+        boxes=torch.tensor(np.array(boxes, np.float32).reshape(len(made), 4)),
+        points=torch.tensor(np.array(points, np.float32).reshape(len(made), count, 2)),
+        point_labels=torch.tensor(np.array(labels, np.int64).reshape(len(made), count)),
     )
 
 

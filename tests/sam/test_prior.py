@@ -1,0 +1,298 @@
+"""SAMPrior with fake segmenters that show what they were asked: alignment, missing modalities, the cache, no truth."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smml.data.labels import REGIONS, scheme_for_classes
+from smml.errors import InputError
+from smml.modalities import SUBSETS, subset_mask, subset_name
+from smml.sam.cache import EmbeddingCache
+from smml.sam.coarse_prompts import PromptRules
+from smml.sam.prior import PLANES, SAMPrior
+from smml.sam.segmenter import weights_fingerprint
+
+SIZE = (20, 26, 15)
+ALL = torch.ones(1, 4, dtype=torch.bool)
+
+
+class BrightInBox:
+    """Segments the voxels above 0.5 whose centre lies in the box; its embeddings are the slices themselves."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, fingerprint="bright"):
+        self.fingerprint = fingerprint
+        self.encoded, self.decoded = 0, 0
+
+    def encode(self, slices, window):
+        self.encoded += len(slices)
+        return slices[:, None].clone()
+
+    def decode(self, embeddings, boxes, points, point_labels, shape):
+        self.decoded += len(embeddings)
+        assert embeddings.shape[2:] == shape
+        rows, columns = torch.arange(shape[0]) + 0.5, torch.arange(shape[1]) + 0.5
+        top, left, bottom, right = boxes.T[:, :, None]
+        inside = ((rows > top) & (rows < bottom))[:, :, None] & ((columns > left) & (columns < right))[:, None, :]
+        return torch.where(inside & (embeddings[:, 0] > 0.5), 30.0, -200.0)
+
+
+class BoxAlone(BrightInBox):
+    """Fills the box, whatever the image shows."""
+
+    def decode(self, embeddings, boxes, points, point_labels, shape):
+        return super().decode(torch.ones_like(embeddings), boxes, points, point_labels, shape)
+
+
+def sphere(centre, radius, size=SIZE):
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in size], indexing="ij"))
+    return (grid - torch.tensor(centre)[:, None, None, None]).square().sum(dim=0) <= radius**2
+
+
+def certain(labels, classes=4):
+    """Probabilities [B, K, ...] of labels [B, ...]."""
+    return F.one_hot(labels, classes).movedim(-1, 1).float()
+
+
+@pytest.fixture
+def scene():
+    """A bright sphere, off centre, in a dimmer brain, and a prediction of all three regions round it."""
+    bright = sphere((8.0, 15.0, 6.0), 4)
+    image = (0.2 * sphere((10.0, 13.0, 7.0), 11).float()).masked_fill(bright, 1.0).expand(1, 4, *SIZE).clone()
+    return image, certain((3 * bright.long())[None]), bright
+
+
+# ----------------------------------------------------------------------------------------------------------- alignment
+
+
+@pytest.mark.parametrize("planes", [*([plane] for plane in PLANES), list(PLANES)], ids="+".join)
+def test_a_sphere_comes_back_where_it_is(scene, planes):
+    image, probabilities, bright = scene
+    prior = SAMPrior(BrightInBox(), planes=planes, rules=PromptRules(minimum_area=1))(image, probabilities, ALL)
+    assert prior.shape == (1, 4, 3, *SIZE)
+    assert prior.dtype == torch.float32
+    assert torch.equal(prior, bright.float().expand_as(prior))
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_marked_voxel_comes_back_where_it_is(scene, plane):
+    _, probabilities, bright = scene
+    for voxel in (bright.nonzero()[0], bright.nonzero()[len(bright.nonzero()) // 3]):
+        image = torch.zeros(1, 4, *SIZE)
+        image[(0, 2, *voxel)] = 1
+        prior = SAMPrior(BrightInBox(), planes=[plane], rules=PromptRules(minimum_area=1))(image, probabilities, ALL)
+        assert prior[0, 2].nonzero().tolist() == [[r, *voxel.tolist()] for r in range(3)]
+        assert not bool(prior[0, [0, 1, 3]].any())
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("dims", [(-1,), (-2,), (-3,), (-1, -3)])
+def test_flips_of_image_and_prediction_flip_the_prior(scene, plane, dims):
+    image, probabilities, _ = scene
+    prior = SAMPrior(BoxAlone(), planes=[plane])
+    flipped = prior(image.flip(dims), probabilities.flip(dims), ALL)
+    assert torch.equal(flipped, prior(image, probabilities, ALL).flip(dims))
+
+
+def test_a_crop_and_a_quarter_turn_carry_over(scene):
+    image, probabilities, _ = scene
+    prior = SAMPrior(BrightInBox(), rules=PromptRules(minimum_area=1))
+    whole = prior(image, probabilities, ALL)
+    crop = (..., slice(3, 17), slice(8, 24), slice(1, 12))
+    assert torch.equal(prior(image[crop], probabilities[crop], ALL), whole[crop])
+    turned = [x.rot90(1, (-3, -2)) for x in (image, probabilities, whole)]
+    assert torch.equal(prior(turned[0], turned[1], ALL), turned[2])
+
+
+def test_planes_are_averaged_and_a_slice_without_a_prompt_counts_as_nothing(scene):
+    image, probabilities, _ = scene
+    single = [SAMPrior(BoxAlone(), planes=[plane])(image, probabilities, ALL) for plane in PLANES]
+    together = SAMPrior(BoxAlone(), planes=list(PLANES))(image, probabilities, ALL)
+    assert torch.allclose(together, sum(single) / 3)
+    assert 0 < float(together[together > 0].min()) < 0.4
+
+
+@pytest.mark.parametrize("classes", [4, 5])
+def test_each_region_is_prompted_where_it_is_predicted(classes):
+    labels = torch.zeros(1, *SIZE, dtype=torch.long)
+    labels[0, 2:18, 2:22, 2:12] = 2  # oedema
+    labels[0, 5:15, 5:17, 4:10] = 1
+    labels[0, 8:12, 8:13, 6:9] = classes - 1  # enhancing
+    scheme = scheme_for_classes(classes)
+    prior = SAMPrior(BoxAlone(), rules=PromptRules(margin=0))(
+        torch.ones(1, 4, *SIZE), certain(labels, classes), torch.tensor([[True, False, True, False]])
+    )
+    for r, region in enumerate(REGIONS):
+        assert torch.equal(prior[0, 0, r] > 0.5, scheme.region(labels[0], region))
+
+
+# ---------------------------------------------------------------------------------------- missing, empty, and no truth
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=subset_name)
+def test_nan_in_missing_modalities_changes_no_bit(scene, subset):
+    image, probabilities, _ = scene
+    mask = subset_mask(subset)[None]
+    poisoned = image.masked_fill(~mask[:, :, None, None, None], torch.nan)
+    clean, dirty = (SAMPrior(BrightInBox())(x, probabilities, mask) for x in (image, poisoned))
+    assert torch.equal(clean, dirty)
+    assert not bool(dirty[~mask].any())
+    assert bool(dirty[mask].flatten(1).any(dim=1).all())
+
+
+def test_only_prompted_slices_of_present_modalities_are_encoded(scene):
+    image, probabilities, bright = scene
+    segmenter = BrightInBox()
+    SAMPrior(segmenter, rules=PromptRules(minimum_area=1), cache=EmbeddingCache(0))(
+        image, probabilities, subset_mask("t1+t2")[None]
+    )
+    assert segmenter.encoded == 2 * int(bright.any(dim=(0, 1)).sum())
+
+
+def test_nothing_predicted_asks_sam_nothing(scene):
+    image, _, _ = scene
+    segmenter = BrightInBox()
+    prior = SAMPrior(segmenter)(image, certain(torch.zeros(1, *SIZE, dtype=torch.long)), ALL)
+    assert not bool(prior.any())
+    assert segmenter.encoded == segmenter.decoded == 0
+
+
+def test_there_is_no_way_to_hand_a_truth_in():
+    assert list(inspect.signature(SAMPrior.__call__).parameters) == ["self", "image", "probabilities", "mask"]
+    assert not {"target", "label", "truth"} & set(inspect.signature(SAMPrior.__init__).parameters)
+
+
+def test_no_gradient_reaches_the_prediction(scene):
+    image, probabilities, _ = scene
+    prior = SAMPrior(BrightInBox())(image.requires_grad_(), probabilities.requires_grad_(), ALL)
+    assert not prior.requires_grad
+
+
+def test_samples_of_a_batch_do_not_mix(scene):
+    image, probabilities, _ = scene
+    images = torch.cat([image, image.flip(2)])
+    predictions = torch.cat([probabilities, probabilities.flip(2)])
+    masks = torch.stack([subset_mask("flair+t2"), subset_mask("t1ce")])
+    prior = SAMPrior(BrightInBox())
+    together = prior(images, predictions, masks)
+    for b in range(2):
+        assert torch.equal(together[b : b + 1], prior(images[b : b + 1], predictions[b : b + 1], masks[b : b + 1]))
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_slices_that_were_seen_are_not_encoded_again(scene):
+    image, probabilities, _ = scene
+    segmenter = BrightInBox()
+    prior = SAMPrior(segmenter)
+    first = prior(image, probabilities, ALL)
+    encoded = segmenter.encoded
+    # Another coarse prediction, other prompts, the same slices.
+    other = prior(image, probabilities.roll(3, dims=2), subset_mask("t1")[None])
+    assert not torch.equal(other[:, 2], first[:, 2])
+    assert torch.equal(prior(image, probabilities, ALL), first)
+    assert segmenter.encoded == encoded
+
+
+def test_the_cache_is_keyed_by_content_and_weights(scene):
+    image, probabilities, _ = scene
+    cache = EmbeddingCache()
+    first, second = BrightInBox("first"), BrightInBox("second")
+    SAMPrior(first, cache=cache)(image, probabilities, ALL)
+    # The four sequences of the scene are equal: one set of embeddings serves them all.
+    assert first.encoded == len(cache)
+    SAMPrior(second, cache=cache)(image, probabilities, ALL)
+    assert second.encoded == first.encoded
+    changed = image.clone()
+    changed[0, 1, 8, 15, 6] = 0.9
+    before = first.encoded
+    SAMPrior(first, cache=cache)(changed, probabilities, ALL)
+    assert first.encoded == before + 1
+
+
+def test_any_budget_gives_the_same_result(scene, tmp_path):
+    image, probabilities, _ = scene
+    caches = [EmbeddingCache(0), EmbeddingCache(3 * 4 * 26 * 20), EmbeddingCache(0, folder=tmp_path)]
+    expected = SAMPrior(BrightInBox())(image, probabilities, ALL)
+    for cache in caches:
+        prior = SAMPrior(BrightInBox(), cache=cache)
+        assert torch.equal(prior(image, probabilities, ALL), expected)
+        assert torch.equal(prior(image, probabilities, ALL), expected)
+
+
+def test_damage_in_the_folder_changes_nothing(scene, tmp_path):
+    image, probabilities, _ = scene
+    expected = SAMPrior(BrightInBox(), cache=EmbeddingCache(folder=tmp_path))(image, probabilities, ALL)
+    paths = sorted(tmp_path.rglob("*.safetensors"))
+    paths[0].write_bytes(paths[0].read_bytes()[:40])
+    paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"\x7f")
+    segmenter = BrightInBox()
+    assert torch.equal(SAMPrior(segmenter, cache=EmbeddingCache(folder=tmp_path))(image, probabilities, ALL), expected)
+    assert segmenter.encoded == 2
+
+
+def test_a_prior_of_inference_can_train_a_gate(scene):
+    image, probabilities, _ = scene
+    prior = SAMPrior(BrightInBox())
+    with torch.inference_mode():
+        prior(image, probabilities, ALL)
+    weight = torch.ones((), requires_grad=True)
+    (weight * prior(image, probabilities, ALL)).sum().backward()
+    assert float(weight.grad) > 0
+
+
+# -------------------------------------------------------------------------------------------------------------- a SAM
+
+
+def test_the_fingerprint_tells_weights_apart():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    before = weights_fingerprint(module)
+    assert weights_fingerprint(module) == before
+    with torch.no_grad():
+        module[0].bias[1] += 1e-6
+    after = weights_fingerprint(module)
+    module[1].running_mean[0] = 1
+    assert len({before, after, weights_fingerprint(module)}) == 3
+
+
+def test_a_sam_of_segment_anything_works_on_any_shape_and_cached():
+    from smml.sam import TinyConfig, build_tiny
+
+    torch.manual_seed(0)
+    sam = build_tiny(TinyConfig(image_size=64, width=16, depth=1, heads=2, channels=16, decoder_mlp=16))
+    prior = SAMPrior(sam.eval().requires_grad_(False), planes=list(PLANES))
+    bright = sphere((8.0, 15.0, 6.0), 4)
+    image = torch.rand(1, 4, *SIZE) + bright
+    mask = subset_mask("t1ce+t2")[None]
+    cold = prior(image, certain((3 * bright.long())[None]), mask)
+    warm = prior(image, certain((3 * bright.long())[None]), mask)
+    assert torch.equal(cold, warm)
+    assert 0 <= float(cold.min()) < float(cold.max()) <= 1
+    assert not bool(cold[~mask].any())
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_bad_input_is_named(scene):
+    image, probabilities, _ = scene
+    prior = SAMPrior(BrightInBox())
+    with pytest.raises(InputError, match=r"softmax"):
+        prior(image, 5 * probabilities, ALL)
+    with pytest.raises(InputError, match=r"softmax"):
+        prior(image, probabilities * torch.nan, ALL)
+    with pytest.raises(InputError, match=r"grid of the image"):
+        prior(image, probabilities[..., :-1], ALL)
+    with pytest.raises(InputError, match=r"mask bool"):
+        prior(image, probabilities, ALL.float())
+    with pytest.raises(InputError, match=r"NaN"):
+        prior(image * torch.nan, probabilities, ALL)
+    with pytest.raises(InputError, match=r"planes must be different ones of sagittal, coronal, axial"):
+        SAMPrior(BrightInBox(), planes=["oblique"])
+    with pytest.raises(InputError, match=r"regions"):
+        SAMPrior(BrightInBox(), regions=["WT", "WT"])
