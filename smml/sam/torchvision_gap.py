@@ -35,6 +35,9 @@ def import_segment_anything() -> ModuleType:
     try:
         with _lock:
             bridge()
+            # MONAI tries this import too, before anything is declared, and leaves half of the package behind.
+            if "segment_anything" not in sys.modules:
+                _forget("segment_anything")
             return importlib.import_module("segment_anything")
     except ModuleNotFoundError as error:
         raise InputError(
@@ -57,10 +60,15 @@ def bridge() -> bool:
         if _declared is not None or "torchvision::nms" not in str(error):
             raise
     # The failed import leaves half of the package behind.
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
+    _forget("torchvision")
     _declared = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS:
         _declared.define(schema)
     importlib.import_module("torchvision")
     return True
+
+
+def _forget(package: str) -> None:
+    """Drop what is imported of a package."""
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        del sys.modules[name]
