@@ -1,27 +1,31 @@
 """relation_loss by Triton: which form runs, and its registration with PyTorch.
 
-=================  ==========================================  =====================================================
-form               file                                        when "auto" takes it
-=================  ==========================================  =====================================================
-``linear``         :mod:`~smml_kernels.kernels.relation_linear`  many tokens per channel, or a process group
-``direct``         :mod:`~smml_kernels.kernels.relation_direct`  few tokens per channel: 12 N^2 C < 34 N C^2 operations
-=================  ==========================================  =====================================================
+``linear``
+    C x C moments in float64, for many tokens per channel and for process groups:
+    :mod:`~smml_kernels.kernels.relation_linear`.
+``linear`` where float32 products may be TensorFloat-32
+    Moments of the difference of the branches: :mod:`~smml_kernels.kernels.relation_difference`.
+``direct``
+    N x N similarities in tiles that are never stored, for few tokens per channel (12 N^2 C < 34 N C^2 operations):
+    :mod:`~smml_kernels.kernels.relation_direct`.
+
+TensorFloat-32 is used where ``torch.set_float32_matmul_precision`` has allowed it, as for PyTorch's own products.
 """
 
 from types import ModuleType
 
 import torch
 
-from smml_kernels.kernels import launch, relation_direct, relation_linear
+from smml_kernels.kernels import launch, relation_difference, relation_direct, relation_linear
 from smml_kernels.reference.relation import check_tokens, choose_form
 
-_FORMS = {"linear": relation_linear, "direct": relation_direct}
+_FORMS = {"linear": relation_linear, "linear tf32": relation_difference, "direct": relation_direct}
 
 
 def _launchers(form: str) -> tuple[ModuleType, dict]:
-    """The file of a form as the ops name it, and the options of its launchers."""
+    """The file of a form as the ops name it, with " tf32" or without, and the options of its launchers."""
     name, _, precision = form.partition(" ")
-    return _FORMS[name], {"tf32": precision == "tf32"} if name == "direct" else {}
+    return (_FORMS["direct"], {"tf32": precision == "tf32"}) if name == "direct" else (_FORMS[form], {})
 
 
 @torch.library.custom_op("smml_kernels::relation", mutates_args=())
@@ -81,7 +85,7 @@ def relation_loss(
     check_tokens(f1, f2, weight, form)
     form = choose_form(form, *f1.shape, grouped=bool(group))
     dtype = torch.promote_types(f1.dtype, f2.dtype)
-    if dtype != torch.float64 and form == "direct" and _tf32_allowed():
+    if dtype != torch.float64 and _tf32_allowed():
         form += " tf32"
     weight = None if weight is None else weight.detach()
     loss = _op(f1.to(dtype), f2.to(dtype), weight, form, group)[0]

@@ -35,7 +35,7 @@ from smml_kernels.kernels.relation_rows import row_coefficients
 # are summed 16 at a time. Larger tiles spill registers with eight warps: two float32 products and float64 sums of them.
 _TILE = 64
 _TOKENS, _OTHERS = 32, 32
-_COLUMNS = {torch.float32: 128, torch.float64: 64}
+_COLUMNS = {torch.float32: 128, torch.float64: 32}
 _SLICE = 16
 # Programs that the forward pass is spread over, where there are tokens enough.
 _PROGRAMS = 264

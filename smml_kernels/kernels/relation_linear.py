@@ -115,18 +115,21 @@ def _moments_kernel(
 
 
 @triton.jit
-def _sum_kernel(partial, moments, shares, tokens, channels, TILE: tl.constexpr, BLOCK: tl.constexpr):
-    """Shares [shares, 3, C, C] -> moments [3 C^2 + 1], the last of which is the number of tokens."""
+def _sum_kernel(
+    partial, moments, shares, tokens, channels, NUMBER: tl.constexpr, ASYMMETRIC: tl.constexpr, TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Shares [shares, NUMBER, C, C] -> moments [NUMBER C^2 + 1], the last of which is the number of tokens."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     square = tl.cast(channels, tl.int64) * channels
     which, m, n = at // square, at % square // channels, at % channels
-    mirrored = (which > 0) & (m // TILE > n // TILE)
+    mirrored = (which != ASYMMETRIC) & (m // TILE > n // TILE)
     source = tl.where(mirrored, which * square + n * channels + m, at)
     total = tl.zeros((BLOCK,), tl.float64)
     for part in range(shares):
-        total += tl.load(partial + part * 3 * square + source, mask=at < 3 * square, other=0.0)
-    total = tl.where(at < 3 * square, total, tokens)
-    tl.store(moments + at, total, mask=at <= 3 * square)
+        total += tl.load(partial + part * NUMBER * square + source, mask=at < NUMBER * square, other=0.0)
+    total = tl.where(at < NUMBER * square, total, tokens)
+    tl.store(moments + at, total, mask=at <= NUMBER * square)
 
 
 @triton.jit
@@ -232,22 +235,45 @@ def _moments(
 ) -> torch.Tensor:
     """Launch the kernels of M, A1, A2 (``count`` None) or P, Q1, Q2: [3 C^2 + 1], the last the number of tokens."""
     tokens, channels = f1.shape
-    tile = _columns(channels)
+    tile = columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
-    shares = min(triton.cdiv(tokens, _SHARE), max(1, _PROGRAMS // (3 * tiles * tiles)))
-    share = triton.cdiv(triton.cdiv(tokens, shares), _SLICE) * _SLICE
+    share = share_of_tokens(tokens, 3 * tiles**2)
     shares = triton.cdiv(tokens, share)
     partial = rows.new_empty((shares, 3, channels, channels))
-    moments = rows.new_empty(3 * channels**2 + 1)
     _moments_kernel[(tiles * tiles, shares, 3)](
         f1, f2, partial, *f1.stride(), *f2.stride(), tokens, channels, tiles, share, rows,
         *relation_rows.weight_arguments(weight, rows), rows if count is None else count, BACKWARD=count is not None,
         WEIGHTED=weight is not None, TILE=tile, SLICE=_SLICE, num_warps=_warps(tile),
         **launch.OPTIONS,
     )  # fmt: skip
+    return add_shares(partial, tokens, tile, 0)
+
+
+def share_of_tokens(tokens: int, tiles: int) -> int:
+    """How many tokens a program takes where ``tiles`` tiles of moments are to be computed."""
+    shares = min(triton.cdiv(tokens, _SHARE), max(1, _PROGRAMS // tiles))
+    # A whole number of slices of any form.
+    return triton.cdiv(triton.cdiv(tokens, shares), 32) * 32
+
+
+def add_shares(partial: torch.Tensor, tokens: int, tile: int, asymmetric: int) -> torch.Tensor:
+    """Launch the kernel that adds up shares of moments.
+
+    Args:
+        partial: [shares, K, C, C]; of symmetric moments, tiles below the diagonal are not read.
+        tokens: appended to the moments, so that ranks add it up with them.
+        tile: rows and columns of a tile.
+        asymmetric: which one of the K moments is not symmetric.
+
+    Returns:
+        [K C^2 + 1] in the dtype of ``partial``.
+    """
+    shares, number, channels, _ = partial.shape
+    moments = partial.new_empty(number * channels**2 + 1)
     _sum_kernel[(triton.cdiv(moments.numel(), _ELEMENTS),)](
-        partial, moments, shares, tokens, channels, TILE=tile, BLOCK=_ELEMENTS, num_warps=4, **launch.OPTIONS
-    )
+        partial, moments, shares, tokens, channels, NUMBER=number, ASYMMETRIC=asymmetric, TILE=tile, BLOCK=_ELEMENTS,
+        num_warps=4, **launch.OPTIONS,
+    )  # fmt: skip
     return moments
 
 
@@ -269,7 +295,7 @@ def forward(
     dtype = launch.accumulator(f1)
     f1, f2 = _at_least_float32(f1), _at_least_float32(f2)
     tokens, channels = f1.shape
-    tile = _columns(channels)
+    tile = columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
     rows = f1.new_empty((3, tokens), dtype=torch.float64)
     with launch.device_of(f1):
@@ -294,7 +320,7 @@ def backward(
     With a group they are the derivatives of the loss of the whole batch by this rank's features.
     """
     tokens, channels = f1.shape
-    tile = _columns(channels)
+    tile = columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
     gradients = tuple(torch.empty(f1.shape, dtype=f1.dtype, device=f1.device) for _ in range(2))
     f1, f2 = _at_least_float32(f1), _at_least_float32(f2)
@@ -325,7 +351,7 @@ def _at_least_float32(f: torch.Tensor) -> torch.Tensor:
     return f if f.dtype == torch.float64 else f.float()
 
 
-def _columns(channels: int) -> int:
+def columns_of_tile(channels: int) -> int:
     """Channels of a tile."""
     return min(_TILE, max(16, triton.next_power_of_2(channels)))
 

@@ -25,7 +25,7 @@ from triton_checks import (
 from smml_kernels import reference
 
 if HAS_TRITON:
-    from smml_kernels.kernels import relation, relation_direct, relation_linear
+    from smml_kernels.kernels import relation, relation_difference, relation_direct, relation_linear
 
 pytestmark = needs_triton
 both_forms = pytest.mark.parametrize("form", ["linear", "direct"])
@@ -394,6 +394,163 @@ def test_nothing_n_by_n_is_allocated(form):
     assert 0 < allocations.bytes < n * n, "a quarter of N x N float32 numbers"
 
 
+# ----------------------------------------------------------------------------------------------------- TensorFloat-32
+
+
+@pytest.fixture
+def tf32():
+    """Float32 products may be TensorFloat-32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture
+def rounded(tf32, monkeypatch):
+    """The same, and the interpreter, which multiplies in float32, rounds the factors to TensorFloat-32 first."""
+    if DEVICE == "cuda":
+        return
+    from triton.runtime import interpreter
+
+    def round_to_tf32(x):
+        bits = (x.data.view("int32") + 0x1000) & ~0x1FFF
+        return interpreter.TensorHandle(bits.view("float32"), x.dtype.scalar)
+
+    def dot(builder, a, b, *rest):
+        assert a.data.dtype == b.data.dtype == "float32", "float64 products should not run here"
+        dots.append(1)
+        return multiply(builder, round_to_tf32(a), round_to_tf32(b), *rest)
+
+    dots = []
+    multiply = interpreter.InterpreterBuilder.create_dot
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    yield
+    assert dots
+
+
+# In the interpreter the products of the next tests are float32: they see errors of the formulas, not of rounding.
+# Float32 moments and rows: a few more last digits than the float64 form.
+_TF32_ATOL = 2e-6 if DEVICE == "cpu" else 5e-3
+
+
+def compare_tf32(f1, f2, weight=None, eager=reference.relation_loss):
+    found, *others = (
+        with_gradients(compute, a, b, weight)
+        for compute, a, b in (
+            (ours, f1, f2),
+            (eager, f1, f2),
+            (reference.relation_loss, f1.double(), f2.double()),
+        )
+    )
+    for one, other, truth in zip(found, *others, strict=True):
+        assert_as_good_as_eager(one, other, truth, atol=max(_TF32_ATOL, ATOL[one.dtype]))
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "c"), [(33, 5), (70, 20)])
+def test_tf32_value_and_gradients(poisoned_memory, tf32, n, c, dtype):
+    compare_tf32(*features(n, c, dtype=dtype), weights(n))
+    compare_tf32(*features(n, c, dtype=dtype))
+
+
+def test_tf32_tiles_and_shares(poisoned_memory, tf32, monkeypatch):
+    compare_tf32(*features(35, 70), weights(35))
+    monkeypatch.setattr(relation_linear, "_SHARE", 32)
+    f1, f2 = features(12, 150)
+    compare_tf32(f1.T, f2.T, weights(150))
+
+
+@pytest.mark.parametrize("scale", [1.0, 37.0, 1e-20])
+@pytest.mark.parametrize("magnitude", [1e-2, 1e-4, 1e-6])
+def test_tf32_near_agreement(tf32, scale, magnitude):
+    f1 = randn(48, 8, seed=1)
+    f2 = scale * (f1 + magnitude**0.5 * 0.7 * randn(48, 8, seed=2))
+    compare_tf32(f1, f2, weights(48) / 48, eager=n_by_n if scale >= 1 else reference.relation_loss)
+
+
+@pytest.mark.parametrize("magnitude", [1e-2, 1e-4, 1e-6])
+def test_tf32_rounding_costs_digits_of_the_difference_only(rounded, magnitude):
+    f1 = randn(64, 8, seed=1)
+    f2 = 3 * (f1 + magnitude**0.5 * 0.7 * randn(64, 8, seed=2))
+    found = with_gradients(ours, f1, f2)
+    exact = with_gradients(reference.relation_loss, f1.double(), f2.double())
+    assert error(found[0], exact[0]) < 5e-4
+    assert max(error(one, truth) for one, truth in zip(found[1:], exact[1:], strict=True)) < 2e-3
+
+
+def test_tf32_of_the_direct_form(rounded):
+    found = with_gradients(ours, *features(20, 10), form="direct")
+    exact = with_gradients(reference.relation_loss, *features(20, 10))
+    assert error(found[0], exact[0]) < 5e-4
+    assert max(error(one, truth) for one, truth in zip(found[1:], exact[1:], strict=True)) < 2e-3
+
+
+def test_tf32_of_tokens_whose_size_differs_between_the_branches(tf32):
+    f1, f2 = features(40, 6)
+    f1 *= torch.logspace(-2, 1, 40, device=DEVICE)[:, None]
+    loss = ours(f1, f2)
+    assert error(loss, reference.relation_loss(f1, f2)) < 10 * _TF32_ATOL
+
+
+def test_tf32_zero_rows(poisoned_memory, tf32):
+    f1, f2 = features(40, 6)
+    f1[[2, 5]] = 0
+    f2[[5, 9]] = 0
+    _, gradient1, gradient2 = compare_tf32(f1, f2, weights(40))
+    assert (gradient1[[2, 5]] == 0).all()
+    assert (gradient2[[5, 9]] == 0).all()
+    assert (gradient1[9] != 0).any()
+    for zero1, zero2, expected in ((True, False, 1.0), (True, True, 0.0), (False, True, 1.0)):
+        loss, *gradients = with_gradients(ours, f1[6:9] * (not zero1), f2[6:9] * (not zero2))
+        assert loss.item() == expected
+        assert all((g == 0).all() for g in gradients)
+
+
+@pytest.mark.parametrize("scale", [1e-41, 1e-35, 1e12, 1e38])
+def test_tf32_of_huge_and_tiny_features(tf32, scale):
+    f1 = (scale * randn(20, 4).clamp(-3, 3).double()).float()
+    found = with_gradients(ours, f1, f1.flip(0) * 0.25)
+    exact = with_gradients(reference.relation_loss, f1, f1.flip(0) * 0.25)
+    assert error(found[0], exact[0]) < _TF32_ATOL
+    if scale > 1e-38:
+        for one, truth in zip(found[1:], exact[1:], strict=True):
+            assert error(one / truth.abs().max(), truth / truth.abs().max()) < 2 * _TF32_ATOL
+
+
+def test_tf32_never_touches_float64_and_sees_nan(tf32):
+    compare(*features(20, 5, dtype=torch.float64))
+    f1, f2 = features(20, 5)
+    f1[3, 2] = float("nan")
+    assert ours(f1, f2).isnan()
+
+
+def test_tf32_is_an_op_like_the_others(tf32):
+    f1, f2 = features(9, 4)
+    ours(f1, f2)  # registers
+    op, backward = torch.ops.smml_kernels.relation.default, torch.ops.smml_kernels.relation_backward.default
+    torch.library.opcheck(op, (f1.clone().requires_grad_(), f2, weights(9), "linear tf32", ""))
+    _, rows, moments = op(f1, f2, None, "linear tf32", "")
+    upstream = torch.ones((), device=DEVICE)
+    torch.library.opcheck(backward, (upstream, f1, f2, None, rows, moments, "linear tf32", ""))
+
+
+def test_compiled_code_follows_the_precision():
+    taken = []
+    step = torch.compile(lambda a, b: ours(a, b), fullgraph=True, backend=COMPILER)
+    forwards = {module: module.forward for module in (relation_linear, relation_difference)}
+    before = torch.get_float32_matmul_precision()
+    with pytest.MonkeyPatch.context() as patch:
+        for module, forward in forwards.items():
+            patch.setattr(module, "forward", lambda *a, m=module, f=forward: taken.append(m) or f(*a))
+        for precision in ("highest", "high"):
+            torch.set_float32_matmul_precision(precision)
+            step(*features(20, 5))
+    torch.set_float32_matmul_precision(before)
+    assert taken == [relation_linear, relation_difference]
+
+
 # ------------------------------------------------------------------------------------------------- several processes
 
 # Tokens of rank 0 and of rank 1.
@@ -411,14 +568,16 @@ def measure(f1, f2, w, group=None):
     """By implementation and weight: the loss and both gradients."""
     calls = {"torch": lambda a, b, w: reference.relation_loss(a, b, w, group=group)}
     if group is not None and HAS_TRITON:
-        name = group.group_name
+        ranks = group.group_name
         # "direct" is not possible over ranks: it becomes linear.
-        calls["triton"] = lambda a, b, w: ours(a, b, w, form="direct", group=name)
-    return {
-        (name, weight is None): with_gradients(call, f1, f2, weight, upstream=-1.5)
-        for name, call in calls.items()
-        for weight in (w, None)
-    }
+        calls["triton"] = lambda a, b, w: ours(a, b, w, form="direct", group=ranks)
+        calls["triton tf32"] = calls["triton"]
+    results = {}
+    for name, call in calls.items():
+        torch.set_float32_matmul_precision("high" if "tf32" in name else "highest")
+        for weight in (w, None):
+            results[name, weight is None] = with_gradients(call, f1, f2, weight, upstream=-1.5)
+    return results
 
 
 def work(rank: int, store: str, out: str) -> None:
