@@ -1,11 +1,13 @@
 """Train the tiny SAM, class-agnostically, on simulated scenes: ``smml train-sam``.
 
 Every step shows eight slices. Each gets three prompts for objects drawn at random: a jittered box; a jittered box with
-points inside and outside; and a box by its corners alone (the others are also given filled) or points alone. The loss of a mask is binary cross-entropy, summed and
-divided by the area of the object's box so that small objects count, plus soft Dice; the IoU head learns the IoU that
-the mask has. Slices are rendered once and kept in memory; brightness, contrast and noise are drawn anew each time.
+points inside and outside; and a box by its corners alone (the others are also given filled, as a rough mask) or points
+alone. The loss of a mask is binary cross-entropy, summed and divided by the area of the object's box so that small
+objects count, plus soft Dice; the IoU head learns the IoU that the mask has. Slices are rendered once and kept in
+memory; brightness, contrast and noise are drawn anew each time.
 """
 
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -141,7 +143,8 @@ def learning_rate(settings: SAMTraining, step: int) -> float:
     if step < warm:
         return settings.learning_rate * (step + 1) / warm
     share = (step - warm) / max(1, settings.steps - warm)
-    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * share)))
+    # math, not numpy: a numpy number in the optimiser's state could not be read back with weights_only.
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def build_pools(settings: SAMTraining, size: TinyConfig, *, progress: bool = True) -> dict[str, list[Scene]]:

@@ -1,0 +1,169 @@
+"""Measure the tiny SAM on held-out simulated lesions and shapes, and ship it.
+
+    python scripts/measure_sam.py build/sam/run/sam.safetensors --output results/sam
+    python scripts/measure_sam.py build/sam/run/sam.safetensors --ship --commit COMMIT --hardware "2 CPU cores"
+
+The first writes OUTPUT/tiny.json and OUTPUT/tiny.md: mean IoU of the masks from random prompts for the lesions of
+subjects that no training has seen, in each sequence, beside two baselines that see the same box and no image: the box
+filled, and the ellipse inscribed in it. The second copies the weights to smml/sam/weights/sam-tiny.safetensors.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from smml.data.labels import BRATS_2015, REGIONS
+from smml.data.simulation.subject import simulate_subject
+from smml.files import write_text
+from smml.modalities import DISPLAY_NAMES
+from smml.sam import decode, encode, intensity_window, load_sam, read_tiny, save_tiny
+from smml.sam.load import WEIGHTS
+from smml.sam.prompts import draw_points, fill_box, fill_ellipse, iou, jittered_box, mask_box
+from smml.sam.scenes import HELD_OUT_SEED
+from smml.sam.tiny import TinyConfig
+
+# Objects of fewer voxels than this (225 mm2 at 3 mm) are counted but not part of the means.
+SMALLEST = 25
+# Where a region can be seen at all: oedema on FLAIR and T2, the core and its rim on T1ce (smml/data/simulation).
+VISIBLE = {("WT", "flair"), ("WT", "t2"), ("TC", "t1ce"), ("ET", "t1ce")}
+METHODS = ("jittered box", "exact box", "box and points", "one point", "box filled", "ellipse")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", help="tiny or a .safetensors file of a tiny SAM")
+    parser.add_argument("--output", type=Path, default=Path("results/sam"), help="folder of the results")
+    parser.add_argument("--subjects", type=int, default=16, help="held-out subjects")
+    parser.add_argument("--data-seed", type=int, default=HELD_OUT_SEED, help="their cohort's seed")
+    parser.add_argument("--spacing", type=float, default=3.0, help="voxel edge in mm")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts")
+    parser.add_argument("--name", default="tiny", help="name of the two files")
+    parser.add_argument("--ship", action="store_true", help="copy the weights into the package instead")
+    parser.add_argument("--commit", help="with --ship: the commit that they were trained with")
+    parser.add_argument("--hardware", help="with --ship: what they were trained on")
+    arguments = parser.parse_args()
+    if arguments.ship:
+        ship(Path(arguments.weights), arguments.commit, arguments.hardware)
+        return
+    started = time.monotonic()
+    torch.set_num_threads(2)
+    table = measure(arguments)
+    facts = {
+        "command": "python " + shlex.join(sys.argv),
+        "date": date.today().isoformat(),
+        "data": f"simulated, seed {arguments.data_seed}, {arguments.subjects} subjects, {arguments.spacing:g} mm, "
+        f"axial slices, regions of at least {SMALLEST} voxels",
+        "prompts": f"seed {arguments.seed}; a jittered box's sides move by up to 10 % of its length, at least a voxel",
+        "versions": {name: version(name) for name in ("torch", "torchvision", "segment-anything")},
+        "machine": f"{platform.machine()}, 2 threads",
+        "seconds": round(time.monotonic() - started),
+    }
+    report(table, facts, arguments.output, arguments.name)
+
+
+def ship(source: Path, commit: str | None, hardware: str | None) -> None:
+    """Copy weights into the package with their provenance."""
+    if not commit or not hardware:
+        sys.exit("measure_sam.py: --ship needs --commit and --hardware")
+    sam, facts = read_tiny(source)
+    size = TinyConfig.from_dict(facts["size"])
+    made = {"commit": commit, "hardware": hardware, "training": facts["training"], "versions": facts["versions"]}
+    path = WEIGHTS / "sam-tiny.safetensors"
+    save_tiny(path, sam, size, made)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {facts['training']['steps']} steps")
+
+
+def measure(arguments: argparse.Namespace) -> pd.DataFrame:
+    """A row for each held-out object and sequence, with the IoU of every method."""
+    sam = load_sam(arguments.weights)
+    random = np.random.default_rng(arguments.seed)
+    rows = []
+    for index in range(arguments.subjects):
+        subject = simulate_subject(arguments.data_seed, index, spacing=arguments.spacing)
+        objects = [
+            (position, region, BRATS_2015.region(subject.labels[:, :, position], region))
+            for position in range(subject.labels.shape[2])
+            for region in REGIONS
+        ]
+        objects = [item for item in objects if item[2].sum() >= SMALLEST]
+        if not objects:
+            continue
+        shape = subject.labels.shape[:2]
+        positions = sorted({position for position, _, _ in objects})
+        repeat = [positions.index(position) for position, _, _ in objects]
+        # The same prompts in every sequence.
+        jittered = np.stack([jittered_box(mask, random) for _, _, mask in objects])
+        exact = np.array([mask_box(mask) for _, _, mask in objects])
+        points = [draw_points(mask, 2, 1, random) for _, _, mask in objects]
+        place, label = (torch.from_numpy(np.stack([point[i] for point in points])) for i in (0, 1))
+        for name, volume in subject.volumes.items():
+            tensor = torch.from_numpy(volume)
+            slices = tensor.movedim(2, 0)[positions]
+            embeddings = encode(sam, slices, window=intensity_window(tensor))[repeat]
+            boxes = torch.from_numpy(jittered)
+            masks = {
+                "jittered box": decode(sam, embeddings, boxes, shape=shape),
+                "exact box": decode(sam, embeddings, torch.from_numpy(exact), shape=shape),
+                "box and points": decode(sam, embeddings, boxes, place, label, shape=shape),
+                "one point": decode(sam, embeddings, None, place[:, :1], label[:, :1], shape=shape),
+            }
+            for i, (position, region, mask) in enumerate(objects):
+                scores = {method: iou((logits[i] > 0).numpy(), mask) for method, logits in masks.items()}
+                scores["box filled"] = iou(fill_box(jittered[i], shape), mask)
+                scores["ellipse"] = iou(fill_ellipse(jittered[i], shape), mask)
+                facts = {"subject": index, "slice": position, "region": region, "sequence": name}
+                rows.append(facts | {"voxels": int(mask.sum())} | scores)
+    return pd.DataFrame(rows)
+
+
+def report(table: pd.DataFrame, facts: dict, output: Path, name: str) -> None:
+    """Write the means as JSON and Markdown, and print the latter."""
+    methods = list(METHODS)
+    groups = table.groupby(["region", "sequence"], sort=False)
+    means = groups[methods].mean().reset_index()
+    means.insert(2, "objects", groups.size().to_numpy())
+    visible = table[[pair in VISIBLE for pair in zip(table["region"], table["sequence"], strict=True)]]
+    summaries = {"where the region is visible": visible, "all sequences": table}
+    lines = [
+        "# The tiny SAM on held-out simulated lesions",
+        "",
+        "Mean IoU of one mask a prompt. All data simulated.",
+        "",
+    ]
+    lines += [f"- {key}: {value}" for key, value in facts.items()]
+    lines += ["", "| region | sequence | objects | " + " | ".join(methods) + " |", "|---" * (3 + len(methods)) + "|"]
+    for _, row in means.iterrows():
+        mark = "" if (row["region"], row["sequence"]) in VISIBLE else " *"
+        scores = " | ".join(f"{row[method]:.3f}" for method in methods)
+        lines.append(f"| {row['region']} | {DISPLAY_NAMES[row['sequence']]}{mark} | {row['objects']} | {scores} |")
+    for title, part in summaries.items():
+        scores = " | ".join(f"**{part[method].mean():.3f}**" for method in methods)
+        lines.append(f"| {title} | | {len(part)} | {scores} |")
+    lines += [
+        "",
+        "\\* the simulated sequence hardly shows this region. The last two columns see the jittered box and no",
+    ]
+    lines += ["image. Means are over objects (a region in an axial slice), not over subjects.", ""]
+    data = {
+        "facts": facts,
+        "means": means.round(4).to_dict("records"),
+        "summary": {title: part[methods].mean().round(4).to_dict() for title, part in summaries.items()},
+    }
+    text = "\n".join(lines)
+    write_text(output / f"{name}.json", json.dumps(data, indent=1) + "\n")
+    write_text(output / f"{name}.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
