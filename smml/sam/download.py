@@ -125,15 +125,16 @@ def _download(remote: RemoteFile, path: Path, progress: bool) -> None:
     bar = tqdm(
         total=remote.size, initial=have, unit="B", unit_scale=True, desc=remote.name, disable=not progress, leave=False
     )
-    fruitless = 0
+    most, fruitless = have, 0
     with bar:
         while have < remote.size:
             reason = _receive(remote, partial, have, bar.update)
             now = partial.stat().st_size if partial.exists() else 0
             if now >= remote.size:
                 break
-            fruitless = 0 if now > have else fruitless + 1
-            have = now
+            # Against the most there ever was: a server whose file is too short sends the same bytes again and again.
+            fruitless = 0 if now > most else fruitless + 1
+            have, most = now, max(most, now)
             if fruitless == _FRUITLESS_ATTEMPTS:
                 raise _unreachable(remote, path, reason, have)
             time.sleep(_PAUSE * fruitless)
