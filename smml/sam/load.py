@@ -107,7 +107,8 @@ def read_tiny(path: Path) -> tuple[nn.Module, dict]:
             ".pth files"
         )
     try:
-        sam = build_tiny(TinyConfig.from_dict(facts["size"]))
+        with torch.device("meta"):
+            sam = build_tiny(TinyConfig.from_dict(facts["size"]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     _fill(sam, weights, path)
@@ -134,12 +135,10 @@ def _read_official(path: Path, expected: str | None = None) -> nn.Module:
             f"({', '.join(OFFICIAL)}) under their official names, found {size or _describe(weights)}"
         )
     package = import_segment_anything()
-    # Built without memory: the official sizes take seconds to fill with random numbers that nobody needs.
+    # Built without memory: the official sizes take seconds to fill with random numbers that nobody needs, and whoever
+    # draws numbers before and after should not notice.
     with torch.device("meta"):
         sam = package.sam_model_registry[size]()
-    # These two are no part of a checkpoint.
-    sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)
-    sam.pixel_std = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
     _fill(sam, {name: tensor.float() for name, tensor in weights.items()}, path)
     return sam
 
@@ -164,11 +163,13 @@ def _describe(weights: object) -> str:
 
 
 def _fill(sam: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put the weights into the model, naming the file where they do not fit."""
+    """Put the weights into a model without memory, naming the file where they do not fit."""
     expected = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:
-        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        odd = sorted(
+            (name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)), key=str
+        )
         raise InputError(
             f"{path}: {len(odd)} weights do not fit a SAM of that size (for example {odd[0]}: expected "
             f"{expected.get(odd[0])}, found {found.get(odd[0])}); the file was made by another version or edited"
@@ -176,3 +177,6 @@ def _fill(sam: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise InputError(f"{path}: holds NaN or infinite weights; copy or download it again")
     sam.load_state_dict(weights, assign=True)
+    # SAM's own normalisation, which is no part of a checkpoint.
+    sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)
+    sam.pixel_std = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
