@@ -21,7 +21,7 @@ from smml.data.simulation.subject import Subject, simulate_subject
 from smml.modalities import MODALITIES
 from smml.sam.slices import SquareFit, intensity_window, to_grey
 
-# The cohorts of the course and of every evaluation have the seeds 1, 2 and 20.
+# The course's cohorts have the seeds 0 and 1000, those of evaluations, tests and pictures 1, 2, 3 and 20.
 TRAINING_SEED, HELD_OUT_SEED = 90, 91
 
 SMALLEST_OBJECT = 12  # voxels; below that a mask is a handful of pixels of SAM's square
