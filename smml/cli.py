@@ -22,6 +22,10 @@ app = typer.Typer(
 
 DeviceOption = Annotated[str, typer.Option(help="torch device, for example cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
+RefineOption = Annotated[
+    bool | None,
+    typer.Option("--refine/--no-refine", help="Refine with SAM's priors; by default if the checkpoint can."),
+]
 
 
 def main() -> None:
@@ -70,6 +74,10 @@ def train(
     pixel_weight: Annotated[float, typer.Option(help="Weight of pixel consistency; 0 switches it off.")] = 1.0,
     feature_weight: Annotated[float, typer.Option(help="Weight of feature consistency; 0 switches it off.")] = 1.0,
     tumour_share: Annotated[float, typer.Option(help="Share of patches centred on tumour; the rest on brain.")] = 0.6,
+    refinement: Annotated[
+        str, typer.Option(help="SAM for the refinement networks: tiny, vit_b, vit_l, vit_h or a file; empty: none.")
+    ] = "",
+    refinement_start: Annotated[float, typer.Option(help="Share of the training before the refinement begins.")] = 0.5,
     weights: Annotated[str, typer.Option(help="Start from a checkpoint's weights instead of random ones.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights, samples, masks and augmentation.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
@@ -86,7 +94,8 @@ def train(
     config = TrainingConfig(
         preset=preset, steps=steps, batch_size=batch_size, patch=patch, spacing=spacing or None,
         learning_rate=learning_rate, gate=gate, pixel_weight=pixel_weight, feature_weight=feature_weight,
-        tumour_share=tumour_share, seed=seed, checkpoint_every=checkpoint_every, workers=workers, device=device,
+        refinement=refinement, refinement_start=refinement_start, tumour_share=tumour_share, seed=seed,
+        checkpoint_every=checkpoint_every, workers=workers, device=device,
     )  # fmt: skip
     path = run(data, output, config, weights=weights or None, resume=resume)
     typer.echo(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
@@ -99,6 +108,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder for scores.csv and table.md.")] = Path("evaluation"),
     cases: Annotated[int, typer.Option(min=0, help="Only the first N cases; 0 takes all.")] = 0,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
+    refine: RefineOption = None,
     penalty: Annotated[
         bool, typer.Option("--penalty", help="HD95 of 373.13 mm where one region is empty, instead of leaving it out.")
     ] = False,
@@ -113,13 +123,16 @@ def evaluate(
     from smml.evaluation.scores import CHALLENGE_PENALTY
 
     _use_threads(threads)
-    predictor = _predictor(checkpoint, device, window)
+    predictor = _predictor(checkpoint, device, window, refine)
     found = find_cases(data)
     found = found[:cases] if cases else found
     scores = evaluation.evaluate(predictor, found, one_empty=CHALLENGE_PENALTY if penalty else math.nan)
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
     csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
     typer.echo(evaluation.format_table(evaluation.summary_table(scores)))
+    both = evaluation.refinement_table(scores)
+    if both is not None:
+        typer.echo("\nstudent and refined, side by side\n" + evaluation.format_table(both))
     typer.echo(f"\n{scores.attrs['protocol']}\nscores in {csv}, table in {markdown}")
 
 
@@ -129,6 +142,7 @@ def predict(
     output: Annotated[Path, typer.Option(help="Segmentation to write: .nii.gz, .nii or .mha.")],
     modalities: Annotated[str, typer.Option(help="Which to use, such as flair,t2; default: all there are.")] = "",
     checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    refine: RefineOption = None,
     probabilities: Annotated[Path | None, typer.Option(help="Also write the class probabilities (4D NIfTI).")] = None,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     device: DeviceOption = "cpu",
@@ -142,7 +156,7 @@ def predict(
     from smml.modalities import parse_subset, subset_name
 
     _use_threads(threads)
-    predictor = _predictor(checkpoint, device, window)
+    predictor = _predictor(checkpoint, device, window, refine)
     files = find_case(case if len(case) > 1 else case[0])
     wanted = parse_subset(modalities) if modalities else None
     loaded = read_case(files, wanted, label=False)
@@ -200,13 +214,13 @@ def _use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _predictor(checkpoint: str, device: str, window: int):
+def _predictor(checkpoint: str, device: str, window: int, refine: bool | None):
     from smml.devices import find_device
     from smml.inference import Predictor
 
     find_device(device)
     options = {"window": window} if window else {}
-    return Predictor.from_checkpoint(checkpoint, device=device, **options)
+    return Predictor.from_checkpoint(checkpoint, device=device, refine=refine, **options)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,13 @@ from smml.modalities import mask_subset, subset_mask, subsets_of
 _ROTATION_MARGIN = 1.2
 
 
+class Priors(Protocol):
+    """Priors of a cohort's cases for given pairs of masks (:class:`smml.training.priors.PriorFolder`)."""
+
+    def draw(self, number: int, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of case ``number``: masks bool [2, M], and priors float32 [2, M, R, x, y, z] on its prepared grid."""
+
+
 class CohortDataset(Dataset):
     """Random training samples of a cohort; sample ``i`` is a function of ``(seed, i)`` alone.
 
@@ -41,6 +49,7 @@ class CohortDataset(Dataset):
         tumour_share: share of the patches that are centred on a tumour voxel; the rest are centred on any brain voxel,
             because a network that never sees healthy tissue raises false alarms there.
         cache_bytes: prepared cases are kept in memory up to this size in all; the others are read again each time.
+        priors: for refinement, where a sample's masks and priors come from; None draws masks freely.
 
     Raises:
         InputError: a case has no label; sizes are out of range.
@@ -57,6 +66,7 @@ class CohortDataset(Dataset):
         augment: bool = True,
         tumour_share: float = 0.6,
         cache_bytes: int = 4 * 2**30,
+        priors: Priors | None = None,
     ) -> None:
         self.cases = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
         unlabelled = [case.id for case in self.cases if case.label is None]
@@ -76,7 +86,7 @@ class CohortDataset(Dataset):
             raise InputError(f"tumour_share must lie between 0 and 1, found {tumour_share}")
         self.num_classes = len(self.cases[0].scheme.classes)
         self.patch, self.spacing, self.samples, self.seed = patch, spacing, samples, seed
-        self.augment, self.tumour_share = augment, tumour_share
+        self.augment, self.tumour_share, self.priors = augment, tumour_share, priors
         self._kept: dict[int, tuple[PreparedCase, dict[str, np.ndarray]]] = {}
         self._room = self.cache_bytes = cache_bytes
 
@@ -113,13 +123,20 @@ class CohortDataset(Dataset):
 
         Returns:
             ``image`` float32 [M, P, P, P]; ``label`` uint8 [P, P, P]; ``masks`` bool [2, M], two different subsets of
-            what the case has (the same one twice if it has a single modality); ``available`` bool [M].
+            what the case has (the same one twice if it has a single modality); ``available`` bool [M]. With priors
+            also ``priors`` float32 [2, M, R, P, P, P], cut, turned and flipped with the image.
         """
         if not 0 <= index < self.samples:
             raise IndexError(index)
         random = np.random.default_rng([self.seed, index])
-        prepared, places = self._prepared(int(random.integers(len(self.cases))))
+        number = int(random.integers(len(self.cases)))
+        prepared, places = self._prepared(number)
         sample = {"image": prepared.image, "label": prepared.label[None].float()}
+        masks, priors = None, None
+        if self.priors is not None:
+            # Numbers of their own: patch and augmentation of a sample are the same with and without priors.
+            masks, priors = self.priors.draw(number, np.random.default_rng([self.seed, index, 1]))
+            sample["priors"] = priors.flatten(0, 2)
         centre = self._draw_centre(places, prepared.label.shape, random)
         sample = self._transforms(centre, random)(sample)
         # Plain tensors in memory of their own: MONAI's carry metadata, and a view would keep the whole volume alive.
@@ -127,12 +144,15 @@ class CohortDataset(Dataset):
         label = torch.as_tensor(np.asarray(sample["label"])[0].astype(np.uint8))
         if self.augment:
             image = _vary_intensity(image, random)
-        return {
+        result = {
             "image": image,
             "label": label,
-            "masks": draw_masks(prepared.available, random),
+            "masks": draw_masks(prepared.available, random) if masks is None else masks,
             "available": prepared.available,
         }
+        if priors is not None:
+            result["priors"] = torch.as_tensor(np.asarray(sample["priors"]).copy()).unflatten(0, priors.shape[:3])
+        return result
 
     def _draw_centre(
         self, places: dict[str, np.ndarray], shape: torch.Size, random: np.random.Generator
@@ -146,12 +166,15 @@ class CohortDataset(Dataset):
 
     def _transforms(self, centre: tuple[int, ...], random: np.random.Generator) -> Compose:
         keys, patch = ["image", "label"], [self.patch] * 3
+        modes = ["bilinear", "nearest"]
+        if self.priors is not None:
+            keys, modes = [*keys, "priors"], [*modes, "bilinear"]
         margin = [round(self.patch * _ROTATION_MARGIN)] * 3 if self.augment else patch
         steps = [SpatialCropd(keys, roi_center=centre, roi_size=margin), SpatialPadd(keys, spatial_size=margin)]
         if self.augment:
             turn = np.deg2rad(10)
             steps += [
-                RandRotated(keys, turn, turn, turn, prob=0.5, mode=("bilinear", "nearest"), padding_mode="zeros"),
+                RandRotated(keys, turn, turn, turn, prob=0.5, mode=modes, padding_mode="zeros"),
                 CenterSpatialCropd(keys, roi_size=patch),
                 *[RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)],
             ]

@@ -39,8 +39,9 @@ def evaluate(
         progress: show a progress bar.
 
     Returns:
-        A row per case, subset and region: ``case``, ``subset`` ("T1ce+T2"), ``modalities`` (how many), ``region``,
-        ``dice``, ``hd95`` (mm), ``dice_post`` (ET below 500 mm3 relabelled NCR), ``truth_ml``, ``predicted_ml``.
+        A row per case, subset, output and region: ``case``, ``subset`` ("T1ce+T2"), ``modalities`` (how many),
+        ``output`` ("student", and with refinement also "refined"), ``region``, ``dice``, ``hd95`` (mm), ``dice_post``
+        (ET below 500 mm3 relabelled NCR), ``truth_ml``, ``predicted_ml``.
         ``attrs["protocol"]`` says how the numbers came about.
 
     Raises:
@@ -58,7 +59,10 @@ def evaluate(
             possible = set(subsets_of(case.modalities))
             for subset in wanted:
                 if subset in possible:
-                    rows += _score(case, predictor.segment(encoding, subset), one_empty)
+                    result = predictor.segment(encoding, subset)
+                    for segmentation in (result.student, result):
+                        if segmentation is not None:
+                            rows += _score(case, segmentation, one_empty)
                 bar.update()
     frame = pd.DataFrame(rows)
     frame.attrs["protocol"] = protocol(len(cases), one_empty)
@@ -97,6 +101,7 @@ def _score(case: Case, result: Segmentation, one_empty: float) -> list[dict]:
                 "case": case.id,
                 "subset": subset_name(result.subset),
                 "modalities": len(result.subset),
+                "output": "refined" if result.refined else "student",
                 "region": region,
                 "dice": dice(predicted, truth),
                 "hd95": hd95(predicted, truth, case.spacing, one_empty=one_empty),

@@ -14,12 +14,13 @@ from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 MEAN = "mean"
 
 
-def summary_table(scores: pd.DataFrame, *, post_processed: bool = False) -> pd.DataFrame:
+def summary_table(scores: pd.DataFrame, *, post_processed: bool = False, output: str | None = None) -> pd.DataFrame:
     """Mean scores per subset, in the order in which the field prints them, and their mean.
 
     Args:
         scores: of :func:`smml.evaluation.evaluate`.
         post_processed: use the Dice after relabelling a small ET.
+        output: "student" or "refined"; by default the refined one where there is one.
 
     Returns:
         One row per subset, named like "T1ce+T2", then "mean", which averages the rows above it. Columns "Dice WT",
@@ -33,6 +34,11 @@ def summary_table(scores: pd.DataFrame, *, post_processed: bool = False) -> pd.D
     missing = {"case", "subset", "region", column, "hd95"} - set(scores.columns)
     if missing:
         raise InputError(f"the scores lack the columns {', '.join(sorted(missing))}; expected those of `evaluate`")
+    if "output" in scores:
+        output = output or ("refined" if (scores["output"] == "refined").any() else "student")
+        scores = scores[scores["output"] == output]
+        if scores.empty:
+            raise InputError(f"the scores hold no output {output!r}; evaluate a model that was trained with refinement")
     rows = {}
     for subset in map(subset_name, SUBSETS):
         chosen = scores[scores["subset"] == subset]
@@ -53,6 +59,20 @@ def summary_table(scores: pd.DataFrame, *, post_processed: bool = False) -> pd.D
     table.index.name = "subset"
     table.attrs = dict(scores.attrs)
     return table
+
+
+def refinement_table(scores: pd.DataFrame) -> pd.DataFrame | None:
+    """Student and refined side by side: one row per subset, then "mean"; None where nothing was refined.
+
+    Columns "Dice WT student", "Dice WT refined", "Dice TC student", ... (0 to 1).
+    """
+    if "output" not in scores or not (scores["output"] == "refined").any():
+        return None
+    tables = {output: summary_table(scores, output=output) for output in ("student", "refined")}
+    columns = {
+        f"Dice {region} {output}": table[f"Dice {region}"] for region in REGIONS for output, table in tables.items()
+    }
+    return pd.DataFrame(columns)
 
 
 def format_table(table: pd.DataFrame) -> str:
@@ -89,6 +109,7 @@ def write_report(scores: pd.DataFrame, folder: str | os.PathLike, title: str) ->
     folder = Path(folder)
     write_text(folder / "scores.csv", scores.to_csv(index=False, float_format="%.6g"))
     plain, post = summary_table(scores), summary_table(scores, post_processed=True)
+    both = refinement_table(scores)
     text = [
         f"# {title}",
         "",
@@ -100,5 +121,8 @@ def write_report(scores: pd.DataFrame, folder: str | os.PathLike, title: str) ->
         f"TC {100 * post.loc[MEAN, 'Dice TC']:.1f}, WT {100 * post.loc[MEAN, 'Dice WT']:.1f}.",
         "",
     ]
+    if both is not None:
+        text[4:4] = ["## Refined, the final output", ""]
+        text += ["## Student and refined, side by side", "", format_table(both), ""]
     write_text(folder / "table.md", "\n".join(text))
     return folder / "scores.csv", folder / "table.md"

@@ -2,6 +2,9 @@
 
 Encoders do not see the mask, so what they make of a case serves all 15 subsets; evaluation over the subsets and
 switching a modality on or off only repeat fusion and decoding.
+
+With refinement a second pass follows: the students' coarse segmentation prompts SAM in each modality given, and the
+refinement networks have the last word. Nothing in it looks at a label.
 """
 
 import os
@@ -22,6 +25,8 @@ from smml.inference.windows import Slices, WindowPlan, plan_windows
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name
 from smml.models import SMML, StudentEncoding
 from smml.models.checkpoint import Checkpoint, load_checkpoint
+from smml.sam.load import load_sam
+from smml.sam.prior import SAMPrior
 
 # Windows that go through the network together. Besides filling a GPU, more than one makes PyTorch choose oneDNN's
 # convolutions on a CPU, which are several times faster than what it takes for a single small volume.
@@ -40,8 +45,9 @@ class Segmentation:
         probabilities: float32 [K, X, Y, Z], mean of the two branches.
         affine: float64 [4, 4], the case's.
         subset: the modalities it was made from.
-        refined: True if the refinement network had the last word (this version has none).
+        refined: True if the refinement networks had the last word.
         uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
+        student: where ``refined``, the segmentation of the students alone.
     """
 
     labels: np.ndarray
@@ -50,6 +56,7 @@ class Segmentation:
     subset: Subset
     refined: bool = False
     uncertainty: np.ndarray | None = None
+    student: "Segmentation | None" = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,10 @@ class Predictor:
         overlap: of neighbouring windows.
         device: torch device that computes.
         keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
+        prior: SAM's priors for the refinement networks; None leaves the refinement out.
+
+    Raises:
+        InputError: sizes out of range, or a prior for a model without refinement.
     """
 
     def __init__(
@@ -91,29 +102,50 @@ class Predictor:
         overlap: float = 0.5,
         device: str = "cpu",
         keep_bytes: int = KEEP_BYTES,
+        prior: SAMPrior | None = None,
     ) -> None:
         if window < 32 or window % 16:
             raise InputError(f"window must be at least 32 and divisible by 16, found {window}")
         if not 0 <= overlap < 1:
             raise InputError(f"overlap must lie in [0, 1), found {overlap}")
+        if prior is not None and model.refinements is None:
+            raise InputError("a prior was given, but the model has no refinement networks; leave the prior out")
+        self.prior = prior
         self.model = model.eval().to(device)
         self.spacing, self.window, self.overlap = spacing, window, overlap
         self.device, self.keep_bytes = torch.device(device), keep_bytes
         self.scheme = scheme_for_classes(model.config.num_classes)
 
     @classmethod
-    def from_checkpoint(cls, name_or_path: str | os.PathLike, *, preset: str | None = None, **options) -> "Predictor":
+    def from_checkpoint(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        preset: str | None = None,
+        refine: bool | None = None,
+        sam: str | os.PathLike | None = None,
+        **options,
+    ) -> "Predictor":
         """Load a training run, a checkpoint file, or weights that ship with the package ("tiny").
 
         Args:
             name_or_path: see :func:`smml.models.checkpoint.find_checkpoint`.
             preset: insist on this preset.
+            refine: whether the refinement networks have the last word; by default if the checkpoint has them.
+            sam: the SAM that makes the priors; by default the one that the checkpoint was trained with.
             options: ``window``, ``overlap``, ``device``, ``keep_bytes`` of the constructor.
 
         Raises:
             InputError: the checkpoint cannot be used; see :func:`smml.models.checkpoint.load_checkpoint`.
         """
         checkpoint: Checkpoint = load_checkpoint(name_or_path, preset=preset)
+        if refine and not checkpoint.refinement:
+            raise InputError(
+                f"{name_or_path}: was trained without refinement; leave refine out, or train with --refinement"
+            )
+        if refine or (refine is None and checkpoint.refinement):
+            device = options.get("device", "cpu")
+            options["prior"] = SAMPrior(load_sam(sam or checkpoint.refinement, device=device))
         # Half as large again as the training patch: fewer seams; much larger windows shift the statistics of the norms.
         options.setdefault("window", checkpoint.patch + checkpoint.patch // 32 * 16)
         return cls(checkpoint.build(), checkpoint.spacing, **options)
@@ -143,12 +175,13 @@ class Predictor:
             subset: names; None uses all that the case has.
 
         Returns:
-            The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken.
+            The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken. With
+            refinement it is the refined one, and ``student`` holds what the students said alone.
 
         Raises:
             InputError: unknown or empty subset, or a modality that the case lacks.
         """
-        case, plan = encoding.case, encoding.plan
+        case = encoding.case
         names = case.modalities if subset is None else parse_subset(subset)
         absent = [name for name in names if name not in case.volumes]
         if absent:
@@ -158,15 +191,62 @@ class Predictor:
             )
         mask = subset_mask(names)
         branches = self._blend(encoding, mask)
-        both = encoding.prepared.geometry.inverse(plan.crop(branches).flatten(0, 1)).unflatten(0, branches.shape[:2])
+        student = self._on_own_grid(encoding, branches, names)
+        if self.prior is None:
+            return student
+        refined = self._refine(encoding, mask, branches)
+        return self._on_own_grid(encoding, refined, names, student=student)
+
+    @torch.inference_mode()
+    def coarse(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
+        """Each branch's own probabilities on the prepared grid, before any refinement: what SAM is prompted with.
+
+        Args:
+            encoding: of :meth:`encode`.
+            mask: bool [M], the modalities given.
+
+        Returns:
+            float32 [2, K, x, y, z].
+        """
+        return encoding.plan.crop(self._blend(encoding, mask))
+
+    def _on_own_grid(
+        self, encoding: Encoding, branches: torch.Tensor, names: Subset, student: Segmentation | None = None
+    ) -> Segmentation:
+        """Both branches' probabilities [2, K, padded grid] -> a segmentation on the case's own grid."""
+        cropped = encoding.plan.crop(branches)
+        both = encoding.prepared.geometry.inverse(cropped.flatten(0, 1)).unflatten(0, branches.shape[:2])
         probabilities = both.mean(dim=0)
         return Segmentation(
             labels=probabilities.argmax(dim=0).to(torch.uint8).numpy(),
             probabilities=probabilities.numpy(),
-            affine=case.affine,
+            affine=encoding.case.affine,
             subset=names,
+            refined=student is not None,
             uncertainty=(both[0] - both[1]).abs().sum(dim=0).div(2).numpy(),
+            student=student,
         )
+
+    def _refine(self, encoding: Encoding, mask: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
+        """Refined probabilities of both branches on the padded grid, from the students' [2, K, X, Y, Z]."""
+        plan = encoding.plan
+        coarse = plan.crop(branches)
+        total, importance = torch.zeros_like(branches), plan.importance.to(self.device)
+        weight = torch.zeros(plan.padded_shape, device=self.device)
+        for branch, network in enumerate(self.model.refinements):
+            prior = self.prior(encoding.prepared.image[None], coarse[branch][None].cpu(), mask[None])
+            prior = plan.pad(prior[0]).to(self.device)
+            # The windows were blended as probabilities; their logarithm is the logits up to a constant a voxel.
+            logits = branches[branch].clamp_min(torch.finfo(torch.float32).tiny).log()
+            for places in _batches(plan.places):
+                rows = mask.to(self.device).expand(len(places), -1)
+                inputs = [torch.stack([volume[(..., *place)] for place in places]) for volume in (logits, prior)]
+                windows = network(*inputs, rows).logits.float().softmax(dim=1)
+                for place, window in zip(places, windows, strict=True):
+                    total[(branch, slice(None), *place)] += importance * window
+        for place in plan.places:
+            weight[place] += importance
+        return total / weight
 
     def _blend(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
         """Probabilities of both branches on the padded grid, float32 [2, K, X, Y, Z]."""

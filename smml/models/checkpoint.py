@@ -40,6 +40,8 @@ class Checkpoint:
         config: the training configuration.
         training: optimiser and random states, None in shipped weights.
         versions: of smml and torch that wrote it.
+        refinement: the SAM whose priors the refinement networks were trained with (see ``smml.sam.load_sam``); empty
+            for a model without refinement.
     """
 
     student: StudentConfig
@@ -52,6 +54,7 @@ class Checkpoint:
     versions: dict[str, str] = field(
         default_factory=lambda: {"smml": smml.__version__, "torch": str(torch.__version__)}
     )
+    refinement: str = ""
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -63,11 +66,12 @@ class Checkpoint:
             "step": self.step,
             "config": self.config,
             "versions": self.versions,
+            "refinement": self.refinement,
         }
 
     def build(self) -> SMML:
         """The model with these weights, in evaluation mode, on the CPU."""
-        model = SMML(self.student)
+        model = SMML(self.student, refine=bool(self.refinement))
         model.load_state_dict(self.weights)
         return model.eval()
 
@@ -136,6 +140,7 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
             config=dict(facts["config"]),
             training=training,
             versions=dict(facts["versions"]),
+            refinement=str(facts.get("refinement", "")),  # files of version 0.1.0 do not say
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -190,7 +195,8 @@ def _check_size(path: Path, student: StudentConfig, preset: str | None) -> None:
 def _check_weights(path: Path, checkpoint: Checkpoint) -> None:
     """Compare names and shapes with the model on the meta device, where building it costs nothing."""
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in SMML(checkpoint.student).state_dict().items()}
+        model = SMML(checkpoint.student, refine=bool(checkpoint.refinement))
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     if expected != found:
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

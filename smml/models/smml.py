@@ -1,4 +1,4 @@
-"""Two students under different masks: the network of masked mutual learning."""
+"""Two students under different masks, each with a refinement network on wish: masked mutual learning's network."""
 
 from dataclasses import dataclass, replace
 
@@ -7,6 +7,7 @@ from torch import nn
 
 from smml.errors import InputError
 from smml.models.presets import StudentConfig, preset
+from smml.models.refinement import RefinementNetwork
 from smml.models.student import Student, StudentOutput
 
 
@@ -16,7 +17,7 @@ class SMMLOutput:
 
     Attributes:
         branches: the output of branch 1 and of branch 2.
-        refined: refined logits of each branch, [B, K, X, Y, Z]; None, because this version has no refinement network.
+        refined: refined logits of each branch, [B, K, X, Y, Z]; None where the network was given no priors.
     """
 
     branches: tuple[StudentOutput, StudentOutput]
@@ -30,9 +31,11 @@ class SMML(nn.Module):
         config: a preset's name or a :class:`StudentConfig`.
         num_classes: K, overrides the preset's (5 for BraTS 2015).
         separate_heads: see :class:`Student`.
+        refine: whether each branch has a refinement network.
 
     Attributes:
         branches: the students, each callable as ``student(x, mask)``.
+        refinements: the refinement networks, each callable as ``network(logits, priors, mask)``, or None.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class SMML(nn.Module):
         *,
         num_classes: int | None = None,
         separate_heads: str = "available",
+        refine: bool = False,
     ) -> None:
         super().__init__()
         config = preset(config) if isinstance(config, str) else config
@@ -48,19 +52,41 @@ class SMML(nn.Module):
             config = replace(config, num_classes=num_classes)
         self.config = config
         self.branches = nn.ModuleList(Student(config, separate_heads=separate_heads) for _ in range(2))
+        # Made after the students: their random weights are the same with and without refinement.
+        self.refinements = None
+        if refine:
+            sizes = (config.num_classes, config.num_modalities)
+            self.refinements = nn.ModuleList(
+                RefinementNetwork(*sizes, widths=config.refinement_widths) for _ in range(2)
+            )
 
-    def forward(self, x: torch.Tensor, masks: torch.Tensor, available: torch.Tensor | None = None) -> SMMLOutput:
-        """Run both students on the same volume, each under its own mask.
+    def forward(
+        self,
+        x: torch.Tensor,
+        masks: torch.Tensor,
+        available: torch.Tensor | None = None,
+        priors: torch.Tensor | None = None,
+    ) -> SMMLOutput:
+        """Run both students on the same volume, each under its own mask, and refine what they say.
 
         Args:
             x: float [B, M, X, Y, Z].
             masks: bool [2, B, M], one mask a branch and sample.
             available: bool [B, M], what the cases have on disk (None: everything).
+            priors: SAM's priors of each branch, float [2, B, M, R, X, Y, Z]; None leaves the refinement out.
 
         Raises:
-            InputError: a shape or a mask is unusable.
+            InputError: a shape or a mask is unusable, or there are priors but no refinement networks.
         """
         if masks.ndim != 3 or masks.shape[0] != 2:
             raise InputError(f"masks must be [2, B, M], one a branch, found {list(masks.shape)}")
         first, second = (student(x, mask, available) for student, mask in zip(self.branches, masks, strict=True))
-        return SMMLOutput((first, second))
+        if priors is None:
+            return SMMLOutput((first, second))
+        if self.refinements is None:
+            raise InputError("priors were given to a network without refinement; build it with refine=True")
+        refined = tuple(
+            network(branch.logits, prior, mask.to(prior.device)).logits
+            for network, branch, prior, mask in zip(self.refinements, (first, second), priors, masks, strict=True)
+        )
+        return SMMLOutput((first, second), refined)

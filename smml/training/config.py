@@ -28,6 +28,13 @@ class TrainingConfig:
         class_weight: lambda, weight of L_cls inside L_fc.
         gate: who teaches whom at pixel level: "lower_ce", "correct", "entropy" or "none".
         separate_heads: which modalities the sep heads see: "available" or "masked".
+        refinement: the SAM that makes priors for the refinement networks ("tiny", "vit_b", ..., or a file); empty
+            trains without refinement.
+        refinement_start: share of the training after which the refinement begins. Then each case's priors are made
+            once, from prompts of what the students say of it at that moment, and kept in the run's folder.
+        refinement_weight: l_ref, weight of the KL between refined and student.
+        prior_masks: pairs of masks for which a case's priors are made; while the refinement trains, samples draw
+            their masks from these.
         tumour_share: share of patches centred on a tumour voxel.
         gradient_clip: largest norm of the gradient; 0 switches clipping off.
         augment: rotate, flip, vary intensities.
@@ -53,6 +60,10 @@ class TrainingConfig:
     class_weight: float = 1.0
     gate: str = "lower_ce"
     separate_heads: str = "available"
+    refinement: str = ""
+    refinement_start: float = 0.5
+    refinement_weight: float = 1.0
+    prior_masks: int = 2
     tumour_share: float = 0.6
     gradient_clip: float = 12.0
     augment: bool = True
@@ -63,12 +74,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         preset(self.preset)
-        positive = ("steps", "batch_size", "learning_rate", "checkpoint_every")
+        positive = ("steps", "batch_size", "learning_rate", "checkpoint_every", "prior_masks")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, found {getattr(self, name)}")
         if self.spacing is not None and not 0.2 <= self.spacing <= 10:
             raise InputError(f"spacing must lie between 0.2 and 10 mm, found {self.spacing}")
+        if not 0 <= self.refinement_start < 1:
+            raise InputError(f"refinement_start must lie in [0, 1), found {self.refinement_start}")
         if self.patch < 32 or self.patch % 16:
             raise InputError(f"patch must be at least 32 and divisible by 16, found {self.patch}")
         for name, choices in (
@@ -77,6 +90,11 @@ class TrainingConfig:
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+
+    @property
+    def refinement_step(self) -> int | None:
+        """The first step that trains the refinement, None without refinement."""
+        return round(self.refinement_start * self.steps) if self.refinement else None
 
     def to_dict(self) -> dict:
         """A dictionary of plain values, for logs and checkpoints."""

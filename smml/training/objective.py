@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smml.losses import feature_consistency, pixel_consistency, segmentation_loss
+from smml.losses import feature_consistency, pixel_consistency, refinement_loss, segmentation_loss
 from smml.models import SMMLOutput
 from smml.training.config import TrainingConfig, consistency_ramp
 
@@ -14,7 +14,7 @@ class Objective:
     """The total and its terms.
 
     Attributes:
-        total: L_1 + L_2 + l_fc L_fc + r(t) l_pc (L_{1->2} + L_{2->1}), a scalar with a graph.
+        total: L_1 + L_2 + l_fc L_fc + r(t) (l_pc (L_{1->2} + L_{2->1}) + l_ref (KL_1 + KL_2)), a scalar with a graph.
         terms: each term's value for the log, detached scalars by name.
     """
 
@@ -25,6 +25,7 @@ class Objective:
 TERMS = (
     *(f"{part}_{branch}" for branch in (1, 2) for part in ("fuse", "separate", "deep")),
     *("teach_12", "teach_21", "relation", "classes"),
+    *(f"{part}_{branch}" for branch in (1, 2) for part in ("refine", "refine_kl")),
 )
 
 
@@ -57,8 +58,9 @@ def objective(
             terms[f"{part}_{number}"] = getattr(segmentation, part)
     # A term whose weight is 0 now is not computed: the log then shows 0, and the step costs less.
     zero = torch.zeros_like(total)
-    terms |= {"teach_12": zero, "teach_21": zero, "relation": zero, "classes": zero}
-    ramp = consistency_ramp(config, step) * config.pixel_weight
+    terms = dict.fromkeys(TERMS, zero) | terms
+    schedule = consistency_ramp(config, step)
+    ramp = schedule * config.pixel_weight
     if ramp > 0:
         teach_12, teach_21 = pixel_consistency(
             first.logits, second.logits, target, gate=config.gate, min_class_weight=config.min_class_weight
@@ -71,4 +73,8 @@ def objective(
         )
         total = total + config.feature_weight * features.total
         terms |= {"relation": features.relation, "classes": features.classes}
+    for number, (branch, refined) in enumerate(zip((first, second), output.refined or (), strict=False), start=1):
+        refinement = refinement_loss(refined, branch.logits, target, min_class_weight=config.min_class_weight)
+        total = total + refinement.segmentation + schedule * config.refinement_weight * refinement.divergence
+        terms |= {f"refine_{number}": refinement.segmentation, f"refine_kl_{number}": refinement.divergence}
     return Objective(total, {name: terms[name].detach() for name in TERMS})

@@ -20,13 +20,17 @@ from smml.errors import InputError
 from smml.files import write_text
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.models.smml import SMML
+from smml.sam.load import load_sam
+from smml.sam.prior import SAMPrior
 from smml.training.config import TrainingConfig, learning_rate
 from smml.training.log import TrainingLog
 from smml.training.objective import TERMS, objective
+from smml.training.priors import PriorFolder, make_priors
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
-COLUMNS = ("step", "total", *TERMS, "learning_rate", "gradient_norm", "seconds")
+PRIORS = "priors"
+COLUMNS = ("step", "total", *TERMS, "learning_rate", "gradient_norm", "prior_seconds", "seconds")
 
 
 def train(
@@ -42,8 +46,8 @@ def train(
     """Train the two students together.
 
     The run's folder gets ``config.json``, ``log.csv`` (a row a step) and ``checkpoint.pt`` (written atomically every
-    ``checkpoint_every`` steps and at the end). A run that was killed and resumed ends with the same weights to the bit
-    as one that was not, on a CPU with the same number of threads.
+    ``checkpoint_every`` steps and at the end), with refinement also ``priors/``. A run that was killed and resumed ends
+    with the same weights to the bit as one that was not, on a CPU with the same number of threads.
 
     Args:
         cases: a folder of labelled cases, or cases from ``find_cases``.
@@ -76,15 +80,21 @@ def train(
         augment=config.augment,
         tumour_share=config.tumour_share,
     )
+    sam = load_sam(config.refinement, device=config.device) if config.refinement else None
     device = find_device(config.device)
     torch.manual_seed(config.seed)
-    model = SMML(config.preset, num_classes=dataset.num_classes, separate_heads=config.separate_heads).to(device)
+    model = SMML(
+        config.preset,
+        num_classes=dataset.num_classes,
+        separate_heads=config.separate_heads,
+        refine=bool(config.refinement),
+    ).to(device)
     optimiser = torch.optim.Adam(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True
     )
     step = 0
     if start is None and weights is not None:
-        model.load_state_dict(_starting_weights(weights, config.preset, dataset.num_classes))
+        _load_starting_weights(model, weights, config, dataset.num_classes)
     if start is not None:
         step = _restore(start, model, optimiser)
     write_text(
@@ -96,26 +106,60 @@ def train(
         save_checkpoint(
             output / CHECKPOINT,
             Checkpoint(
-                model.config, model.state_dict(), spacing, config.patch, steps_done, config.to_dict() | identity, state
+                model.config,
+                model.state_dict(),
+                spacing,
+                config.patch,
+                steps_done,
+                config.to_dict() | identity,
+                state,
+                refinement=config.refinement,
             ),
+        )
+
+    def priors() -> PriorFolder:
+        """The priors of the run: made at the step where the refinement begins, read at any later one."""
+        if step > config.refinement_step:
+            return PriorFolder(output / PRIORS)
+        return make_priors(
+            model,
+            files,
+            SAMPrior(sam),
+            output / PRIORS,
+            spacing=spacing,
+            patch=config.patch,
+            pairs=config.prior_masks,
+            seed=config.seed,
+            device=config.device,
+            progress=progress,
         )
 
     log = TrainingLog(output / LOG, COLUMNS, resume_at=step)
     try:
         model.train()
-        bar = tqdm(
-            _batches(dataset, config, step), initial=step, total=config.steps, desc="training", disable=not progress
-        )
-        for batch in bar:
-            row = _step(model, optimiser, batch, config, step)
-            step += 1
-            log.write(row)
-            bar.set_postfix(total=f"{row['total']:.2f}", fuse=f"{row['fuse_1']:.2f}/{row['fuse_2']:.2f}")
-            if on_step is not None:
-                on_step(row)
-            if step % config.checkpoint_every == 0 or step == config.steps:
-                log.sync()
-                save(step)
+        with tqdm(initial=step, total=config.steps, desc="training", disable=not progress) as bar:
+            for end in _phases(config, step):
+                if step == config.refinement_step and step > 0:
+                    # Whoever is interrupted while the priors are made begins here again, with these very students.
+                    log.sync()
+                    save(step)
+                prior_seconds = 0.0
+                if config.refinement_step is not None and step >= config.refinement_step:
+                    began = time.perf_counter()
+                    dataset.priors = priors()
+                    prior_seconds = time.perf_counter() - began
+                for batch in _batches(dataset, config, step, end):
+                    row = _step(model, optimiser, batch, config, step) | {"prior_seconds": prior_seconds}
+                    prior_seconds = 0.0
+                    step += 1
+                    log.write(row)
+                    bar.update()
+                    bar.set_postfix(total=f"{row['total']:.2f}", fuse=f"{row['fuse_1']:.2f}/{row['fuse_2']:.2f}")
+                    if on_step is not None:
+                        on_step(row)
+                    if step % config.checkpoint_every == 0 or step == config.steps:
+                        log.sync()
+                        save(step)
     finally:
         log.close()
     return output / CHECKPOINT
@@ -133,7 +177,8 @@ def _step(
     batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     # The loader stacks samples first: [B, 2, M] -> [2, B, M].
     masks, available = batch["masks"].transpose(0, 1), batch["available"]
-    output = model(batch["image"], masks, available)
+    priors = batch["priors"].transpose(0, 1) if "priors" in batch else None
+    output = model(batch["image"], masks, available, priors)
     loss = objective(output, batch["label"], masks, available, config, step)
     optimiser.zero_grad(set_to_none=True)
     loss.total.backward()
@@ -153,9 +198,15 @@ def _step(
     }  # fmt: skip
 
 
-def _batches(dataset: CohortDataset, config: TrainingConfig, first_step: int) -> DataLoader:
-    """Batches from ``first_step`` on; sample i belongs to step i // batch_size."""
-    order = range(first_step * config.batch_size, config.steps * config.batch_size)
+def _phases(config: TrainingConfig, step: int) -> list[int]:
+    """Where the phases of training that are still to come end: without refinement, with it."""
+    ends = [config.steps] if config.refinement_step is None else [config.refinement_step, config.steps]
+    return [end for end in ends if end > step]
+
+
+def _batches(dataset: CohortDataset, config: TrainingConfig, first_step: int, end: int) -> DataLoader:
+    """Batches from ``first_step`` up to ``end``; sample i belongs to step i // batch_size."""
+    order = range(first_step * config.batch_size, end * config.batch_size)
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
@@ -195,14 +246,18 @@ def _resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None
     return checkpoint
 
 
-def _starting_weights(weights: str | os.PathLike, preset: str, num_classes: int) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(weights, preset=preset)
+def _load_starting_weights(model: SMML, weights: str | os.PathLike, config: TrainingConfig, num_classes: int) -> None:
+    """Weights of another run; refinement networks that it lacks stay as they are."""
+    checkpoint = load_checkpoint(weights, preset=config.preset)
     if checkpoint.student.num_classes != num_classes:
         raise InputError(
             f"{weights}: its model has {checkpoint.student.num_classes} classes, the data have {num_classes}; "
             "start from random weights"
         )
-    return checkpoint.weights
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("refinements.")}
+    students = {name: tensor for name, tensor in checkpoint.weights.items() if not name.startswith("refinements.")}
+    refinements = {name: tensor for name, tensor in checkpoint.weights.items() if name in own}
+    model.load_state_dict({**own, **students, **refinements})
 
 
 def _restore(checkpoint: Checkpoint, model: SMML, optimiser: torch.optim.Optimizer) -> int:

@@ -339,3 +339,62 @@ def test_cases_beyond_the_memory_limit_are_read_again_and_give_the_same_sample(s
             assert torch.equal(tensor, read_again[index][name])
     assert len(kept._kept) == len({int(np.random.default_rng([0, i]).integers(3)) for i in range(6)})
     assert not read_again._kept
+
+
+# ---------------------------------------------------------------- priors
+
+
+class MarkedPriors:
+    """Priors that are the label of the one case, times a number of their own for each branch, modality and region."""
+
+    def __init__(self, inside: np.ndarray) -> None:
+        self.inside = torch.from_numpy(inside.astype(np.float32))
+        self.factors = torch.linspace(0.1, 1.0, 2 * 4 * 3).reshape(2, 4, 3)
+
+    def draw(self, number, random):
+        pair = torch.stack([subset_mask(("flair",)), subset_mask(("t1ce", "t2"))])
+        return pair, self.factors[..., None, None, None] * self.inside
+
+
+def test_image_label_and_prior_stay_together_through_cut_turn_and_flip(tmp_path):
+    """A single marked voxel, off centre, is found in the same place of all three."""
+    write_sphere(tmp_path)
+    dataset = CohortDataset(tmp_path, patch=PATCH, tumour_share=1.0, augment=False)
+    prepared, _ = dataset._prepared(0)
+    marked = np.zeros(prepared.label.shape, bool)
+    voxel = tuple(int(edge) // 2 + 3 for edge in marked.shape)
+    marked[voxel] = True
+    prepared.label[:] = torch.from_numpy(marked)
+    prepared.image[:] = torch.from_numpy(marked).float()
+    priors = MarkedPriors(marked)
+    places = set()
+    for seed in range(12):
+        whole = CohortDataset(tmp_path, patch=PATCH, tumour_share=0.0, augment=True, seed=seed, priors=priors)
+        whole._kept[0] = (prepared, dataset._kept[0][1])
+        sample = whole[0]
+        assert sample["priors"].shape == (2, 4, 3, PATCH, PATCH, PATCH)
+        assert sample["priors"].dtype == torch.float32
+        prior = sample["priors"][1, 3, 2]
+        if float(prior.max()) < 0.2:
+            continue  # outside the patch
+        place = np.unravel_index(int(prior.argmax()), prior.shape)
+        places.add(tuple(map(int, place)))
+        found = sample["label"].nonzero()
+        # After a turn the nearest voxel may be the next one, or none.
+        assert all(float((one - torch.tensor(place)).abs().max()) <= 1 for one in found)
+        brightest = np.unravel_index(int(sample["image"][0].argmax()), prior.shape)
+        assert tuple(brightest) == tuple(place)
+        # Every branch, modality and region went the same way, and each kept its number.
+        assert torch.allclose(sample["priors"], priors.factors[..., None, None, None] * prior, atol=1e-6)
+    assert len(places) > 4
+
+
+def test_masks_come_with_the_priors_and_the_patch_is_the_same_without_them(tmp_path):
+    write_sphere(tmp_path)
+    plain = CohortDataset(tmp_path, patch=PATCH, seed=3)
+    shape = tuple(plain._prepared(0)[0].label.shape)
+    with_priors = CohortDataset(tmp_path, patch=PATCH, seed=3, priors=MarkedPriors(np.ones(shape)))
+    for index in range(3):
+        one, two = plain[index], with_priors[index]
+        assert torch.equal(one["label"], two["label"])
+        assert [mask_subset(mask) for mask in two["masks"]] == [("flair",), ("t1ce", "t2")]

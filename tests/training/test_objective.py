@@ -72,9 +72,21 @@ def weighted_sum(loss: Objective, ramp: float = 1.0, pixel: float = 1.0, feature
 def test_the_total_is_the_sum_of_its_terms(output, batch):
     loss = evaluate(output, batch)
     assert tuple(loss.terms) == TERMS
-    assert all(float(value) > 0 for value in loss.terms.values())
+    # Those of the refinement are 0 where nothing was refined.
+    assert all((float(value) > 0) is not name.startswith("refine") for name, value in loss.terms.items())
     assert all(not value.requires_grad for value in loss.terms.values())
     assert float(loss.total) == pytest.approx(weighted_sum(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [EARLY, LATE])
+def test_what_was_refined_adds_its_losses_and_the_ramp_scales_the_divergence_only(output, batch, step):
+    refined = dataclasses.replace(output, refined=tuple(0.5 * branch.logits for branch in output.branches))
+    plain, loss = evaluate(output, batch, step), evaluate(refined, batch, step, refinement_weight=0.25)
+    terms = {name: float(value) for name, value in loss.terms.items()}
+    assert min(terms[f"{part}_{branch}"] for part in ("refine", "refine_kl") for branch in (1, 2)) > 0
+    divergence = consistency_ramp(CONFIG, step) * 0.25 * (terms["refine_kl_1"] + terms["refine_kl_2"])
+    added = terms["refine_1"] + terms["refine_2"] + divergence
+    assert float(loss.total) == pytest.approx(float(plain.total) + added, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +124,7 @@ def test_before_its_start_the_pixel_level_is_off(output, batch):
 )
 def test_a_weight_of_0_switches_its_terms_off(output, batch, options, off):
     loss = evaluate(output, batch, **options)
-    assert [name for name, value in loss.terms.items() if float(value) == 0] == list(off)
+    assert [name for name, value in loss.terms.items() if float(value) == 0 and "refine" not in name] == list(off)
 
 
 def test_the_ramp_is_0_then_linear_then_1():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import smml
 from smml.errors import InputError
 from smml.models import StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
+from smml.sam import TinyConfig, build_tiny, save_tiny
 from smml.training import TrainingConfig, train
 from smml.training.log import TrainingLog
 from smml.training.trainer import COLUMNS
@@ -30,14 +32,15 @@ NARROW = StudentConfig((2, 2, 4, 4, 8), token_width=12, heads=3, mlp_width=24, t
 
 # Imports once, then forks a process a run. A job is a line of JSON: cohort, output, config, when to die, dropout of
 # the students. "die" is the number of rows after which SIGKILL comes, "start" for before the first step, "write" for
-# in the middle of writing the second checkpoint, "" for never. The answer is the exit status.
+# in the middle of writing the second checkpoint, "priors" for before those of the second case, "" for never. The answer
+# is the exit status.
 PROGRAM = """
 import dataclasses, json, os, signal, sys
 import torch
 import torch._dynamo  # what an optimiser imports at its first step, which takes seconds
 torch.set_num_threads(1)
 from smml.models import presets
-from smml.training import TrainingConfig, train, trainer
+from smml.training import TrainingConfig, priors, train, trainer
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -60,6 +63,14 @@ def run(cohort, output, config, die, dropout):
                 kill()
             save(content, path)
         torch.save = half
+    if die == "priors":
+        write, calls = priors._write, []
+        def second(*content):
+            calls.append(content)
+            if len(calls) == 2:
+                kill()
+            write(*content)
+        priors._write = second
     train(cohort, output, TrainingConfig(**config), resume=True, progress=False, on_step=on_step)
 
 NARROW = json.loads(sys.stdin.readline())
@@ -108,9 +119,9 @@ def narrow_tiny(monkeypatch) -> None:
 
 
 def rows(output: Path) -> list[list[str]]:
-    """The log without the seconds."""
+    """The log without its two columns of seconds."""
     with open(output / "log.csv", newline="", encoding="utf-8") as stream:
-        return [row[:-1] for row in csv.reader(stream)]
+        return [row[:-2] for row in csv.reader(stream)]
 
 
 def flat(values, prefix: str = "") -> dict[str, object]:
@@ -150,10 +161,22 @@ def reference(run, small_cohort, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.fixture(scope="module")
+def refined(run, small_cohort, tmp_path_factory) -> tuple[TrainingConfig, Path]:
+    """An undisturbed run whose second half trains the refinement, with a SAM of random weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    size = TinyConfig(image_size=32, patch_size=8, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)
+    save_tiny(folder / "sam.safetensors", build_tiny(size), size, {"training": "none"})
+    changes = {"refinement": str(folder / "sam.safetensors"), "checkpoint_every": 3}
+    config = TrainingConfig(**CONFIG.to_dict() | changes)
+    run(small_cohort, folder / "refined", config)
+    return config, folder / "refined"
+
+
 def test_a_run_leaves_a_checkpoint_its_options_and_a_row_a_step(reference):
     assert {path.name for path in reference.iterdir()} == {"checkpoint.pt", "config.json", "log.csv"}
     header, *table = rows(reference)
-    assert header == list(COLUMNS[:-1])
+    assert header == list(COLUMNS[:-2])
     assert [row[0] for row in table] == [str(step) for step in range(STEPS)]
     options = json.loads((reference / "config.json").read_text(encoding="utf-8"))
     assert options["spacing_mm"] == pytest.approx([6, 6, 6])
@@ -194,6 +217,24 @@ def test_killed_and_resumed_equals_undisturbed_with_dropout_as_well(run, small_c
     run(small_cohort, tmp_path / "killed", die="3", dropout=0.1)
     run(small_cohort, tmp_path / "killed", dropout=0.1)
     assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("die", ["priors", "4"])
+def test_killed_and_resumed_equals_undisturbed_with_refinement(run, small_cohort, refined, tmp_path, die):
+    """While priors are made, and between two checkpoints after that; the priors are those of the first attempt."""
+    config, undisturbed = refined
+    run(small_cohort, tmp_path / "killed", config, die=die)
+    assert load_checkpoint(tmp_path / "killed").step == (2 if die == "priors" else 3)
+    run(small_cohort, tmp_path / "killed", config)
+    assert_same_run(tmp_path / "killed", undisturbed)
+
+
+def test_a_run_whose_priors_are_gone_is_not_resumed(run, small_cohort, refined, tmp_path):
+    config, _ = refined
+    run(small_cohort, tmp_path / "killed", config, die="4")
+    shutil.rmtree(tmp_path / "killed" / "priors")
+    with pytest.raises(InputError, match="no complete set of priors"):
+        train(small_cohort, tmp_path / "killed", config, resume=True, progress=False)
 
 
 def test_resuming_a_finished_run_changes_nothing(small_cohort, reference, tmp_path):
