@@ -113,6 +113,7 @@ def train_sam(
     _save(checkpoint, settings, size, sam, optimiser, first, seconds)
     started = time.monotonic() - seconds
     sums: dict[str, float] = {}
+    taken = 0  # steps in the sums; not always 50, a resumed run may start in between
     for step in range(first, settings.steps):
         # Every step has its own stream of random numbers, so a resumed run draws what the whole one would have.
         random = np.random.default_rng([settings.seed, step])
@@ -121,11 +122,11 @@ def train_sam(
         losses = _step(sam, optimiser, _draw_batch(pools, settings.batch, random), random)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value
-        done = step + 1
+        done, taken = step + 1, taken + 1
         if done % 50 == 0 or done == settings.steps:
-            passed, taken = time.monotonic() - started, (done - 1) % 50 + 1
+            passed = time.monotonic() - started
             _log(output / "log.csv", done, {name: value / taken for name, value in sums.items()}, passed, progress)
-            sums = {}
+            sums, taken = {}, 0
         if done % settings.checkpoint_every == 0 or done == settings.steps:
             _save(checkpoint, settings, size, sam, optimiser, done, time.monotonic() - started)
     made = {
@@ -330,6 +331,11 @@ def _resume(path: Path, settings: SAMTraining, size: TinyConfig, sam: nn.Module,
             f"{path}: belongs to a run with other settings ({', '.join(odd) or 'size of the model'}); use those, or "
             "choose another folder"
         )
-    sam.load_state_dict(content["weights"])
-    optimiser.load_state_dict(content["optimiser"])
-    return int(content["step"]), float(content["seconds"])
+    try:
+        sam.load_state_dict(content["weights"])
+        optimiser.load_state_dict(content["optimiser"])
+        return int(content["step"]), float(content["seconds"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its weights do not fit this version ({str(error).splitlines()[0]}); start anew elsewhere"
+        ) from error
