@@ -193,6 +193,17 @@ def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
         fetch("vit_b", cache=tmp_path / "other", progress=False)
 
 
+def test_a_finished_file_needs_no_write_access(server, tmp_path, monkeypatch):
+    (tmp_path / "weights.pth").write_bytes(CONTENT)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    # The permissions of a folder would not stop an administrator, who may run this.
+    monkeypatch.setattr(download, "FileLock", refuse)
+    assert fetch("vit_b", cache=tmp_path, progress=False).read_bytes() == CONTENT
+
+
 def _fetch_elsewhere(address, folder, results):
     download.ADDRESS, download.OFFICIAL = address, {"vit_b": FILE}
     try:

@@ -64,8 +64,8 @@ def test_vit_b_works_on_a_slice_from_a_checkpoint_with_the_official_names(vit_b,
     assert len(sam.image_encoder.blocks) == 12
     assert not sam.training
     assert not any(parameter.requires_grad for parameter in sam.parameters())
-    # One block with windows and one that is global show that all fits together; all twelve take half a minute.
-    sam.image_encoder.blocks = sam.image_encoder.blocks[1:3]
+    # Two of the twelve blocks show that all fits together; with all of them a slice takes half a minute.
+    sam.image_encoder.blocks = sam.image_encoder.blocks[:2]
     embeddings = encode(sam, torch.rand(1, 60, 80) + 1)
     masks = decode(sam, embeddings, torch.tensor([[10.0, 20, 30, 50]]), shape=(60, 80))
     assert embeddings.shape == (1, 256, 64, 64)
