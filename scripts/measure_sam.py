@@ -29,13 +29,11 @@ from smml.modalities import DISPLAY_NAMES
 from smml.sam import decode, encode, intensity_window, load_sam, read_tiny, save_tiny
 from smml.sam.load import WEIGHTS
 from smml.sam.prompts import draw_points, fill_box, fill_ellipse, iou, jittered_box, mask_box
-from smml.sam.scenes import HELD_OUT_SEED
+from smml.sam.scenes import HELD_OUT_SEED, VISIBLE
 from smml.sam.tiny import TinyConfig
 
 # Objects of fewer voxels than this (225 mm2 at 3 mm) are counted but not part of the means.
 SMALLEST = 25
-# Where a region can be seen at all: oedema on FLAIR and T2, the core and its rim on T1ce (smml/data/simulation).
-VISIBLE = {("WT", "flair"), ("WT", "t2"), ("TC", "t1ce"), ("ET", "t1ce")}
 METHODS = ("jittered box", "exact box", "box and points", "one point", "box filled", "ellipse")
 
 

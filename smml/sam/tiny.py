@@ -1,8 +1,8 @@
 """The tiny SAM: segment-anything's own modules at a size that two CPU cores can train and run.
 
 SAM's smallest official model takes tens of seconds a slice on such a machine. The tiny one sees a slice as a square of
-144 pixels, cut into 18 x 18 patches; its masks have 72 x 72 pixels. It knows nothing but the simulated images and
-shapes that it was trained on (``smml.sam.train``).
+96 pixels, cut into 24 x 24 patches; its masks have 96 x 96 pixels, about a voxel of 2 mm each. It knows nothing but the
+simulated images and shapes that it was trained on (``smml.sam.train``).
 """
 
 import math
@@ -29,13 +29,13 @@ class TinyConfig:
         decoder_mlp: hidden width of the mask decoder's blocks.
     """
 
-    image_size: int = 144
-    patch_size: int = 8
-    width: int = 96
+    image_size: int = 96
+    patch_size: int = 4
+    width: int = 80
     depth: int = 4
     heads: int = 4
-    channels: int = 96
-    decoder_mlp: int = 192
+    channels: int = 80
+    decoder_mlp: int = 160
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -83,7 +83,7 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
     ``sam.takes_rough_mask`` tells ``decode`` to give a box not only by its corners but also, filled, as SAM's third
     kind of prompt: a rough mask to be refined. The official models do without; a small one learns faster with it.
 
-    Every attention of the encoder is global and without relative positions: with 18 x 18 patches windows would save
+    Every attention of the encoder is global and without relative positions: with 24 x 24 patches windows would save
     nothing. The normalisation of the input is SAM's own.
     """
     config = config or TinyConfig()
