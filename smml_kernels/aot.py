@@ -137,11 +137,17 @@ def _usage(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)}
 
 
-def every_case() -> dict[str, Callable[[], object]]:
-    """A launch of every kernel in every dtype, at the sizes that SMML trains with."""
+def every_case(*, quick: bool = False) -> dict[str, Callable[[], object]]:
+    """A launch of every kernel in every dtype, at the sizes that SMML trains with.
+
+    Args:
+        quick: leave out what is compiled into much the same as something else; float16 is, beside bfloat16.
+    """
     cases: dict[str, Callable[[], object]] = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         short = str(dtype).removeprefix("torch.")
+        if quick and dtype == torch.float16:
+            continue
         for classes in (4, 5):
             x = torch.empty(1, classes, 64, 64, 64, dtype=dtype)
             y = torch.empty(1, 64, 64, 64, dtype=torch.uint8)
@@ -152,6 +158,15 @@ def every_case() -> dict[str, Callable[[], object]]:
                 cases[f"exchange {short} K={classes} {gate}"] = partial(
                     _exchange, x, None if gate == "entropy" else y, gate
                 )
+        for channels in (128,) if quick else (16, 128, 512):
+            f = torch.empty(4096, channels, dtype=dtype)
+            weight = None if channels == 16 else torch.empty(4096)
+            for form in ("linear", "direct", "linear tf32", "direct tf32"):
+                if "tf32" not in form or (dtype != torch.float64 and not (quick and dtype == torch.bfloat16)):
+                    cases[f"relation {short} C={channels} {form}"] = partial(_relation, f, weight, form)
+        for channels in (8,) if quick else (8, 16, 64, 128):
+            maps = [torch.empty(1, channels, 16, 16, 16, dtype=dtype) for _ in range(4)]
+            cases[f"masked_fusion {short} C={channels}"] = partial(_masked_fusion, maps)
     return cases
 
 
@@ -170,14 +185,35 @@ def _exchange(x: torch.Tensor, y: torch.Tensor | None, gate: str) -> None:
     exchange.backward(one, one, x, x, y, coefficients, gate, True, True)
 
 
+def _relation(f: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
+    from smml_kernels.kernels import relation
+
+    launchers, options = relation._launchers(form)
+    _, *saved = launchers.forward(f, f, weight, "", **options)
+    launchers.backward(f.new_empty((), dtype=saved[0].dtype), f, f, weight, *saved, "", **options)
+
+
+def _masked_fusion(maps: list[torch.Tensor]) -> None:
+    from smml_kernels.kernels import fusion, fusion_backward
+
+    # Under autocast the parameters stay in float32 and the upstream gradient comes in the maps' dtype.
+    channels, dtype = maps[0].shape[1], torch.promote_types(maps[0].dtype, torch.float32)
+    weight, bias = torch.empty(channels, 4 * channels, dtype=dtype), torch.empty(channels, dtype=dtype)
+    mask, slots = torch.ones(1, 4, dtype=torch.uint8), range(len(maps))
+    out, statistics = fusion.forward(maps, slots, mask, weight, bias, 0.01, 1e-5, maps[0].dtype)
+    wanted = [True] * (2 + len(maps))
+    fusion_backward.backward(out, maps, slots, mask, weight, statistics, 0.01, wanted, dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--capability", type=int, action="append", help="80, 90, ...; may be repeated (default: both)")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="leave out cases that compile into much the same")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--output", type=Path, help="write the table to this Markdown file as well")
     asked = parser.parse_args()
-    cases = {name: run for name, run in every_case().items() if asked.only in name}
+    cases = {name: run for name, run in every_case(quick=asked.quick).items() if asked.only in name}
     rows = [row for capability in asked.capability or [80, 90] for row in resources(capability, cases)]
     if asked.json:
         json.dump([asdict(row) for row in rows], sys.stdout)
