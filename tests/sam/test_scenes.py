@@ -107,8 +107,10 @@ def test_image_and_objects_are_turned_together(marked):
 
 def test_lesion_slices_pass_through_the_lesion(marked):
     drawn = draw(lesion_scenes, 0, 0, 30, spacing=3.0)
-    assert len(drawn) == 30
-    assert sum("TC" in scene.names for scene in drawn) > 15
+    # A sequence that hardly shows the lesion is left out now and then.
+    assert len(drawn) > 20
+    # More often than by chance through the core, which is a sixth of the lesion.
+    assert sum("TC" in scene.names for scene in drawn) > 5
     assert BRATS_2015.region(marked.labels, "TC").sum() < BRATS_2015.region(marked.labels, "WT").sum()
 
 

@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from smml.errors import InputError
-from smml.sam import SquareFit, build_tiny, decode, encode, intensity_window, predict_masks, to_input
+from smml.sam import SquareFit, TinyConfig, build_tiny, decode, encode, intensity_window, predict_masks, to_input
 from smml.sam.slices import to_grey
 from smml.sam.torchvision_gap import import_segment_anything
 
+# Not the shipped size, so that these numbers stay what they are when that one changes.
+SIZE = TinyConfig(image_size=144, patch_size=8, width=32, depth=1, heads=2, channels=32, decoder_mlp=32)
 SHAPES = [(70, 56), (56, 70), (96, 96), (31, 200), (240, 155), (1, 7)]
 
 
 @pytest.fixture(scope="module")
 def sam():
     torch.manual_seed(0)
-    return build_tiny().eval().requires_grad_(False)
+    return build_tiny(SIZE).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -128,12 +130,12 @@ def test_batches_change_nothing(sam):
 
 
 def test_no_slices_give_nothing(sam):
-    assert encode(sam, torch.zeros(0, 30, 20)).shape == (0, 96, 18, 18)
-    assert decode(sam, torch.zeros(0, 96, 18, 18), torch.zeros(0, 4), shape=(30, 20)).shape == (0, 30, 20)
+    assert encode(sam, torch.zeros(0, 30, 20)).shape == (0, 32, 18, 18)
+    assert decode(sam, torch.zeros(0, 32, 18, 18), torch.zeros(0, 4), shape=(30, 20)).shape == (0, 30, 20)
 
 
 def test_gradients_reach_the_encoder_in_training_only():
-    sam = build_tiny()
+    sam = build_tiny(SIZE)
     slices, boxes = torch.rand(1, 30, 20) + 1, torch.tensor([[5.0, 5, 12, 12]])
     masks, _ = predict_masks(sam, sam.image_encoder(to_input(sam, slices)), boxes, shape=(30, 20))
     masks.sum().backward()
@@ -154,7 +156,7 @@ def test_gradients_reach_the_encoder_in_training_only():
 )
 def test_prompts_that_do_not_fit_are_refused(sam, prompts, message):
     with pytest.raises(InputError, match=message):
-        decode(sam, torch.zeros(1, 96, 18, 18), **prompts, shape=(30, 20))
+        decode(sam, torch.zeros(1, 32, 18, 18), **prompts, shape=(30, 20))
 
 
 def test_slices_that_cannot_be_shown_are_refused(sam):

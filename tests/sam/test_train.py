@@ -15,8 +15,17 @@ from smml.sam.prompts import mask_box
 from smml.sam.scenes import anatomy_scenes, shape_scenes
 from smml.sam.train import SAMTraining, build_pools, learning_rate, mask_losses, train_sam
 
-SMALL = TinyConfig(image_size=32, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)
+SMALL = TinyConfig(image_size=32, patch_size=8, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)
 SETTINGS = SAMTraining(steps=4, subjects=1, slices=6, shapes=8, batch=2, checkpoint_every=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Operations of microseconds: on a busy machine threads wait for each other a thousand times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +163,11 @@ def test_an_existing_run_is_not_overwritten(finished):
     [
         ({"seed": 1}, SMALL, r"\(seed\)"),
         ({"learning_rate": 2e-3, "batch": 3}, SMALL, r"\(batch, learning_rate\)"),
-        ({}, TinyConfig(image_size=32, width=32, depth=1, heads=2, channels=16, decoder_mlp=16), "size of the model"),
+        (
+            {},
+            TinyConfig(image_size=32, patch_size=8, width=32, depth=1, heads=2, channels=16, decoder_mlp=16),
+            "size of the model",
+        ),
     ],
 )
 def test_a_run_of_other_settings_is_not_continued(finished, changes, size, named):
