@@ -85,8 +85,8 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
     ``sam.takes_rough_mask`` tells ``decode`` to give a box not only by its corners but also, filled, as SAM's third
     kind of prompt: a rough mask to be refined. The official models do without; a small one learns faster with it.
 
-    As in the official encoders most blocks attend within windows and some globally (here one), which saves a third of the
-    time; unlike there, positions are absolute only. The normalisation of the input is SAM's own.
+    As in the official encoders most blocks attend within windows and some globally (here one): a third of the time is
+    saved. Unlike there, positions are absolute only. The normalisation of the input is SAM's own.
     """
     config = config or TinyConfig()
     modeling = import_segment_anything().modeling
