@@ -1,6 +1,7 @@
 """Figures of the notebooks and the README, in plotly."""
 
 from smml.figures.charts import drop_figure, loss_figure, subset_figure
+from smml.figures.prompts import prompt_picture
 from smml.figures.slices import (
     add_class_legend,
     axial_picture,
@@ -21,6 +22,7 @@ __all__ = [
     "loss_figure",
     "modality_figure",
     "panels",
+    "prompt_picture",
     "segmentation_figure",
     "subset_figure",
     "to_canonical",
