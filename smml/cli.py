@@ -178,7 +178,7 @@ def train_sam(
     batch_size: Annotated[int, typer.Option(help="Slices a step, each with three prompts.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Rate after the warm-up.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, prompts and intensities.")] = 0,
-    data_seed: Annotated[int, typer.Option(help="Of the simulated subjects; evaluations use 1, 2, 20 and 91.")] = 90,
+    data_seed: Annotated[int, typer.Option(help="Of the simulated subjects, of no other cohort.")] = 90,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,

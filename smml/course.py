@@ -24,6 +24,12 @@ def build_folder() -> Path:
     return (here.parent if here.name == "notebooks" else here) / "build"
 
 
+def results_folder() -> Path:
+    """The committed measurements: ``results`` of the repository that the notebooks lie in."""
+    here = Path.cwd()
+    return (here.parent if here.name == "notebooks" else here) / "results"
+
+
 def training_cohort(cases: int) -> list[CaseFiles]:
     """The first ``cases`` simulated subjects that the notebooks train on, 3 mm; simulated on first use."""
     return simulate_cohort(build_folder() / "cohort" / "training", cases, spacing=3.0, seed=TRAINING_SEED)

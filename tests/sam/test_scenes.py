@@ -114,6 +114,17 @@ def test_lesion_slices_pass_through_the_lesion(marked):
     assert BRATS_2015.region(marked.labels, "TC").sum() < BRATS_2015.region(marked.labels, "WT").sum()
 
 
+def test_what_a_sequence_hardly_shows_is_seldom_asked_for(marked, monkeypatch):
+    monkeypatch.setattr(scenes, "VISIBLE", {("WT", name) for name in ("flair", "t1ce", "t1", "t2")})
+    shares = {}
+    for share in (0.0, 0.3):
+        monkeypatch.setattr(scenes, "_SHARE_OF_HIDDEN", share)
+        names = [name for scene in draw(lesion_scenes, 0, 0, 30, spacing=3.0) for name in scene.names]
+        shares[share] = sum(name != "WT" for name in names) / len(names)
+    assert shares[0.0] == 0
+    assert 0 < shares[0.3] < 0.5
+
+
 def test_a_healthy_subject_has_no_lesion_scenes(marked, monkeypatch):
     healthy = Subject(marked.volumes, np.zeros_like(marked.labels), marked.affine, "healthy")
     monkeypatch.setattr(scenes, "simulate_subject", lambda *_, **__: healthy)
