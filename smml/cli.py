@@ -1,4 +1,4 @@
-"""The command ``smml``: simulate, train, train-sam, evaluate, predict, info.
+"""The command ``smml``: simulate, train, train-sam, evaluate, compare, predict, info.
 
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
@@ -134,6 +134,36 @@ def evaluate(
     if both is not None:
         typer.echo("\nstudent and refined, side by side\n" + evaluation.format_table(both))
     typer.echo(f"\n{scores.attrs['protocol']}\nscores in {csv}, table in {markdown}")
+
+
+@app.command()
+def compare(
+    results: Annotated[list[str], typer.Argument(help="NAME=FILE.csv or NAME=FOLDER, or the path alone; first: base.")],
+    published: Annotated[
+        str, typer.Option(help="Add published means of brats2015, brats2018 or brats2020; for results on these alone.")
+    ] = "",
+    output: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
+) -> None:
+    """Place results side by side: Dice and HD95 over the subsets, differences with 95 % intervals."""
+    from smml import evaluation
+    from smml.files import write_text
+
+    tables = {}
+    for result in results:
+        name, separator, path = result.partition("=")
+        read = evaluation.read_scores(path if separator else result)
+        name = name if separator else Path(result).stem
+        for kind, scores in read.items():
+            title = f"{name}, {kind}" if len(read) > 1 else name
+            if title in tables:
+                raise InputError(f"two results are called {title!r}; name them, as in NAME={result}")
+            tables[title] = scores
+    cases = sorted(set.intersection(*(set(scores["case"]) for scores in tables.values())))
+    reference = evaluation.published(published, cases) if published else None
+    text = evaluation.format_comparison(evaluation.compare(tables), reference)
+    typer.echo(text)
+    if output is not None:
+        write_text(output, text + "\n")
 
 
 @app.command()

@@ -227,3 +227,20 @@ def test_a_prediction_of_the_shipped_weights_finds_the_tumour(run, tmp_path):
     found = np.asarray(nib.load(output).dataobj) > 0
     truth = case.label > 0
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.5
+
+
+def test_results_are_compared_side_by_side(run, tmp_path):
+    rows = ["case,subset,region,dice"]
+    for number, case in enumerate("abc"):
+        rows += [f"{case},flair,{region},{0.5 + 0.1 * number}" for region in ("WT", "TC", "ET")]
+    (tmp_path / "ours.csv").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "theirs.csv").write_text("\n".join(rows).replace("0.5", "0.4"), encoding="utf-8")
+    output = tmp_path / "comparison.md"
+    status, out, _ = run("compare", tmp_path / "ours.csv", f"other={tmp_path / 'theirs.csv'}", "--output", output)
+    assert status == 0
+    assert "| ours | 60.0 |" in out
+    assert "| other | 56.7 (-3.3; " in out
+    assert output.read_text(encoding="utf-8").strip() == out.strip()
+    status, _, err = run("compare", tmp_path / "ours.csv", "--published", "brats2020")
+    assert status == 2
+    assert "case a is not of BraTS 2020" in err

@@ -1,0 +1,56 @@
+"""Confidence intervals by resampling cases: what a difference between two methods is worth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from smml.errors import InputError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its confidence interval.
+
+    Attributes:
+        mean: of the values themselves, not of the resamples.
+        low: 2.5th percentile of the resampled means (at the default level).
+        high: 97.5th percentile.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Mean of paired values with a percentile bootstrap interval (Efron & Tibshirani, 1993, chapter 13).
+
+    Args:
+        values: float [N], one a case, or [S, N], one a seed and case: then seeds are resampled too, and a case that is
+            drawn is drawn for every seed, as its scores are not independent.
+        level: of the interval.
+        resamples: how many.
+        seed: of the resampling; the same input gives the same interval.
+
+    Raises:
+        InputError: no values, or some are not finite.
+    """
+    values = np.atleast_2d(np.asarray(values, np.float64))
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise InputError(
+            f"a bootstrap needs finite values [cases] or [seeds, cases], found {list(values.shape)} with "
+            f"{int((~np.isfinite(values)).sum())} not finite; leave such cases out of both methods"
+        )
+    if not 0 < level < 1 or resamples < 1:
+        raise InputError(f"level must lie in (0, 1) and resamples be 1 or more, found {level} and {resamples}")
+    random = np.random.default_rng(seed)
+    seeds, cases = values.shape
+    means = np.empty(resamples)
+    for number in range(resamples):
+        rows, columns = random.integers(seeds, size=seeds), random.integers(cases, size=cases)
+        means[number] = values[np.ix_(rows, columns)].mean()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))

@@ -1,0 +1,75 @@
+"""Published mean Dice over the 15 subsets, by data set: reference lines for a comparison under the same protocol.
+
+Means of the literature's tables (WT, TC, ET in per cent), over the test split of each data set, all fifteen subsets.
+RFNet's and DeMoSeg's are from their README files, the others as those two reprint them. No figure of SMML's own is
+known to this project, so there is none.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A data set and split under which figures were published.
+
+    Attributes:
+        title: for headings.
+        cases: of the test split.
+        pattern: of the identifiers of its cases.
+        means: Dice of WT, TC and ET in per cent by method.
+    """
+
+    title: str
+    cases: int
+    pattern: re.Pattern[str]
+    means: dict[str, tuple[float, float, float]]
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "brats2020": Protocol(
+        "BraTS 2020, split 219/50/100",
+        100,
+        re.compile(r"BraTS20_Training_\d+", re.IGNORECASE),
+        {
+            "HeMIS": (75.10, 65.45, 47.73),
+            "U-HVED": (81.24, 67.19, 48.55),
+            "RobustSeg": (84.17, 73.45, 55.49),
+            "RFNet": (86.98, 78.23, 61.47),
+            "mmFormer": (87.08, 78.69, 64.08),
+            "MAVP": (87.58, 79.67, 64.87),
+            "GSS": (88.09, 79.24, 66.42),
+            "DeMoSeg": (88.90, 81.58, 69.71),
+        },
+    ),
+    "brats2018": Protocol(
+        "BraTS 2018, split 199/29/57, three folds",
+        57,
+        re.compile(r"Brats18_.+", re.IGNORECASE),
+        {
+            "HeMIS": (78.60, 59.70, 48.10),
+            "U-HVED": (80.10, 64.00, 50.00),
+            "RobustSeg": (84.37, 69.78, 51.02),
+            "RFNet": (85.67, 76.53, 57.12),
+            "mmFormer": (86.38, 75.82, 59.12),
+            "MAVP": (86.60, 76.00, 60.01),
+            "GSS": (87.20, 78.25, 63.49),
+            "DeMoSeg": (87.96, 79.79, 64.90),
+        },
+    ),
+    "brats2015": Protocol(
+        "BraTS 2015, split 242/12/20",
+        20,
+        re.compile(r"(brats_2013_pat\d+_1|brats_tcia_pat\d+_\d+|VSD\.Brain.*)", re.IGNORECASE),
+        {
+            "HeMIS": (68.22, 54.07, 43.86),
+            "U-HVED": (81.57, 64.68, 56.76),
+            "RobustSeg": (84.45, 69.19, 57.33),
+            "RFNet": (86.13, 71.93, 64.13),
+            "mmFormer": (85.67, 69.96, 61.77),
+            "MAVP": (86.56, 71.94, 62.06),
+            "GSS": (87.59, 74.16, 66.92),
+            "DeMoSeg": (88.96, 75.88, 66.17),
+        },
+    ),
+}
