@@ -25,8 +25,7 @@ from smml.sam.slices import SquareFit, intensity_window, to_grey
 TRAINING_SEED, HELD_OUT_SEED = 90, 91
 
 # Where a region can be seen: oedema on FLAIR and T2, the core and its rim on T1ce (smml/data/simulation).
-VISIBLE = {("WT", "flair"), ("WT", "t2"), ("TC", "t1ce"), ("ET", "t1ce"), ("necrosis", "t1ce")}
-_SHARE_OF_HIDDEN = 0.3  # of the regions that a sequence hardly shows, how many are asked for all the same
+VISIBLE = {("WT", "flair"), ("WT", "t2"), ("TC", "t1ce"), ("ET", "t1ce")}
 
 SMALLEST_OBJECT = 12  # voxels; below that a mask is a handful of pixels of SAM's square
 _OBJECTS = 4  # kept a slice
@@ -91,8 +90,7 @@ def lesion_scenes(
     """About ``count`` scenes of one simulated subject's lesion; none where it is healthy.
 
     Objects are WT, TC, ET and the necrosis in them: the whole region of a slice (several pieces, holes) and its largest
-    piece. Most of them are such as the sequence shows (``VISIBLE``): of the others a box's filling is all there is to
-    learn, and that is learnt soon.
+    piece, whether the sequence shows them (``VISIBLE``) or not.
     """
     subject = simulate_subject(seed, index, spacing=spacing)
     if subject.kind == "healthy":
@@ -105,9 +103,6 @@ def lesion_scenes(
         labels = turn(np.take(subject.labels, position, axis))
         objects = {region: BRATS_2015.region(labels, region) for region in REGIONS}
         objects["necrosis"] = objects["TC"] & ~objects["ET"]
-        for region in list(objects):
-            if (region, name) not in VISIBLE and random.random() >= _SHARE_OF_HIDDEN:
-                del objects[region]
         for region in list(objects):
             piece = _largest_piece(objects[region])
             if 0 < piece.sum() < 0.9 * objects[region].sum():

@@ -1,8 +1,8 @@
 """The tiny SAM: segment-anything's own modules at a size that two CPU cores can train and run.
 
 SAM's smallest official model takes tens of seconds a slice on such a machine. The tiny one sees a slice as a square of
-96 pixels, cut into 24 x 24 patches; its masks have 96 x 96 pixels, about a voxel of 2 mm each. It knows nothing but the
-simulated images and shapes that it was trained on (``smml.sam.train``).
+144 pixels, cut into 18 x 18 patches; its masks have 72 x 72 pixels. It knows nothing but the simulated images and
+shapes that it was trained on (``smml.sam.train``).
 """
 
 import math
@@ -22,7 +22,6 @@ class TinyConfig:
     Attributes:
         image_size: edge of the square input in pixels.
         patch_size: edge of a patch in pixels; a mask pixel is a quarter of it.
-        window: edge, in patches, of the windows within which a block attends; the last but one attends globally.
         width: channels of the image encoder.
         depth: its transformer blocks.
         heads: its attention heads, and those of the mask decoder.
@@ -30,14 +29,13 @@ class TinyConfig:
         decoder_mlp: hidden width of the mask decoder's blocks.
     """
 
-    image_size: int = 96
-    patch_size: int = 4
-    window: int = 8
-    width: int = 80
+    image_size: int = 144
+    patch_size: int = 8
+    width: int = 96
     depth: int = 4
     heads: int = 4
-    channels: int = 80
-    decoder_mlp: int = 160
+    channels: int = 96
+    decoder_mlp: int = 192
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -85,8 +83,8 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
     ``sam.takes_rough_mask`` tells ``decode`` to give a box not only by its corners but also, filled, as SAM's third
     kind of prompt: a rough mask to be refined. The official models do without; a small one learns faster with it.
 
-    As in the official encoders most blocks attend within windows and some globally (here one): a third of the time is
-    saved. Unlike there, positions are absolute only. The normalisation of the input is SAM's own.
+    Every attention of the encoder is global and without relative positions: with 18 x 18 patches windows would save
+    nothing. The normalisation of the input is SAM's own.
     """
     config = config or TinyConfig()
     modeling = import_segment_anything().modeling
@@ -99,8 +97,6 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
             depth=config.depth,
             num_heads=config.heads,
             out_chans=config.channels,
-            window_size=config.window,
-            global_attn_indexes=(max(0, config.depth - 2),),
         ),
         prompt_encoder=modeling.PromptEncoder(
             embed_dim=config.channels,

@@ -107,22 +107,10 @@ def test_image_and_objects_are_turned_together(marked):
 
 def test_lesion_slices_pass_through_the_lesion(marked):
     drawn = draw(lesion_scenes, 0, 0, 30, spacing=3.0)
-    # A sequence that hardly shows the lesion is left out now and then.
-    assert len(drawn) > 20
+    assert len(drawn) == 30
     # More often than by chance through the core, which is a sixth of the lesion.
-    assert sum("TC" in scene.names for scene in drawn) > 5
+    assert sum("TC" in scene.names for scene in drawn) > 15
     assert BRATS_2015.region(marked.labels, "TC").sum() < BRATS_2015.region(marked.labels, "WT").sum()
-
-
-def test_what_a_sequence_hardly_shows_is_seldom_asked_for(marked, monkeypatch):
-    monkeypatch.setattr(scenes, "VISIBLE", {("WT", name) for name in ("flair", "t1ce", "t1", "t2")})
-    shares = {}
-    for share in (0.0, 0.3):
-        monkeypatch.setattr(scenes, "_SHARE_OF_HIDDEN", share)
-        names = [name for scene in draw(lesion_scenes, 0, 0, 30, spacing=3.0) for name in scene.names]
-        shares[share] = sum(name != "WT" for name in names) / len(names)
-    assert shares[0.0] == 0
-    assert 0 < shares[0.3] < 0.5
 
 
 def test_a_healthy_subject_has_no_lesion_scenes(marked, monkeypatch):
