@@ -11,6 +11,7 @@ import smml
 import smml_kernels
 from smml.data import find_cases
 from smml.models.checkpoint import SHIPPED, load_checkpoint
+from smml.sam.download import OFFICIAL, cache_folder
 
 _PACKAGES = ("torch", "triton", "monai", "nibabel", "nilearn", "SimpleITK", "plotly", "jupyterlab")
 
@@ -34,10 +35,23 @@ def describe(data: Path | None = None) -> str:
     lines += [f"kernel {name}: {what}" for name, what in smml_kernels.report().items()]
     for file in sorted(SHIPPED.glob("*.safetensors")):
         shipped = load_checkpoint(file)
-        lines.append(f"weights {file.stem!r}: {shipped.step} steps at {shipped.spacing[0]:g} mm, simulated data")
+        refined = f", refined with SAM {shipped.refinement!r}" if shipped.refinement else ""
+        lines.append(
+            f"weights {file.stem!r}: {shipped.step} steps at {shipped.spacing[0]:g} mm, simulated data{refined}"
+        )
+    lines.append("SAM: 'tiny' ships with the package; " + "; ".join(_official_sams()))
     if data is not None:
         lines += _describe_cohort(data)
     return "\n".join(lines)
+
+
+def _official_sams() -> list[str]:
+    """Which of Meta's checkpoints are here."""
+    folder = cache_folder()
+    return [
+        f"{name} {f'in {folder}' if (folder / file.name).is_file() else 'is downloaded on first use'}"
+        for name, file in OFFICIAL.items()
+    ]
 
 
 def _version(package: str) -> str:

@@ -4,9 +4,6 @@ import pytest
 import torch
 
 from smml.sam import decode, encode, intensity_window, load_sam
-from smml.sam.load import WEIGHTS
-
-pytestmark = pytest.mark.skipif(not (WEIGHTS / "sam-tiny.safetensors").exists(), reason="no weights are shipped yet")
 
 # Slices taller than wide, wider than tall, and square; the sphere is never in the middle.
 CASES = [
