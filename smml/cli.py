@@ -3,13 +3,14 @@
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from smml.errors import InputError
+from smml.errors import InputError, LostProcess
 
 app = typer.Typer(
     name="smml",
@@ -33,8 +34,13 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.stderr.write(f"smml: {error}\n")
+        sys.stderr.write(f"smml: {_who()}{error}\n")
         sys.exit(2)
+    except LostProcess as error:
+        sys.stderr.write(f"smml: {error}\n")
+        # The launcher ends this process anyhow, and what is left of the group could make a tidy end wait for the dead.
+        sys.stderr.flush()
+        os._exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # typer's answer to Ctrl-C
             sys.stderr.write("smml: interrupted; finished files are whole, and nothing half-written is left\n")
@@ -98,7 +104,7 @@ def train(
         checkpoint_every=checkpoint_every, workers=workers, device=device,
     )  # fmt: skip
     path = run(data, output, config, weights=weights or None, resume=resume)
-    typer.echo(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
+    _say(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
 
 
 @app.command()
@@ -121,12 +127,18 @@ def evaluate(
     from smml import evaluation
     from smml.data import find_cases
     from smml.evaluation.scores import CHALLENGE_PENALTY
+    from smml.parallel import start_ranks
 
     _use_threads(threads)
-    predictor = _predictor(checkpoint, device, window, refine)
-    found = find_cases(data)
-    found = found[:cases] if cases else found
-    scores = evaluation.evaluate(predictor, found, one_empty=CHALLENGE_PENALTY if penalty else math.nan)
+    with start_ranks(device) as ranks:
+        predictor = _predictor(checkpoint, str(ranks.device), window, refine)
+        found = find_cases(data)
+        found = found[:cases] if cases else found
+        ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
+        one_empty = CHALLENGE_PENALTY if penalty else math.nan
+        scores = evaluation.evaluate(predictor, found, one_empty=one_empty, ranks=ranks, progress=ranks.first)
+    if not ranks.first:
+        return
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
     csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
     typer.echo(evaluation.format_table(evaluation.summary_table(scores)))
@@ -205,6 +217,18 @@ def info(
     from smml.info import describe
 
     typer.echo(describe(data))
+
+
+def _who() -> str:
+    """Which process of several is talking."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return f"process {os.environ.get('RANK', '?')} of {count}: " if count > 1 else ""
+
+
+def _say(text: str) -> None:
+    """What several processes would say alike, once."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)
 
 
 def _use_threads(threads: int) -> None:
