@@ -198,7 +198,7 @@ def start_ranks(device: str = "cpu", *, timeout_minutes: float = TIMEOUT_MINUTES
             yield ranks
         except LostProcess:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, _ToldToStop) as error:
             if not _is_lost_contact(error):
                 raise
             ignore()
@@ -239,9 +239,13 @@ def _join(device: torch.device, timeout: timedelta) -> dist.Store:
     return dist.PrefixStore("smml-roll-call", store)
 
 
+class _ToldToStop(BaseException):
+    """SIGTERM came. No Exception, or whoever reads a file just then would take it for a damaged one."""
+
+
 @contextlib.contextmanager
 def _told_to_stop(ranks: Ranks) -> Iterator[Callable[[], None]]:
-    """Turn SIGTERM, which torchrun sends when a process has ended, into an error with a message.
+    """Turn SIGTERM, which torchrun sends to the others when a process has ended, into an error with a message.
 
     Gives a function after whose call the signal is ignored: whoever is about to say why it ends may finish.
     """
@@ -250,10 +254,7 @@ def _told_to_stop(ranks: Ranks) -> Iterator[Callable[[], None]]:
     def stop(*_) -> None:
         if not state["ignored"]:
             state["ignored"] = True
-            raise LostProcess(
-                f"process {ranks.rank} of {ranks.count} was told to stop (SIGTERM): another process ended, as torchrun "
-                "reports, or the machine is wanted back"
-            )
+            raise _ToldToStop("SIGTERM")
 
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield lambda: None
@@ -267,19 +268,24 @@ def _told_to_stop(ranks: Ranks) -> Iterator[Callable[[], None]]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _is_lost_contact(error: RuntimeError) -> bool:
-    """Whether a collective failed; gloo and NCCL say so in their own ways."""
+def _is_lost_contact(error: BaseException) -> bool:
+    """Whether a collective failed, which gloo and NCCL say in their own ways, or the launcher ends the run."""
     text = str(error)
-    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL", "TCPStore"))
+    return isinstance(error, dist.DistError | _ToldToStop) or any(
+        word in text for word in ("gloo", "Gloo", "NCCL", "TCPStore")
+    )
 
 
-def _describe_loss(ranks: Ranks, error: RuntimeError) -> str:
+def _describe_loss(ranks: Ranks, error: BaseException) -> str:
+    """One sentence for the user: who is gone, as far as this rank can tell."""
     missing = ranks._missing()
     if missing:
         who = f"process {', '.join(map(str, missing))} of {ranks.count} ended before the work was done"
+    elif isinstance(error, _ToldToStop):
+        who = "the run was told to stop from outside"
     else:
         who = "the other processes cannot be reached"
-    return f"process {ranks.rank} lost contact: {who} ({_first_line(error)})"
+    return f"process {ranks.rank} of {ranks.count} stops: {who} ({_first_line(error)})"
 
 
 def _first_line(error: BaseException) -> str:
