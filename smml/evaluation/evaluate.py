@@ -26,6 +26,7 @@ def evaluate(
     subsets: Iterable[str | Subset] = SUBSETS,
     *,
     one_empty: float = math.nan,
+    distances: bool = True,
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -38,6 +39,7 @@ def evaluate(
         subsets: which subsets; by default all 15 in table order.
         one_empty: HD95 where exactly one of prediction and truth is empty: NaN (left out of means and counted) or
             ``scores.CHALLENGE_PENALTY``.
+        distances: compute HD95, which takes longer than Dice; without it the column is NaN.
         ranks: the processes that share out the cases; all of them must call, and each gets all rows.
         progress: show a progress bar.
 
@@ -68,7 +70,7 @@ def evaluate(
                     result = predictor.segment(encoding, subset)
                     for segmentation in (result.student, result):
                         if segmentation is not None:
-                            rows += _score(case, segmentation, one_empty)
+                            rows += _score(case, segmentation, one_empty, distances)
                 bar.update()
     everyone = {number: rows for part in ranks.gather(by_case) for number, rows in part.items()}
     frame = pd.DataFrame([row for number in range(len(cases)) for row in everyone[number]])
@@ -96,7 +98,7 @@ def _check(case: Case, predictor: Predictor) -> None:
         )
 
 
-def _score(case: Case, result: Segmentation, one_empty: float) -> list[dict]:
+def _score(case: Case, result: Segmentation, one_empty: float, distances: bool) -> list[dict]:
     scheme, voxel = case.scheme, float(np.prod(case.spacing))
     post = relabel_small_et(result.labels, voxel, et=scheme.regions["ET"][0])
     rows = []
@@ -111,7 +113,7 @@ def _score(case: Case, result: Segmentation, one_empty: float) -> list[dict]:
                 "output": "refined" if result.refined else "student",
                 "region": region,
                 "dice": dice(predicted, truth),
-                "hd95": hd95(predicted, truth, case.spacing, one_empty=one_empty),
+                "hd95": hd95(predicted, truth, case.spacing, one_empty=one_empty) if distances else math.nan,
                 "dice_post": dice(scheme.region(post, region), truth),
                 "truth_ml": float(truth.sum()) * voxel / 1000,
                 "predicted_ml": float(predicted.sum()) * voxel / 1000,

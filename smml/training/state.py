@@ -15,7 +15,7 @@ from smml.training.config import TrainingConfig
 
 CHECKPOINT = "checkpoint.pt"
 # Where a run computes and how often it saves do not change what is computed.
-FREE_OPTIONS = frozenset({"checkpoint_every", "workers", "device"})
+FREE_OPTIONS = frozenset({"checkpoint_every", "workers", "device", "tensorboard"})
 
 
 def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
@@ -37,7 +37,8 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
     if not resume:
         raise InputError(f"{output}: holds a training run already; continue it with --resume or choose another folder")
     checkpoint = load_checkpoint(existing)
-    stored = checkpoint.config
+    # A run of an earlier version had no options that are off by default now.
+    stored = TrainingConfig().to_dict() | checkpoint.config
     different = sorted(key for key in wanted.keys() - FREE_OPTIONS if stored.get(key) != wanted[key])
     if different:
         raise InputError(
@@ -53,7 +54,7 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
 
 
 def load_starting_weights(model: SMML, weights: str | os.PathLike, config: TrainingConfig, num_classes: int) -> None:
-    """Weights of another run; refinement networks that it lacks stay as they are.
+    """Weights of another run, averaged ones if it has them; refinement networks that it lacks stay as they are.
 
     Raises:
         InputError: no such checkpoint, another preset, or another number of classes.
@@ -64,9 +65,10 @@ def load_starting_weights(model: SMML, weights: str | os.PathLike, config: Train
             f"{weights}: its model has {checkpoint.student.num_classes} classes, the data have {num_classes}; "
             "start from random weights"
         )
+    source = checkpoint.ema or checkpoint.weights
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("refinements.")}
-    students = {name: tensor for name, tensor in checkpoint.weights.items() if not name.startswith("refinements.")}
-    refinements = {name: tensor for name, tensor in checkpoint.weights.items() if name in own}
+    students = {name: tensor for name, tensor in source.items() if not name.startswith("refinements.")}
+    refinements = {name: tensor for name, tensor in source.items() if name in own}
     model.load_state_dict({**own, **students, **refinements})
 
 

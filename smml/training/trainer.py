@@ -1,12 +1,12 @@
 """The training loop: one forward of both students, one backward, one optimiser step, over one process or many."""
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -22,14 +22,20 @@ from smml.models.smml import SMML
 from smml.parallel import Ranks, start_ranks
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
-from smml.training.config import TrainingConfig, learning_rate
-from smml.training.log import TrainingLog
-from smml.training.objective import TERMS, objective
+from smml.training.config import TrainingConfig
+from smml.training.ema import AverageWeights
+from smml.training.log import Board, TrainingLog
+from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
+from smml.training.provenance import provenance
 from smml.training.state import CHECKPOINT, load_starting_weights, random_states, restore, resume_point, run_identity
+from smml.training.step import accelerate, shares, take_step
+from smml.training.validation import VALIDATION_COLUMNS, BestScore, split_cases, validate
 
 LOG = "log.csv"
 PRIORS = "priors"
+BEST = "best.pt"
+VALIDATION_LOG = "validation.csv"
 COLUMNS = ("step", "total", *TERMS, "learning_rate", "gradient_norm", "prior_seconds", "seconds")
 
 
@@ -45,9 +51,11 @@ def train(
 ) -> Path:
     """Train the two students together.
 
-    The run's folder gets ``config.json``, ``log.csv`` (a row a step) and ``checkpoint.pt`` (written atomically every
-    ``checkpoint_every`` steps and at the end), with refinement also ``priors/``. A run that was killed and resumed ends
-    with the same weights to the bit as one that was not, on a CPU with the same number of threads.
+    The run's folder gets ``config.json`` (options, versions, commit, hardware), ``log.csv`` (a row a step) and
+    ``checkpoint.pt`` (written atomically every ``checkpoint_every`` steps and at the end), with refinement also
+    ``priors/``, with validation ``validation.csv`` and ``best.pt`` (:mod:`smml.training.validation` has the rule). A
+    run that was killed and resumed ends with the same weights to the bit as one that was not, on a CPU with the same
+    number of threads.
 
     Under ``torchrun`` the processes train as one (:mod:`smml.parallel`): they share out the samples of each step and
     take the step that one process would take with all of them. Rank 0 writes the folder, which all of them must see. A
@@ -88,7 +96,7 @@ class _Run:
 
     def __init__(
         self,
-        files: Sequence[CaseFiles],
+        cases: Sequence[CaseFiles],
         output: Path,
         config: TrainingConfig,
         ranks: Ranks,
@@ -96,6 +104,7 @@ class _Run:
         resume: bool,
         progress: bool,
     ) -> None:
+        files, self.held_out = split_cases(cases, config)
         self.files, self.output, self.config, self.ranks, self.progress = files, output, config, ranks, progress
         self.identity = {"cases": run_identity(files), "weights": None if weights is None else str(weights)}
         start = resume_point(output, config.to_dict() | self.identity, resume)
@@ -109,7 +118,7 @@ class _Run:
             augment=config.augment,
             tumour_share=config.tumour_share,
         )
-        ranks.share(range(config.batch_size))  # refuses a batch that is too small, before anything is written
+        shares(config, ranks, 0, 1)  # refuses a batch that is too small, before anything is written
         self.sam = load_sam(config.refinement, device=str(ranks.device)) if config.refinement else None
         torch.manual_seed(config.seed)
         self.model = SMML(
@@ -126,11 +135,24 @@ class _Run:
             load_starting_weights(self.model, weights, config, self.dataset.num_classes)
         if start is not None:
             self.step = restore(start, self.model, self.optimiser)
+        accelerate(self.model, config)
+        self.average = AverageWeights(self.model, config.ema) if config.ema else None
+        self.best = BestScore()
+        if start is not None and self.average is not None:
+            self.average.load(start.ema)
+        if start is not None and "best" in start.training:
+            self.best = BestScore(**start.training["best"])
         ranks.agree(config.to_dict() | self.identity | {"workers": None, "steps done": self.step})
         if ranks.first:
-            facts = config.to_dict() | self.identity | {"spacing_mm": list(self.spacing)}
+            facts = config.to_dict() | self.identity | {"spacing_mm": list(self.spacing)} | provenance(ranks)
             write_text(output / "config.json", json.dumps(facts, indent=2) + "\n")
-        self.log = TrainingLog(output / LOG, COLUMNS, resume_at=self.step) if ranks.first else None
+        # Rank 0 alone writes; whoever has no log has no file either.
+        self.log = self.scores = self.board = None
+        if ranks.first:
+            self.board = Board(output) if config.tensorboard else None
+            self.log = TrainingLog(output / LOG, COLUMNS, resume_at=self.step)
+            if self.held_out:
+                self.scores = TrainingLog(output / VALIDATION_LOG, VALIDATION_COLUMNS, resume_at=self.step + 1)
 
     def go(self, on_step: Callable[[dict[str, float]], None] | None) -> None:
         """Take all steps that are left."""
@@ -139,23 +161,52 @@ class _Run:
             self.model.train()
             with tqdm(initial=self.step, total=config.steps, desc="training", disable=not self.progress) as bar:
                 for end in _phases(config, self.step):
+                    if self._stops_early():
+                        break
                     prior_seconds = self._enter_phase()
-                    for batch in _batches(self.dataset, config, self.ranks, self.step, end):
-                        row = _step(self.model, self.optimiser, batch, config, self.step, self.ranks)
+                    for batches in _batches(self.dataset, config, self.ranks, self.step, end):
+                        row = take_step(self.model, self.optimiser, batches, config, self.step, self.ranks)
                         row |= {"prior_seconds": prior_seconds}
                         prior_seconds = 0.0
                         self.step += 1
+                        if self.average is not None:
+                            self.average.update(self.model, self.step)
                         if self.log is not None:
                             self.log.write(row)
+                        if self.board is not None:
+                            self.board.write(row, "training")
                         bar.update()
                         bar.set_postfix(total=f"{row['total']:.2f}", fuse=f"{row['fuse_1']:.2f}/{row['fuse_2']:.2f}")
                         if on_step is not None:
                             on_step(row)
-                        if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                        if self.held_out and (self.step % config.validate_every == 0 or self.step == config.steps):
+                            self._validate()
+                        stops = self._stops_early()
+                        if self.step % config.checkpoint_every == 0 or self.step == config.steps or stops:
                             self._save()
+                        if stops:
+                            break
         finally:
-            if self.log is not None:
-                self.log.close()
+            for log in (self.log, self.scores, self.board):
+                if log is not None:
+                    log.close()
+
+    def _stops_early(self) -> bool:
+        return bool(self.config.patience) and self.best.since >= self.config.patience
+
+    def _validate(self) -> None:
+        """Score the weights that predict, and keep them if they are the best so far."""
+        with self.average.in_place_of(self.model) if self.average is not None else contextlib.nullcontext():
+            row = validate(self.model, self.held_out, self.step, self.config, self.spacing, self.ranks)
+            better = self.best.take(row["dice"], self.step)
+            if self.scores is None:
+                return
+            self.scores.write(row)
+            self.scores.sync()
+            if self.board is not None:
+                self.board.write(row, "validation")
+            if better:
+                save_checkpoint(self.output / BEST, self._checkpoint(None))
 
     def _enter_phase(self) -> float:
         """Get ready for the phase that begins or goes on at this step; returns the seconds that priors took."""
@@ -195,59 +246,24 @@ class _Run:
             return
         self.log.sync()
         state = {"optimiser": self.optimiser.state_dict(), "random": random_states()}
-        checkpoint = Checkpoint(
+        if self.held_out:
+            state["best"] = vars(self.best).copy()
+        average = None if self.average is None else self.average.weights
+        save_checkpoint(self.output / CHECKPOINT, self._checkpoint(state, average))
+
+    def _checkpoint(self, training: dict | None, average: dict[str, torch.Tensor] | None = None) -> Checkpoint:
+        """The model as it is now."""
+        return Checkpoint(
             self.model.config,
             self.model.state_dict(),
             self.spacing,
             self.config.patch,
             self.step,
             self.config.to_dict() | self.identity,
-            state,
+            training,
             refinement=self.config.refinement,
+            ema=average,
         )
-        save_checkpoint(self.output / CHECKPOINT, checkpoint)
-
-
-def _step(
-    model: SMML,
-    optimiser: torch.optim.Optimizer,
-    batch: dict[str, torch.Tensor],
-    config: TrainingConfig,
-    step: int,
-    ranks: Ranks,
-) -> dict[str, float]:
-    """One optimiser step on this rank's share of the batch; returns the log's row, which is that of all ranks."""
-    began = time.perf_counter()
-    rate = learning_rate(config, step)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    if ranks.count > 1:
-        # One process goes on drawing dropout masks from where it stands. Several draw what follows from step and rank:
-        # different masks on each, and nothing that a checkpoint would have to keep for every one of them.
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, ranks.rank]).generate_state(1)[0]))
-    batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in batch.items()}
-    # The loader stacks samples first: [B, 2, M] -> [2, B, M].
-    masks, available = batch["masks"].transpose(0, 1), batch["available"]
-    priors = batch["priors"].transpose(0, 1) if "priors" in batch else None
-    output = model(batch["image"], masks, available, priors)
-    loss = objective(output, batch["label"], masks, available, config, step, ranks.group)
-    optimiser.zero_grad(set_to_none=True)
-    loss.total.backward()
-    ranks.add_gradients(model.parameters())
-    limit = config.gradient_clip if config.gradient_clip > 0 else float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-    total = float(loss.total.detach())
-    if not torch.isfinite(norm) or total != total:
-        raise InputError(
-            f"training diverged at step {step} (loss {total:g}, gradient norm {float(norm):g}): "
-            "lower the learning rate; the last checkpoint is intact"
-        )
-    optimiser.step()
-    values = {name: float(value) for name, value in loss.terms.items()}
-    seconds = time.perf_counter() - began
-    return {
-        "step": step, "total": total, **values, "learning_rate": rate, "gradient_norm": float(norm), "seconds": seconds
-    }  # fmt: skip
 
 
 def _phases(config: TrainingConfig, step: int) -> list[int]:
@@ -256,22 +272,20 @@ def _phases(config: TrainingConfig, step: int) -> list[int]:
     return [end for end in ends if end > step]
 
 
-def _batches(dataset: CohortDataset, config: TrainingConfig, ranks: Ranks, first_step: int, end: int) -> DataLoader:
-    """This rank's share of the batches from ``first_step`` up to ``end``; sample i belongs to step i // batch_size."""
-
-    def order() -> Iterator[range]:
-        for step in range(first_step, end):
-            yield ranks.share(range(step * config.batch_size, (step + 1) * config.batch_size))
-
-    return DataLoader(
+def _batches(
+    dataset: CohortDataset, config: TrainingConfig, ranks: Ranks, first_step: int, end: int
+) -> Iterator[tuple[dict[str, torch.Tensor], ...]]:
+    """This rank's share of the micro-batches of each step from ``first_step`` up to ``end``."""
+    loader = DataLoader(
         dataset,
-        batch_sampler=list(order()),
+        batch_sampler=shares(config, ranks, first_step, end),
         num_workers=config.workers,
         pin_memory=ranks.device.type == "cuda",
         # A generator of its own: by default each new loader draws a seed from the global one, and a resumed run, which
         # makes one loader more, would then see other dropout masks.
         generator=torch.Generator(),
     )
+    return zip(*[iter(loader)] * config.accumulate, strict=True)
 
 
 def _spacing_of(files: Sequence[CaseFiles]) -> tuple[float, float, float]:

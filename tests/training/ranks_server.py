@@ -18,7 +18,8 @@ import torch._dynamo  # what an optimiser imports at its first step, which takes
 from smml.data.labels import REGIONS
 from smml.models import SMML, StudentConfig, presets
 from smml.parallel import start_ranks
-from smml.training import TrainingConfig, train, trainer
+from smml.training import TrainingConfig, train
+from smml.training.step import take_step
 
 NARROW = StudentConfig((2, 2, 4, 4, 8), token_width=12, heads=3, mlp_width=24, token_grid=2, refinement_widths=(2, 4))
 PRESET = "tiny"
@@ -53,7 +54,7 @@ def steps_job(output: str, steps: int, config: dict) -> None:
         for step in range(steps):
             own = ranks.share(range(config.batch_size))
             batch = {name: tensor[own.start : own.stop] for name, tensor in made_batch(step).items()}
-            rows.append(trainer._step(model, optimiser, batch, config, step, ranks))
+            rows.append(take_step(model, optimiser, [batch], config, step, ranks))
             gradients.append({name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()})
         content = {"rows": rows, "gradients": gradients, "weights": model.state_dict()}
         torch.save(content, f"{output}/steps-{ranks.rank}.pt")
