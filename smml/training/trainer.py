@@ -79,9 +79,10 @@ def train(
         LostProcess: under torchrun, when another process of the run has ended; the last checkpoint is whole.
     """
     config, output = config or TrainingConfig(), Path(output)
-    files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
     try:
         with start_ranks(config.device) as ranks:
+            # Looked for by each process, which may not see the folder; the others then learn that it is gone.
+            files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
             run = _Run(files, output, config, ranks, weights, resume, progress and ranks.first)
             run.go(on_step)
     except LostProcess as error:
