@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ CONFIG = TrainingConfig(
 @pytest.fixture(autouse=True)
 def narrow_tiny(monkeypatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "tiny", NARROW)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks as narrow as these only lose by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def fresh() -> tuple[SMML, torch.optim.Optimizer]:
@@ -78,11 +88,12 @@ def test_accumulated_parts_are_averaged_by_their_numbers_of_samples():
     (row_a, a), (row_b, b) = alone
     for name in ("total", *TERMS):
         assert row[name] == pytest.approx((2 * row_a[name] + row_b[name]) / 3, rel=1e-6), name
+    largest = max(float(gradient.abs().max()) for gradient in found.values() if gradient is not None)
     for name, gradient in found.items():
         shares = [scale * g for scale, g in ((2 / 3, a[name]), (1 / 3, b[name])) if g is not None]
         assert (gradient is None) == (not shares), name
         if shares:
-            torch.testing.assert_close(gradient, sum(shares), rtol=1e-4, atol=1e-5, msg=name)
+            torch.testing.assert_close(gradient, sum(shares), rtol=0, atol=1e-5 * largest, msg=name)
 
 
 def test_recomputed_activations_change_neither_loss_nor_gradient_and_are_not_kept():
@@ -168,7 +179,7 @@ class Interrupted(Exception):
 @pytest.fixture(scope="module")
 def options() -> dict:
     return {
-        "batch_size": 3, "accumulate": 2, "precision": "bf16", "ema": 0.9, "validate_every": 1, "holdout": 0.34
+        "batch_size": 2, "accumulate": 2, "precision": "bf16", "ema": 0.9, "validate_every": 1, "holdout": 0.34
     }  # fmt: skip
 
 
