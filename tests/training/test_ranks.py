@@ -180,7 +180,7 @@ def torchrun(**options) -> subprocess.CompletedProcess:
 
 def test_killed_under_torchrun_and_resumed_equals_undisturbed_to_the_bit(cohort, tmp_path):
     """With micro-batches, bfloat16, averaged weights, and dropout that goes on where it stopped."""
-    config = CONFIG.to_dict() | {"batch_size": 4, "accumulate": 2, "precision": "bf16", "ema": 0.9}
+    config = CONFIG.to_dict() | {"steps": 3, "batch_size": 4, "accumulate": 2, "precision": "bf16", "ema": 0.9}
     options = {"cohort": str(cohort), "config": config, "dropout": 0.1}
     undisturbed = torchrun(output=str(tmp_path / "undisturbed"), **options)
     assert undisturbed.returncode == 0, undisturbed.stderr
