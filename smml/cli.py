@@ -3,13 +3,14 @@
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from smml.errors import InputError
+from smml.errors import InputError, LostProcess
 
 app = typer.Typer(
     name="smml",
@@ -33,8 +34,13 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.stderr.write(f"smml: {error}\n")
+        sys.stderr.write(f"smml: {_who()}{error}\n")
         sys.exit(2)
+    except LostProcess as error:
+        sys.stderr.write(f"smml: {error}\n")
+        # The launcher ends this process anyhow, and what is left of the group could make a tidy end wait for the dead.
+        sys.stderr.flush()
+        os._exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # typer's answer to Ctrl-C
             sys.stderr.write("smml: interrupted; finished files are whole, and nothing half-written is left\n")
@@ -66,7 +72,7 @@ def train(
     output: Annotated[Path, typer.Argument(help="Folder of the run.")],
     preset: Annotated[str, typer.Option(help="Size of the students: tiny, small or paper.")] = "tiny",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Samples a step, over all processes together.")] = 2,
     patch: Annotated[int, typer.Option(help="Edge of the training patch in voxels; a multiple of 16.")] = 32,
     spacing: Annotated[float, typer.Option(help="Voxel edge in mm to resample to; 0 takes the first case's.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Rate at the first step.")] = 1e-3,
@@ -78,6 +84,16 @@ def train(
         str, typer.Option(help="SAM for the refinement networks: tiny, vit_b, vit_l, vit_h or a file; empty: none.")
     ] = "",
     refinement_start: Annotated[float, typer.Option(help="Share of the training before the refinement begins.")] = 0.5,
+    accumulate: Annotated[int, typer.Option(help="Parts in which a step's batch goes through, to save memory.")] = 1,
+    precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the networks.")] = "float32",
+    ema: Annotated[float, typer.Option(help="Decay of averaged weights for prediction, such as 0.999; 0: none.")] = 0.0,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile encoders and decoders first.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Slower, with a fraction of the memory.")] = False,
+    validate_every: Annotated[int, typer.Option(help="Steps between validations; 0: none.")] = 0,
+    validation: Annotated[str, typer.Option(help="Folder of cases to validate on; empty holds some out.")] = "",
+    holdout: Annotated[float, typer.Option(help="Share of the cases that is held out for validation.")] = 0.1,
+    patience: Annotated[int, typer.Option(help="Stop after so many validations without a new best; 0: never.")] = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
     weights: Annotated[str, typer.Option(help="Start from a checkpoint's weights instead of random ones.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights, samples, masks and augmentation.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
@@ -86,7 +102,7 @@ def train(
     threads: ThreadsOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
 ) -> None:
-    """Train two students under different modality masks that teach each other."""
+    """Train two students under different modality masks that teach each other; with torchrun, over many processes."""
     from smml.training import TrainingConfig
     from smml.training import train as run
 
@@ -95,10 +111,12 @@ def train(
         preset=preset, steps=steps, batch_size=batch_size, patch=patch, spacing=spacing or None,
         learning_rate=learning_rate, gate=gate, pixel_weight=pixel_weight, feature_weight=feature_weight,
         refinement=refinement, refinement_start=refinement_start, tumour_share=tumour_share, seed=seed,
-        checkpoint_every=checkpoint_every, workers=workers, device=device,
+        checkpoint_every=checkpoint_every, workers=workers, device=device, accumulate=accumulate, precision=precision,
+        ema=ema, compile=compile, recompute=recompute, validate_every=validate_every, validation=validation,
+        holdout=holdout, patience=patience, tensorboard=tensorboard,
     )  # fmt: skip
     path = run(data, output, config, weights=weights or None, resume=resume)
-    typer.echo(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
+    _say(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
 
 
 @app.command()
@@ -121,12 +139,18 @@ def evaluate(
     from smml import evaluation
     from smml.data import find_cases
     from smml.evaluation.scores import CHALLENGE_PENALTY
+    from smml.parallel import start_ranks
 
     _use_threads(threads)
-    predictor = _predictor(checkpoint, device, window, refine)
-    found = find_cases(data)
-    found = found[:cases] if cases else found
-    scores = evaluation.evaluate(predictor, found, one_empty=CHALLENGE_PENALTY if penalty else math.nan)
+    with start_ranks(device) as ranks:
+        predictor = _predictor(checkpoint, str(ranks.device), window, refine)
+        found = find_cases(data)
+        found = found[:cases] if cases else found
+        ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
+        one_empty = CHALLENGE_PENALTY if penalty else math.nan
+        scores = evaluation.evaluate(predictor, found, one_empty=one_empty, ranks=ranks, progress=ranks.first)
+    if not ranks.first:
+        return
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
     csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
     typer.echo(evaluation.format_table(evaluation.summary_table(scores)))
@@ -235,6 +259,18 @@ def info(
     from smml.info import describe
 
     typer.echo(describe(data))
+
+
+def _who() -> str:
+    """Which process of several is talking."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return f"process {os.environ.get('RANK', '?')} of {count}: " if count > 1 else ""
+
+
+def _say(text: str) -> None:
+    """What several processes would say alike, once."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)
 
 
 def _use_threads(threads: int) -> None:

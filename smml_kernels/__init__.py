@@ -150,7 +150,7 @@ def dice_ce_loss(
         target: y, [B, X, Y, Z], uint8 or int64.
         from_logits: whether a softmax over K is still to be taken.
         min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of each sample.
-        group: of ranks that hold other samples of the same batch.
+        group: of ranks that hold other samples of the same batch; with one, this rank may hold none (B = 0).
         implementation: "auto", "torch" or "triton".
 
     Returns:

@@ -14,6 +14,7 @@ from smml.errors import InputError
 from smml.evaluation.scores import dice, hd95
 from smml.inference import Predictor, Segmentation
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
+from smml.parallel import Ranks
 
 # A predicted ET below this volume becomes NCR in the post-processed score (500 voxels at 1 mm; docs/CONVENTIONS.md).
 SMALL_ET_MM3 = 500.0
@@ -25,6 +26,8 @@ def evaluate(
     subsets: Iterable[str | Subset] = SUBSETS,
     *,
     one_empty: float = math.nan,
+    distances: bool = True,
+    ranks: Ranks | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Segment every case from every subset and score the three regions on the grid of the ground truth.
@@ -36,6 +39,8 @@ def evaluate(
         subsets: which subsets; by default all 15 in table order.
         one_empty: HD95 where exactly one of prediction and truth is empty: NaN (left out of means and counted) or
             ``scores.CHALLENGE_PENALTY``.
+        distances: compute HD95, which takes longer than Dice; without it the column is NaN.
+        ranks: the processes that share out the cases; all of them must call, and each gets all rows.
         progress: show a progress bar.
 
     Returns:
@@ -50,9 +55,12 @@ def evaluate(
     if not len(cases):
         raise InputError("no cases to evaluate: name a folder that holds some")
     wanted = [parse_subset(subset) for subset in subsets]
-    rows = []
-    with tqdm(total=len(cases) * len(wanted), desc="evaluating", unit="subset", disable=not progress) as bar:
-        for item in cases:
+    ranks = ranks or Ranks()
+    by_case: dict[int, list[dict]] = {}
+    own = ranks.deal(len(cases))
+    with tqdm(total=len(own) * len(wanted), desc="evaluating", unit="subset", disable=not progress) as bar:
+        for number in own:
+            item, rows = cases[number], by_case.setdefault(number, [])
             case = item if isinstance(item, Case) else read_case(item)
             _check(case, predictor)
             encoding = predictor.encode(case)
@@ -62,9 +70,10 @@ def evaluate(
                     result = predictor.segment(encoding, subset)
                     for segmentation in (result.student, result):
                         if segmentation is not None:
-                            rows += _score(case, segmentation, one_empty)
+                            rows += _score(case, segmentation, one_empty, distances)
                 bar.update()
-    frame = pd.DataFrame(rows)
+    everyone = {number: rows for part in ranks.gather(by_case) for number, rows in part.items()}
+    frame = pd.DataFrame([row for number in range(len(cases)) for row in everyone[number]])
     frame.attrs["protocol"] = protocol(len(cases), one_empty)
     return frame
 
@@ -89,7 +98,7 @@ def _check(case: Case, predictor: Predictor) -> None:
         )
 
 
-def _score(case: Case, result: Segmentation, one_empty: float) -> list[dict]:
+def _score(case: Case, result: Segmentation, one_empty: float, distances: bool) -> list[dict]:
     scheme, voxel = case.scheme, float(np.prod(case.spacing))
     post = relabel_small_et(result.labels, voxel, et=scheme.regions["ET"][0])
     rows = []
@@ -104,7 +113,7 @@ def _score(case: Case, result: Segmentation, one_empty: float) -> list[dict]:
                 "output": "refined" if result.refined else "student",
                 "region": region,
                 "dice": dice(predicted, truth),
-                "hd95": hd95(predicted, truth, case.spacing, one_empty=one_empty),
+                "hd95": hd95(predicted, truth, case.spacing, one_empty=one_empty) if distances else math.nan,
                 "dice_post": dice(scheme.region(post, region), truth),
                 "truth_ml": float(truth.sum()) * voxel / 1000,
                 "predicted_ml": float(predicted.sum()) * voxel / 1000,

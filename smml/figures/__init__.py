@@ -1,6 +1,7 @@
 """Figures of the notebooks and the README, in plotly."""
 
 from smml.figures.charts import drop_figure, loss_figure, subset_figure
+from smml.figures.curves import curves_figure
 from smml.figures.prompts import prompt_picture
 from smml.figures.slices import (
     add_class_legend,
@@ -17,6 +18,7 @@ from smml.figures.theme import use_theme
 __all__ = [
     "add_class_legend",
     "axial_picture",
+    "curves_figure",
     "drop_figure",
     "heat_picture",
     "loss_figure",

@@ -7,6 +7,7 @@ are spelled out in :mod:`smml_kernels.reference.exchange`.
 """
 
 import torch
+import torch.distributed as dist
 
 from smml_kernels import exchange_loss
 
@@ -18,6 +19,7 @@ def pixel_consistency(
     *,
     gate: str = "lower_ce",
     min_class_weight: float = 0.0,
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(L_{1->2}, L_{2->1}): what branch 1 teaches branch 2, and the reverse.
 
@@ -30,8 +32,9 @@ def pixel_consistency(
         target: y, [B, X, Y, Z], uint8 or int64 (None is enough for ``gate="entropy"``).
         gate: "lower_ce", "correct", "entropy" or "none".
         min_class_weight: w_min of the class weights, the one of the cross-entropy.
+        group: of ranks that hold other samples of the same batch; the mean then runs over the voxels of all of them.
 
     Raises:
         ValueError: shapes that do not fit, an unknown gate, a gate without the target that it needs.
     """
-    return exchange_loss(logits1, logits2, target, gate=gate, min_class_weight=min_class_weight)
+    return exchange_loss(logits1, logits2, target, gate=gate, min_class_weight=min_class_weight, group=group)

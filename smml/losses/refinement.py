@@ -10,9 +10,11 @@ its teacher is a constant. It is returned apart from the supervised part because
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from smml_kernels import dice_ce_loss
+from smml_kernels.reference.ranks import sum_over_ranks
 
 DIRECTIONS: tuple[str, ...] = ("refined_teaches", "student_teaches", "both")
 
@@ -37,6 +39,7 @@ def refinement_loss(
     *,
     direction: str = "refined_teaches",
     min_class_weight: float = 0.0,
+    group: dist.ProcessGroup | None = None,
 ) -> RefinementTerms:
     """L_refine of one branch.
 
@@ -47,6 +50,7 @@ def refinement_loss(
         direction: who learns from the divergence: "refined_teaches" the student, by KL(sg[p_refined] || p_student);
             "student_teaches" the refinement, by KL(sg[p_student] || p_refined); "both" is the sum of the two.
         min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of the cross-entropy.
+        group: of ranks that hold other samples of the same batch; means and sums then run over all of them.
 
     Returns:
         The terms, in float32 at least. ``segmentation`` sends its gradient to ``refined_logits`` alone.
@@ -61,20 +65,24 @@ def refinement_loss(
             "refined_logits and student_logits must be two 5-D tensors of one shape, found "
             f"{[*refined_logits.shape]} and {[*student_logits.shape]}"
         )
-    segmentation = dice_ce_loss(refined_logits, target, min_class_weight=min_class_weight)
+    segmentation = dice_ce_loss(refined_logits, target, min_class_weight=min_class_weight, group=group)
     divergence = torch.zeros_like(segmentation)
     if direction != "student_teaches":
-        divergence = divergence + _divergence(refined_logits, student_logits)
+        divergence = divergence + _divergence(refined_logits, student_logits, group)
     if direction != "refined_teaches":
-        divergence = divergence + _divergence(student_logits, refined_logits)
+        divergence = divergence + _divergence(student_logits, refined_logits, group)
     return RefinementTerms(segmentation=segmentation, divergence=divergence)
 
 
-def _divergence(teacher: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
+def _divergence(teacher: torch.Tensor, learner: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """KL(sg[p_teacher] || p_learner), mean over the voxels of the batch; a scalar."""
     dtype = torch.promote_types(torch.promote_types(teacher.dtype, learner.dtype), torch.float32)
     # Autocast would keep the softmax in float32 but not the products; the loss is computed as its callers expect.
     with torch.autocast(learner.device.type, enabled=False):
         log_teacher = teacher.detach().to(dtype).log_softmax(dim=1)
         log_learner = learner.to(dtype).log_softmax(dim=1)
-        return F.kl_div(log_learner, log_teacher, reduction="none", log_target=True).sum(dim=1).mean()
+        per_voxel = F.kl_div(log_learner, log_teacher, reduction="none", log_target=True).sum(dim=1)
+        if group is None:
+            return per_voxel.mean()
+        total, voxels = sum_over_ranks(torch.stack([per_voxel.sum(), per_voxel.new_tensor(per_voxel.numel())]), group)
+        return total / voxels

@@ -7,11 +7,11 @@ modality alone, which teaches the encoders; L_prm supervises the decoder at its 
 cross-entropy plus soft Dice (:func:`smml_kernels.dice_ce_loss`), all with weight 1.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 
 from smml_kernels import dice_ce_loss
 
@@ -44,7 +44,12 @@ class SegmentationTerms:
 
 
 def segmentation_loss(
-    output: Heads, target: torch.Tensor, available: torch.Tensor | None = None, *, min_class_weight: float = 0.0
+    output: Heads,
+    target: torch.Tensor,
+    available: torch.Tensor | None = None,
+    *,
+    min_class_weight: float = 0.0,
+    group: dist.ProcessGroup | None = None,
 ) -> SegmentationTerms:
     """L_seg of one branch.
 
@@ -56,41 +61,56 @@ def segmentation_loss(
         available: [B, M] bool, which separate heads had something to see; None means all of them, in every sample.
             A head is judged on the samples that have its modality, Dice sums and all.
         min_class_weight: w_min of the class weights of the cross-entropy.
+        group: of ranks that hold other samples of the same batch; every head is then judged over all of them, also
+            where this rank has no sample with its modality. All ranks give ``available``, or none does.
 
     Raises:
         ValueError: shapes that do not fit, or a separate head that is None though a sample has its modality.
     """
-    fuse = dice_ce_loss(output.logits, target, min_class_weight=min_class_weight)
+    options = {"min_class_weight": min_class_weight, "group": group}
+    fuse = dice_ce_loss(output.logits, target, **options)
 
     separate = []
-    for m, (logits, rows) in enumerate(_separate_rows(output.separate or (), available, len(target))):
-        if logits is None:
-            if rows is not None and bool(rows.any()):
-                raise ValueError(f"separate head {m} is None, but `available` says that a sample has that modality")
-            continue
-        if rows is None or bool(rows.all()):
-            separate.append(dice_ce_loss(logits, target, min_class_weight=min_class_weight))
-        elif bool(rows.any()):
+    heads = _separate_rows(output.separate or (), available, len(target))
+    wanted = _heads_of_all_ranks(heads, target.device, group)
+    for m, ((logits, rows), elsewhere) in enumerate(zip(heads, wanted, strict=True)):
+        here = logits is not None if rows is None else bool(rows.any())
+        if here and logits is None:
+            raise ValueError(f"separate head {m} is None, but `available` says that a sample has that modality")
+        if here and (rows is None or bool(rows.all())):
+            separate.append(dice_ce_loss(logits, target, **options))
+        elif here:
             kept = rows.nonzero()[:, 0]
             separate.append(
                 dice_ce_loss(
                     logits.index_select(0, kept.to(logits.device)),
                     target.index_select(0, kept.to(target.device)),
-                    min_class_weight=min_class_weight,
+                    **options,
                 )
             )
+        elif elsewhere:
+            # Another rank has the modality: its loss is that of the whole batch only if this rank adds its nothing.
+            separate.append(dice_ce_loss(output.logits.detach()[:0], target[:0], **options))
 
-    deep = [
-        dice_ce_loss(probabilities, target, from_logits=False, min_class_weight=min_class_weight)
-        for probabilities in output.deep or ()
-    ]
+    deep = [dice_ce_loss(probabilities, target, from_logits=False, **options) for probabilities in output.deep or ()]
     nothing = torch.zeros_like(fuse)
     return SegmentationTerms(fuse=fuse, separate=sum(separate, nothing), deep=sum(deep, nothing))
 
 
-def _separate_rows(
-    heads: tuple[torch.Tensor | None, ...], available: torch.Tensor | None, batch: int
-) -> Iterable[tuple[torch.Tensor | None, torch.Tensor | None]]:
+Rows = list[tuple[torch.Tensor | None, torch.Tensor | None]]
+
+
+def _heads_of_all_ranks(heads: Rows, device: torch.device, group: dist.ProcessGroup | None) -> list[bool]:
+    """Which separate heads any rank has something to judge by; without a group none but the own matter."""
+    if group is None or not heads:
+        return [False] * len(heads)
+    own = [logits is not None if rows is None else bool(rows.any()) for logits, rows in heads]
+    flags = torch.tensor(own, dtype=torch.int32, device=device)
+    dist.all_reduce(flags, group=group)
+    return [count > 0 for count in flags.tolist()]
+
+
+def _separate_rows(heads: tuple[torch.Tensor | None, ...], available: torch.Tensor | None, batch: int) -> Rows:
     """Each separate head with the samples [B] that it is judged on (None: all)."""
     if not heads or available is None:
         return [(head, None) for head in heads]

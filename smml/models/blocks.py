@@ -4,8 +4,16 @@ import itertools
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 NEGATIVE_SLOPE = 0.2
+
+
+def apply_stage(stage: nn.Module, *inputs: torch.Tensor, recompute: bool) -> torch.Tensor:
+    """``stage(*inputs)``; with ``recompute`` its activations are not kept but computed again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(stage, *inputs, use_reentrant=False)
+    return stage(*inputs)
 
 
 class PreNormConv(nn.Module):
@@ -53,7 +61,12 @@ class ResidualStage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """One modality's encoder: [B, 1, X, Y, Z] -> five levels [B, widths[l], X / 2^l, Y / 2^l, Z / 2^l]."""
+    """One modality's encoder: [B, 1, X, Y, Z] -> five levels [B, widths[l], X / 2^l, Y / 2^l, Z / 2^l].
+
+    ``recompute`` (see :func:`apply_stage`) may be switched on at any time; the results are the same.
+    """
+
+    recompute = False
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -64,6 +77,6 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         levels = []
         for stage in self.stages:
-            x = stage(x)
+            x = apply_stage(stage, x, recompute=self.recompute)
             levels.append(x)
         return tuple(levels)

@@ -40,6 +40,7 @@ class Checkpoint:
         config: the training configuration.
         training: optimiser and random states, None in shipped weights.
         versions: of smml and torch that wrote it.
+        ema: the moving average of the weights, where training kept one; it is what predicts.
         refinement: the SAM whose priors the refinement networks were trained with (see ``smml.sam.load_sam``); empty
             for a model without refinement.
     """
@@ -55,6 +56,7 @@ class Checkpoint:
         default_factory=lambda: {"smml": smml.__version__, "torch": str(torch.__version__)}
     )
     refinement: str = ""
+    ema: dict[str, torch.Tensor] | None = None
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -70,23 +72,29 @@ class Checkpoint:
         }
 
     def build(self) -> SMML:
-        """The model with these weights, in evaluation mode, on the CPU."""
+        """The model with these weights, the averaged ones if there are any, in evaluation mode, on the CPU."""
         model = SMML(self.student, refine=bool(self.refinement))
-        model.load_state_dict(self.weights)
+        model.load_state_dict(self.ema or self.weights)
         return model.eval()
 
 
 def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
-    """Write a ``.pt`` or ``.safetensors`` file atomically (the latter without the training state)."""
+    """Write a ``.pt`` or ``.safetensors`` file atomically.
+
+    The latter holds what predicts alone: the averaged weights if there are any, and no training state.
+    """
     with replacing(path) as temporary:
         try:
             if Path(path).suffix == ".safetensors":
-                weights = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.weights.items()}
+                weights = {
+                    name: tensor.contiguous().cpu() for name, tensor in (checkpoint.ema or checkpoint.weights).items()
+                }
                 save_file(weights, temporary, metadata={"smml": json.dumps(checkpoint.facts())})
             else:
-                torch.save(
-                    {**checkpoint.facts(), "weights": checkpoint.weights, "training": checkpoint.training}, temporary
-                )
+                content = {**checkpoint.facts(), "weights": checkpoint.weights, "training": checkpoint.training}
+                if checkpoint.ema is not None:
+                    content["ema"] = checkpoint.ema
+                torch.save(content, temporary)
         except (RuntimeError, SafetensorError) as error:
             # Neither library reports a full disk as the OSError that it is.
             raise OSError(errno.EIO, str(error).splitlines()[0]) from error
@@ -126,6 +134,7 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
     """
     path = find_checkpoint(name_or_path)
     facts, weights, training = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    ema = facts.get("ema") if path.suffix != ".safetensors" else None
     version = facts.get("format") if isinstance(facts, dict) else None
     if version != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this version ({FORMAT} expected, found {version!r})")
@@ -141,13 +150,16 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
             training=training,
             versions=dict(facts["versions"]),
             refinement=str(facts.get("refinement", "")),  # files of version 0.1.0 do not say
+            ema=ema,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: the checkpoint is incomplete ({error!r}); save it again with `smml train`"
         ) from error
     _check_size(path, student, preset)
-    _check_weights(path, checkpoint)
+    _check_weights(path, checkpoint, weights)
+    if ema is not None:
+        _check_weights(path, checkpoint, ema)
     return checkpoint
 
 
@@ -166,8 +178,9 @@ def _read_torch(path: Path) -> tuple[dict, dict, dict | None]:
     if not isinstance(content, dict) or "weights" not in content:
         raise InputError(f"{path}: not a checkpoint of smml; expected what `smml train` saves")
     weights = content["weights"]
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
+    for tensors in (weights, content.get("ema") or {}):
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
     return content, weights, content.get("training")
 
 
@@ -192,12 +205,12 @@ def _check_size(path: Path, student: StudentConfig, preset: str | None) -> None:
         )
 
 
-def _check_weights(path: Path, checkpoint: Checkpoint) -> None:
+def _check_weights(path: Path, checkpoint: Checkpoint, weights: dict[str, torch.Tensor]) -> None:
     """Compare names and shapes with the model on the meta device, where building it costs nothing."""
     with torch.device("meta"):
         model = SMML(checkpoint.student, refine=bool(checkpoint.refinement))
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise InputError(

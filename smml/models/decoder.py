@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smml.models.blocks import NEGATIVE_SLOPE, PreNormConv
+from smml.models.blocks import NEGATIVE_SLOPE, PreNormConv, apply_stage
 from smml_kernels import masked_fusion
 
 
@@ -45,7 +45,12 @@ class UpBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From five levels [B, widths[l], X / 2^l, ...] to the decoder's features at every level, deepest first."""
+    """From five levels [B, widths[l], X / 2^l, ...] to the decoder's features at every level, deepest first.
+
+    ``recompute`` (see :func:`smml.models.blocks.apply_stage`) may be switched on at any time.
+    """
+
+    recompute = False
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -55,7 +60,7 @@ class Decoder(nn.Module):
         """Features at strides 16, 8, 4, 2, 1."""
         features = [levels[-1]]
         for up, skip in zip(reversed(self.ups), reversed(levels[:-1]), strict=True):
-            features.append(up(features[-1], skip))
+            features.append(apply_stage(up, features[-1], skip, recompute=self.recompute))
         return features
 
 

@@ -13,7 +13,11 @@ class TrainingConfig:
     Attributes:
         preset: size of the students: "tiny", "small" or "paper".
         steps: optimiser steps.
-        batch_size: samples a step (paper: 2).
+        batch_size: samples a step, over all processes and micro-batches together (paper: 2).
+        accumulate: parts in which a step's batch goes through the network, one after the other, to save memory. Losses
+            are those of the parts, averaged by their numbers of samples. That is the loss of the whole batch for means
+            over samples (cross-entropy), and not for what relates all of a batch: Dice's sums, L_pc's gated mean, L_rel
+            and L_cls look within each part. It is exact over processes, whatever their number.
         patch: edge of the training patch, voxels (paper: 128).
         spacing: voxel edge in mm that all cases are resampled to; None takes that of the first case.
         learning_rate: at the first step (paper: 2e-4; short runs from scratch want more).
@@ -37,6 +41,16 @@ class TrainingConfig:
             their masks from these.
         tumour_share: share of patches centred on a tumour voxel.
         gradient_clip: largest norm of the gradient; 0 switches clipping off.
+        precision: "float32", or "bf16" for bfloat16 autocast of the networks; the losses compute in float32 always.
+        ema: decay of the moving average of the weights (0.999, for example), which the predictor then uses; 0: none.
+        compile: compile encoders and decoders with torch.compile, which takes minutes at the first step.
+        recompute: keep no activations inside encoders and decoders but compute them again in the backward pass: a third
+            more time for a fraction of the memory, and the same results.
+        validate_every: steps between validations (:mod:`smml.training.validation`); 0: none.
+        validation: folder of labelled cases to validate on; empty holds some of the training cases out.
+        holdout: share of the cases that is held out for validation if ``validation`` names no folder.
+        patience: stop after this many validations in a row without a new best; 0: never.
+        tensorboard: write the log for TensorBoard too (needs the package ``tensorboard``).
         augment: rotate, flip, vary intensities.
         seed: of weights, samples, masks and augmentation.
         checkpoint_every: steps between checkpoints.
@@ -66,6 +80,16 @@ class TrainingConfig:
     prior_masks: int = 2
     tumour_share: float = 0.6
     gradient_clip: float = 12.0
+    accumulate: int = 1
+    precision: str = "float32"
+    ema: float = 0.0
+    compile: bool = False
+    recompute: bool = False
+    validate_every: int = 0
+    validation: str = ""
+    holdout: float = 0.1
+    patience: int = 0
+    tensorboard: bool = False
     augment: bool = True
     seed: int = 0
     checkpoint_every: int = 100
@@ -74,7 +98,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         preset(self.preset)
-        positive = ("steps", "batch_size", "learning_rate", "checkpoint_every", "prior_masks")
+        positive = ("steps", "batch_size", "learning_rate", "checkpoint_every", "prior_masks", "accumulate")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, found {getattr(self, name)}")
@@ -82,11 +106,23 @@ class TrainingConfig:
             raise InputError(f"spacing must lie between 0.2 and 10 mm, found {self.spacing}")
         if not 0 <= self.refinement_start < 1:
             raise InputError(f"refinement_start must lie in [0, 1), found {self.refinement_start}")
+        if self.accumulate > self.batch_size:
+            raise InputError(
+                f"accumulate must be at most batch_size, found {self.accumulate} parts of {self.batch_size} samples"
+            )
+        for name in ("validate_every", "patience"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 (off) or more, found {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must lie in [0, 1), found {self.ema}; 0 switches it off")
+        if not 0 < self.holdout < 1:
+            raise InputError(f"holdout must lie between 0 and 1, found {self.holdout}")
         if self.patch < 32 or self.patch % 16:
             raise InputError(f"patch must be at least 32 and divisible by 16, found {self.patch}")
         for name, choices in (
             ("gate", ("lower_ce", "correct", "entropy", "none")),
             ("separate_heads", ("available", "masked")),
+            ("precision", ("float32", "bf16")),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")

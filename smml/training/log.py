@@ -5,7 +5,36 @@ import io
 import os
 from pathlib import Path
 
+from smml.errors import InputError
 from smml.files import write_text
+
+
+class Board:
+    """The same rows for TensorBoard, in the folder ``tensorboard`` of the run.
+
+    Raises:
+        InputError: the package ``tensorboard`` is not installed.
+    """
+
+    def __init__(self, output: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InputError(
+                f"tensorboard: the package is not installed ({error}); run pip install 'smml[tensorboard]', or leave "
+                "the option out: log.csv has the same numbers"
+            ) from error
+        self._writer = SummaryWriter(output / "tensorboard")
+
+    def write(self, row: dict[str, float | int], group: str) -> None:
+        """Add every number of a row as "group/column" at the row's step."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(f"{group}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
 
 
 class TrainingLog:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from smml.losses import feature_consistency, pixel_consistency, refinement_loss, segmentation_loss
 from smml.models import SMMLOutput
@@ -36,6 +37,7 @@ def objective(
     available: torch.Tensor,
     config: TrainingConfig,
     step: int,
+    group: dist.ProcessGroup | None = None,
 ) -> Objective:
     """The loss of one step (docs/METHOD.md, "Total"), for one backward through both branches.
 
@@ -46,13 +48,16 @@ def objective(
         available: bool [B, M], the modalities that each case has.
         config: weights and schedule.
         step: 0, 1, ...
+        group: of ranks that hold other samples of the same batch. Total and terms are those of the whole batch then,
+            on every rank, and the gradients of the ranks add up to its own (:meth:`smml.parallel.Ranks.add_gradients`).
     """
     first, second = output.branches
+    weights = {"min_class_weight": config.min_class_weight}
     terms: dict[str, torch.Tensor] = {}
     total = target.new_zeros((), dtype=torch.float32)
     for number, (branch, mask) in enumerate(zip((first, second), masks, strict=True), start=1):
         seen = available if config.separate_heads == "available" else mask
-        segmentation = segmentation_loss(branch, target, seen, min_class_weight=config.min_class_weight)
+        segmentation = segmentation_loss(branch, target, seen, group=group, **weights)
         total = total + segmentation.total
         for part in ("fuse", "separate", "deep"):
             terms[f"{part}_{number}"] = getattr(segmentation, part)
@@ -63,18 +68,24 @@ def objective(
     ramp = schedule * config.pixel_weight
     if ramp > 0:
         teach_12, teach_21 = pixel_consistency(
-            first.logits, second.logits, target, gate=config.gate, min_class_weight=config.min_class_weight
+            first.logits, second.logits, target, gate=config.gate, group=group, **weights
         )
         total = total + ramp * (teach_12 + teach_21)
         terms |= {"teach_12": teach_12, "teach_21": teach_21}
     if config.feature_weight > 0:
         features = feature_consistency(
-            first.bottleneck, second.bottleneck, first.logits, second.logits, target, class_weight=config.class_weight
+            first.bottleneck,
+            second.bottleneck,
+            first.logits,
+            second.logits,
+            target,
+            class_weight=config.class_weight,
+            group=group,
         )
         total = total + config.feature_weight * features.total
         terms |= {"relation": features.relation, "classes": features.classes}
     for number, (branch, refined) in enumerate(zip((first, second), output.refined or (), strict=False), start=1):
-        refinement = refinement_loss(refined, branch.logits, target, min_class_weight=config.min_class_weight)
+        refinement = refinement_loss(refined, branch.logits, target, group=group, **weights)
         total = total + refinement.segmentation + schedule * config.refinement_weight * refinement.divergence
         terms |= {f"refine_{number}": refinement.segmentation, f"refine_kl_{number}": refinement.divergence}
     return Objective(total, {name: terms[name].detach() for name in TERMS})

@@ -25,6 +25,7 @@ from smml.data.layouts import CaseFiles
 from smml.errors import InputError
 from smml.files import replacing, write_text
 from smml.inference import Predictor
+from smml.parallel import Ranks
 from smml.sam.prior import SAMPrior
 
 _DONE = "priors.json"
@@ -77,6 +78,7 @@ def make_priors(
     pairs: int,
     seed: int,
     device: str = "cpu",
+    ranks: Ranks | None = None,
     progress: bool = True,
 ) -> PriorFolder:
     """Segment every case under a few pairs of masks and keep SAM's priors of what came out.
@@ -91,20 +93,24 @@ def make_priors(
         pairs: of masks a case.
         seed: of the masks.
         device: torch device of the students.
+        ranks: the processes that share out the cases; all of them must call, and see the folder.
         progress: show a progress bar.
     """
-    folder = Path(folder)
+    folder, ranks = Path(folder), ranks or Ranks()
     began, was_training = time.perf_counter(), model.training
     folder.mkdir(parents=True, exist_ok=True)
     predictor = Predictor(model, spacing, window=patch + patch // 32 * 16, device=device)
     try:
-        for number, case in enumerate(tqdm(files, desc="SAM priors", unit="case", disable=not progress)):
+        for number in tqdm(ranks.deal(len(files)), desc="SAM priors", unit="case", disable=not progress):
             random = np.random.default_rng([seed, number, 2])
-            _write(folder / _name(number), *_priors_of(case, predictor, prior, pairs, random))
+            _write(folder / _name(number), *_priors_of(files[number], predictor, prior, pairs, random))
     finally:
         model.train(was_training)
+    ranks.wait()  # before rank 0 says that the set is complete
     facts = {"cases": len(files), "pairs": pairs, "seed": seed, "seconds": round(time.perf_counter() - began, 1)}
-    write_text(folder / _DONE, json.dumps(facts) + "\n")
+    if ranks.first:
+        write_text(folder / _DONE, json.dumps(facts) + "\n")
+    ranks.wait()
     return PriorFolder(folder)
 
 

@@ -1,10 +1,10 @@
-"""The training loop: one forward of both students, one backward, one optimiser step."""
+"""The training loop: one forward of both students, one backward, one optimiser step, over one process or many."""
 
-import hashlib
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,21 +15,27 @@ from smml.data.case import read_case
 from smml.data.dataset import CohortDataset
 from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import plan_geometry
-from smml.devices import find_device
-from smml.errors import InputError
+from smml.errors import InputError, LostProcess
 from smml.files import write_text
-from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from smml.models.checkpoint import Checkpoint, save_checkpoint
 from smml.models.smml import SMML
+from smml.parallel import Ranks, start_ranks
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
-from smml.training.config import TrainingConfig, learning_rate
-from smml.training.log import TrainingLog
-from smml.training.objective import TERMS, objective
+from smml.training.config import TrainingConfig
+from smml.training.ema import AverageWeights
+from smml.training.log import Board, TrainingLog
+from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
+from smml.training.provenance import provenance
+from smml.training.state import CHECKPOINT, load_starting_weights, random_states, restore, resume_point, run_identity
+from smml.training.step import accelerate, shares, take_step
+from smml.training.validation import VALIDATION_COLUMNS, BestScore, split_cases, validate
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 PRIORS = "priors"
+BEST = "best.pt"
+VALIDATION_LOG = "validation.csv"
 COLUMNS = ("step", "total", *TERMS, "learning_rate", "gradient_norm", "prior_seconds", "seconds")
 
 
@@ -45,9 +51,15 @@ def train(
 ) -> Path:
     """Train the two students together.
 
-    The run's folder gets ``config.json``, ``log.csv`` (a row a step) and ``checkpoint.pt`` (written atomically every
-    ``checkpoint_every`` steps and at the end), with refinement also ``priors/``. A run that was killed and resumed ends
-    with the same weights to the bit as one that was not, on a CPU with the same number of threads.
+    The run's folder gets ``config.json`` (options, versions, commit, hardware), ``log.csv`` (a row a step) and
+    ``checkpoint.pt`` (written atomically every ``checkpoint_every`` steps and at the end), with refinement also
+    ``priors/``, with validation ``validation.csv`` and ``best.pt`` (:mod:`smml.training.validation` has the rule). A
+    run that was killed and resumed ends with the same weights to the bit as one that was not, on a CPU with the same
+    number of threads.
+
+    Under ``torchrun`` the processes train as one (:mod:`smml.parallel`): they share out the samples of each step and
+    take the step that one process would take with all of them. Rank 0 writes the folder, which all of them must see. A
+    run can be resumed by another number of processes; to the bit it is the same only with the same number.
 
     Args:
         cases: a folder of labelled cases, or cases from ``find_cases``.
@@ -57,145 +69,202 @@ def train(
             random ones; the optimiser starts anew.
         resume: continue a run of the same configuration from its last checkpoint, or start it if there is none.
         progress: show a progress bar with the loss.
-        on_step: called after each step with the row of the log.
+        on_step: called after each step with the row of the log, in every process.
 
     Returns:
         The path of the last checkpoint.
 
     Raises:
         InputError: unusable cases, a folder that holds a run already, or a run of another configuration.
+        LostProcess: under torchrun, when another process of the run has ended; the last checkpoint is whole.
     """
-    config = config or TrainingConfig()
-    output = Path(output)
-    files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
-    identity = {"cases": _identity(files), "weights": None if weights is None else str(weights)}
-    start = _resume_point(output, config.to_dict() | identity, resume)
-    spacing = (config.spacing,) * 3 if config.spacing else _spacing_of(files)
-    dataset = CohortDataset(
-        files,
-        patch=config.patch,
-        spacing=spacing,
-        samples=config.steps * config.batch_size,
-        seed=config.seed,
-        augment=config.augment,
-        tumour_share=config.tumour_share,
-    )
-    sam = load_sam(config.refinement, device=config.device) if config.refinement else None
-    device = find_device(config.device)
-    torch.manual_seed(config.seed)
-    model = SMML(
-        config.preset,
-        num_classes=dataset.num_classes,
-        separate_heads=config.separate_heads,
-        refine=bool(config.refinement),
-    ).to(device)
-    optimiser = torch.optim.Adam(
-        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True
-    )
-    step = 0
-    if start is None and weights is not None:
-        _load_starting_weights(model, weights, config, dataset.num_classes)
-    if start is not None:
-        step = _restore(start, model, optimiser)
-    write_text(
-        output / "config.json", json.dumps(config.to_dict() | identity | {"spacing_mm": list(spacing)}, indent=2) + "\n"
-    )
-
-    def save(steps_done: int) -> None:
-        state = {"optimiser": optimiser.state_dict(), "random": _random_states()}
-        save_checkpoint(
-            output / CHECKPOINT,
-            Checkpoint(
-                model.config,
-                model.state_dict(),
-                spacing,
-                config.patch,
-                steps_done,
-                config.to_dict() | identity,
-                state,
-                refinement=config.refinement,
-            ),
-        )
-
-    def priors() -> PriorFolder:
-        """The priors of the run: made at the step where the refinement begins, read at any later one."""
-        if step > config.refinement_step:
-            return PriorFolder(output / PRIORS)
-        return make_priors(
-            model,
-            files,
-            SAMPrior(sam),
-            output / PRIORS,
-            spacing=spacing,
-            patch=config.patch,
-            pairs=config.prior_masks,
-            seed=config.seed,
-            device=config.device,
-            progress=progress,
-        )
-
-    log = TrainingLog(output / LOG, COLUMNS, resume_at=step)
+    config, output = config or TrainingConfig(), Path(output)
     try:
-        model.train()
-        with tqdm(initial=step, total=config.steps, desc="training", disable=not progress) as bar:
-            for end in _phases(config, step):
-                if step == config.refinement_step and step > 0:
-                    # Whoever is interrupted while the priors are made begins here again, with these very students.
-                    log.sync()
-                    save(step)
-                prior_seconds = 0.0
-                if config.refinement_step is not None and step >= config.refinement_step:
-                    began = time.perf_counter()
-                    dataset.priors = priors()
-                    prior_seconds = time.perf_counter() - began
-                for batch in _batches(dataset, config, step, end):
-                    row = _step(model, optimiser, batch, config, step) | {"prior_seconds": prior_seconds}
-                    prior_seconds = 0.0
-                    step += 1
-                    log.write(row)
-                    bar.update()
-                    bar.set_postfix(total=f"{row['total']:.2f}", fuse=f"{row['fuse_1']:.2f}/{row['fuse_2']:.2f}")
-                    if on_step is not None:
-                        on_step(row)
-                    if step % config.checkpoint_every == 0 or step == config.steps:
-                        log.sync()
-                        save(step)
-    finally:
-        log.close()
+        with start_ranks(config.device) as ranks:
+            # Looked for by each process, which may not see the folder; the others then learn that it is gone.
+            files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
+            run = _Run(files, output, config, ranks, weights, resume, progress and ranks.first)
+            run.go(on_step)
+    except LostProcess as error:
+        raise LostProcess(
+            f"{error}; what was saved in {output} is whole: start the same command with --resume to go on from there"
+        ) from error
     return output / CHECKPOINT
 
 
-def _step(
-    model: SMML, optimiser: torch.optim.Optimizer, batch: dict[str, torch.Tensor], config: TrainingConfig, step: int
-) -> dict[str, float]:
-    """One optimiser step; returns the log's row."""
-    began = time.perf_counter()
-    rate = learning_rate(config, step)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    device = next(model.parameters()).device
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    # The loader stacks samples first: [B, 2, M] -> [2, B, M].
-    masks, available = batch["masks"].transpose(0, 1), batch["available"]
-    priors = batch["priors"].transpose(0, 1) if "priors" in batch else None
-    output = model(batch["image"], masks, available, priors)
-    loss = objective(output, batch["label"], masks, available, config, step)
-    optimiser.zero_grad(set_to_none=True)
-    loss.total.backward()
-    limit = config.gradient_clip if config.gradient_clip > 0 else float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-    total = float(loss.total.detach())
-    if not torch.isfinite(norm) or total != total:
-        raise InputError(
-            f"training diverged at step {step} (loss {total:g}, gradient norm {float(norm):g}): "
-            "lower the learning rate; the last checkpoint is intact"
+class _Run:
+    """A training run as one process sees it: what it was given, and what changes from step to step."""
+
+    def __init__(
+        self,
+        cases: Sequence[CaseFiles],
+        output: Path,
+        config: TrainingConfig,
+        ranks: Ranks,
+        weights: str | os.PathLike | None,
+        resume: bool,
+        progress: bool,
+    ) -> None:
+        files, self.held_out = split_cases(cases, config)
+        self.files, self.output, self.config, self.ranks, self.progress = files, output, config, ranks, progress
+        self.identity = {"cases": run_identity(files), "weights": None if weights is None else str(weights)}
+        start = resume_point(output, config.to_dict() | self.identity, resume)
+        self.spacing = (config.spacing,) * 3 if config.spacing else _spacing_of(files)
+        self.dataset = CohortDataset(
+            files,
+            patch=config.patch,
+            spacing=self.spacing,
+            samples=config.steps * config.batch_size,
+            seed=config.seed,
+            augment=config.augment,
+            tumour_share=config.tumour_share,
         )
-    optimiser.step()
-    values = {name: float(value) for name, value in loss.terms.items()}
-    seconds = time.perf_counter() - began
-    return {
-        "step": step, "total": total, **values, "learning_rate": rate, "gradient_norm": float(norm), "seconds": seconds
-    }  # fmt: skip
+        shares(config, ranks, 0, 1)  # refuses a batch that is too small, before anything is written
+        self.sam = load_sam(config.refinement, device=str(ranks.device)) if config.refinement else None
+        torch.manual_seed(config.seed)
+        self.model = SMML(
+            config.preset,
+            num_classes=self.dataset.num_classes,
+            separate_heads=config.separate_heads,
+            refine=bool(config.refinement),
+        ).to(ranks.device)
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True
+        )
+        self.step = 0
+        if start is None and weights is not None:
+            load_starting_weights(self.model, weights, config, self.dataset.num_classes)
+        if start is not None:
+            self.step = restore(start, self.model, self.optimiser)
+        accelerate(self.model, config)
+        self.average = AverageWeights(self.model, config.ema) if config.ema else None
+        self.best = BestScore()
+        if start is not None and self.average is not None:
+            self.average.load(start.ema)
+        if start is not None and "best" in start.training:
+            self.best = BestScore(**start.training["best"])
+        ranks.agree(config.to_dict() | self.identity | {"workers": None, "steps done": self.step})
+        if ranks.first:
+            facts = config.to_dict() | self.identity | {"spacing_mm": list(self.spacing)} | provenance(ranks)
+            write_text(output / "config.json", json.dumps(facts, indent=2) + "\n")
+        # Rank 0 alone writes; whoever has no log has no file either.
+        self.log = self.scores = self.board = None
+        if ranks.first:
+            self.board = Board(output) if config.tensorboard else None
+            self.log = TrainingLog(output / LOG, COLUMNS, resume_at=self.step)
+            if self.held_out:
+                self.scores = TrainingLog(output / VALIDATION_LOG, VALIDATION_COLUMNS, resume_at=self.step + 1)
+
+    def go(self, on_step: Callable[[dict[str, float]], None] | None) -> None:
+        """Take all steps that are left."""
+        config = self.config
+        try:
+            self.model.train()
+            with tqdm(initial=self.step, total=config.steps, desc="training", disable=not self.progress) as bar:
+                for end in _phases(config, self.step):
+                    if self._stops_early():
+                        break
+                    prior_seconds = self._enter_phase()
+                    for batches in _batches(self.dataset, config, self.ranks, self.step, end):
+                        row = take_step(self.model, self.optimiser, batches, config, self.step, self.ranks)
+                        row |= {"prior_seconds": prior_seconds}
+                        prior_seconds = 0.0
+                        self.step += 1
+                        if self.average is not None:
+                            self.average.update(self.model, self.step)
+                        if self.log is not None:
+                            self.log.write(row)
+                        if self.board is not None:
+                            self.board.write(row, "training")
+                        bar.update()
+                        bar.set_postfix(total=f"{row['total']:.2f}", fuse=f"{row['fuse_1']:.2f}/{row['fuse_2']:.2f}")
+                        if on_step is not None:
+                            on_step(row)
+                        if self.held_out and (self.step % config.validate_every == 0 or self.step == config.steps):
+                            self._validate()
+                        stops = self._stops_early()
+                        if self.step % config.checkpoint_every == 0 or self.step == config.steps or stops:
+                            self._save()
+                        if stops:
+                            break
+        finally:
+            for log in (self.log, self.scores, self.board):
+                if log is not None:
+                    log.close()
+
+    def _stops_early(self) -> bool:
+        return bool(self.config.patience) and self.best.since >= self.config.patience
+
+    def _validate(self) -> None:
+        """Score the weights that predict, and keep them if they are the best so far."""
+        with self.average.in_place_of(self.model) if self.average is not None else contextlib.nullcontext():
+            row = validate(self.model, self.held_out, self.step, self.config, self.spacing, self.ranks)
+            better = self.best.take(row["dice"], self.step)
+            if self.scores is None:
+                return
+            self.scores.write(row)
+            self.scores.sync()
+            if self.board is not None:
+                self.board.write(row, "validation")
+            if better:
+                save_checkpoint(self.output / BEST, self._checkpoint(None))
+
+    def _enter_phase(self) -> float:
+        """Get ready for the phase that begins or goes on at this step; returns the seconds that priors took."""
+        first = self.config.refinement_step
+        if first is None or self.step < first:
+            return 0.0
+        if self.step == first and self.step > 0:
+            # Whoever is interrupted while the priors are made begins here again, with these very students.
+            self._save()
+        began = time.perf_counter()
+        self.dataset.priors = self._priors()
+        return time.perf_counter() - began
+
+    def _priors(self) -> PriorFolder:
+        """The priors of the run: made at the step where the refinement begins, read at any later one."""
+        config = self.config
+        if self.step > config.refinement_step:
+            return PriorFolder(self.output / PRIORS)
+        return make_priors(
+            self.model,
+            self.files,
+            SAMPrior(self.sam),
+            self.output / PRIORS,
+            spacing=self.spacing,
+            patch=config.patch,
+            pairs=config.prior_masks,
+            seed=config.seed,
+            device=str(self.ranks.device),
+            ranks=self.ranks,
+            progress=self.progress,
+        )
+
+    def _save(self) -> None:
+        """Write the checkpoint of this step, and see to it that the log is on disk before it."""
+        self.ranks.check_replicas(self.model.parameters())
+        if self.log is None:
+            return
+        self.log.sync()
+        state = {"optimiser": self.optimiser.state_dict(), "random": random_states()}
+        if self.held_out:
+            state["best"] = vars(self.best).copy()
+        average = None if self.average is None else self.average.weights
+        save_checkpoint(self.output / CHECKPOINT, self._checkpoint(state, average))
+
+    def _checkpoint(self, training: dict | None, average: dict[str, torch.Tensor] | None = None) -> Checkpoint:
+        """The model as it is now."""
+        return Checkpoint(
+            self.model.config,
+            self.model.state_dict(),
+            self.spacing,
+            self.config.patch,
+            self.step,
+            self.config.to_dict() | self.identity,
+            training,
+            refinement=self.config.refinement,
+            ema=average,
+        )
 
 
 def _phases(config: TrainingConfig, step: int) -> list[int]:
@@ -204,82 +273,20 @@ def _phases(config: TrainingConfig, step: int) -> list[int]:
     return [end for end in ends if end > step]
 
 
-def _batches(dataset: CohortDataset, config: TrainingConfig, first_step: int, end: int) -> DataLoader:
-    """Batches from ``first_step`` up to ``end``; sample i belongs to step i // batch_size."""
-    order = range(first_step * config.batch_size, end * config.batch_size)
-    return DataLoader(
+def _batches(
+    dataset: CohortDataset, config: TrainingConfig, ranks: Ranks, first_step: int, end: int
+) -> Iterator[tuple[dict[str, torch.Tensor], ...]]:
+    """This rank's share of the micro-batches of each step from ``first_step`` up to ``end``."""
+    loader = DataLoader(
         dataset,
-        batch_size=config.batch_size,
-        sampler=order,
+        batch_sampler=shares(config, ranks, first_step, end),
         num_workers=config.workers,
-        pin_memory=config.device.startswith("cuda"),
+        pin_memory=ranks.device.type == "cuda",
         # A generator of its own: by default each new loader draws a seed from the global one, and a resumed run, which
         # makes one loader more, would then see other dropout masks.
         generator=torch.Generator(),
     )
-
-
-def _resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
-    """The checkpoint to continue from, or None for a fresh start."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: is a file, expected a folder for the run; choose another name")
-    existing = output / CHECKPOINT
-    if not existing.exists():
-        return None
-    if not resume:
-        raise InputError(f"{output}: holds a training run already; continue it with --resume or choose another folder")
-    checkpoint = load_checkpoint(existing)
-    # Where it runs and how often it saves do not change what is computed.
-    free = {"checkpoint_every", "workers", "device"}
-    stored = checkpoint.config
-    different = sorted(key for key in wanted.keys() - free if stored.get(key) != wanted[key])
-    if different:
-        raise InputError(
-            f"{existing}: was trained with "
-            + ", ".join(f"{key}={stored.get(key)!r} instead of {wanted[key]!r}" for key in different)
-            + "; resume with the same options or choose another folder"
-        )
-    if checkpoint.training is None:
-        raise InputError(
-            f"{existing}: holds weights but no optimiser, so it cannot be resumed; train into a new folder"
-        )
-    return checkpoint
-
-
-def _load_starting_weights(model: SMML, weights: str | os.PathLike, config: TrainingConfig, num_classes: int) -> None:
-    """Weights of another run; refinement networks that it lacks stay as they are."""
-    checkpoint = load_checkpoint(weights, preset=config.preset)
-    if checkpoint.student.num_classes != num_classes:
-        raise InputError(
-            f"{weights}: its model has {checkpoint.student.num_classes} classes, the data have {num_classes}; "
-            "start from random weights"
-        )
-    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("refinements.")}
-    students = {name: tensor for name, tensor in checkpoint.weights.items() if not name.startswith("refinements.")}
-    refinements = {name: tensor for name, tensor in checkpoint.weights.items() if name in own}
-    model.load_state_dict({**own, **students, **refinements})
-
-
-def _restore(checkpoint: Checkpoint, model: SMML, optimiser: torch.optim.Optimizer) -> int:
-    model.load_state_dict(checkpoint.weights)
-    optimiser.load_state_dict(checkpoint.training["optimiser"])
-    random = checkpoint.training["random"]
-    torch.set_rng_state(random["cpu"])
-    if torch.cuda.is_available() and random.get("cuda"):
-        torch.cuda.set_rng_state_all(random["cuda"])
-    return checkpoint.step
-
-
-def _random_states() -> dict:
-    """States of the generators that dropout draws on; samples need none, they follow from seed and index."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _identity(files: Sequence[CaseFiles]) -> str:
-    """Which cases these are, so that a run is not resumed on others: their number and a digest of their ids."""
-    digest = hashlib.sha256("\n".join(case.id for case in files).encode()).hexdigest()
-    return f"{len(files)} cases, ids {digest[:12]}"
+    return zip(*[iter(loader)] * config.accumulate, strict=True)
 
 
 def _spacing_of(files: Sequence[CaseFiles]) -> tuple[float, float, float]:

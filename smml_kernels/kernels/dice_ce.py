@@ -189,10 +189,12 @@ def forward(
     coefficients = x.new_empty((batch + 2, padded), dtype=torch.float64)
     loss = x.new_empty((), dtype=acc)
     with launch.device_of(x):
-        _sums_kernel[(programs, batch)](
-            x, target, partial, voxels, *x.stride(), *target.stride(), CLAMP=CLAMP, K=classes, KP=padded, BLOCK=block,
-            FOLD=side_by_side, FROM_LOGITS=from_logits, ACC=launch.triton_dtype(acc), num_warps=WARPS, **launch.OPTIONS,
-        )  # fmt: skip
+        if batch:  # a rank without a sample adds zeros to what the others have
+            _sums_kernel[(programs, batch)](
+                x, target, partial, voxels, *x.stride(), *target.stride(), CLAMP=CLAMP, K=classes, KP=padded,
+                BLOCK=block, FOLD=side_by_side, FROM_LOGITS=from_logits, ACC=launch.triton_dtype(acc), num_warps=WARPS,
+                **launch.OPTIONS,
+            )  # fmt: skip
 
         def finish(gather: bool, finish: bool) -> None:
             _finish_kernel[(1,)](
@@ -218,6 +220,8 @@ def backward(
     x, target = x.flatten(2), target.flatten(1)
     batch, classes, voxels = x.shape
     padded, block, _ = tile_shape(x)
+    if not batch:
+        return gradient
     with launch.device_of(x):
         _gradient_kernel[(triton.cdiv(voxels, block), batch)](
             x, target, coefficients, upstream, gradient, batch, voxels, *x.stride(), *target.stride(), CLAMP=CLAMP,
@@ -275,7 +279,7 @@ def dice_ce_loss(
 
     A label outside 0 .. K-1 makes the loss NaN: looking before the launch would make the host wait for the device.
     """
-    check_prediction("x", x)
+    check_prediction("x", x, may_lack_samples=bool(group))
     check_target(x, target)
     check_min_class_weight(min_class_weight)
     return _op(x, target, from_logits, float(min_class_weight), group)[0].to(working_dtype(x))

@@ -29,7 +29,7 @@ def tile_shape(x: torch.Tensor) -> tuple[int, int, int]:
 
 def programs_for(x: torch.Tensor, block: int) -> int:
     """How many programs share the voxels of one sample of [B, K, V]."""
-    return min(triton.cdiv(x.shape[2], block), max(1, _PROGRAMS // x.shape[0]))
+    return min(triton.cdiv(x.shape[2], block), max(1, _PROGRAMS // max(1, x.shape[0])))
 
 
 def rows_at_once(sums: int, padded: int) -> int:

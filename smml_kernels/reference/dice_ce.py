@@ -32,7 +32,8 @@ def dice_ce_loss(
         target: y, [B, X, Y, Z], uint8 or int64.
         from_logits: whether a softmax over K is still to be taken.
         min_class_weight: w_min of the class weights w[b, k] = max(w_min, 1 - n_k / n) of each sample.
-        group: of ranks that hold other samples of the same batch; mean and sums then run over all of them.
+        group: of ranks that hold other samples of the same batch; mean and sums then run over all of them. A rank
+            may then hold none of them, B = 0.
 
     Returns:
         A scalar in the dtype of ``x``, float32 at least.
@@ -40,7 +41,7 @@ def dice_ce_loss(
     Raises:
         ValueError: shapes or dtypes that do not fit, or a label without a class.
     """
-    check_prediction("x", x)
+    check_prediction("x", x, may_lack_samples=group is not None)
     check_target(x, target)
     x = x.to(working_dtype(x)).flatten(2)
     p = x.softmax(dim=1) if from_logits else x  # [B, K, V]

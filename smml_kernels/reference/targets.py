@@ -7,13 +7,13 @@ number of voxels of class k in that sample and n the number of its voxels: what 
 import torch
 
 
-def check_prediction(name: str, x: torch.Tensor) -> None:
-    """Raise ``ValueError`` unless ``x`` is a non-empty floating tensor [B, K, spatial...]."""
+def check_prediction(name: str, x: torch.Tensor, *, may_lack_samples: bool = False) -> None:
+    """Raise ``ValueError`` unless ``x`` is a non-empty floating tensor [B, K, spatial...]; on wish B may be 0."""
     if not x.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor, found {x.dtype}")
     if x.dim() < 3:
         raise ValueError(f"{name} must be [B, K, X, Y, Z], found shape {tuple(x.shape)}")
-    if x.numel() == 0:
+    if x.numel() == 0 and not (may_lack_samples and len(x) == 0):
         raise ValueError(f"{name} is empty: shape {tuple(x.shape)}; leave such a term out instead")
 
 

@@ -53,7 +53,7 @@ def run(cohort, output, config, die, dropout):
             kill()
 
     if die == "start":
-        trainer._step = lambda *_: kill()
+        trainer.take_step = lambda *_: kill()
     if die == "write":
         save, calls = torch.save, []
         def half(content, path):

@@ -1,0 +1,121 @@
+"""One optimiser step: micro-batches forward and backward, gradients of all ranks, clipping, update."""
+
+import itertools
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from smml.errors import InputError
+from smml.models.blocks import Encoder
+from smml.models.decoder import Decoder
+from smml.models.smml import SMML
+from smml.models.transformer import IntraModalTransformer
+from smml.parallel import Ranks
+from smml.training.config import TrainingConfig, learning_rate
+from smml.training.objective import TERMS, Objective, objective
+
+
+def take_step(
+    model: SMML,
+    optimiser: torch.optim.Optimizer,
+    batches: Iterable[dict[str, torch.Tensor]],
+    config: TrainingConfig,
+    step: int,
+    ranks: Ranks,
+) -> dict[str, float]:
+    """One optimiser step on this rank's share of a batch.
+
+    Args:
+        model: in training mode.
+        optimiser: of its parameters.
+        batches: this rank's share of each of the ``config.accumulate`` micro-batches, as the loader stacks them:
+            ``image`` float [B, M, X, Y, Z], ``label`` uint8 [B, X, Y, Z], ``masks`` bool [B, 2, M], ``available`` bool
+            [B, M], and with refinement ``priors`` float [B, 2, M, R, X, Y, Z].
+        config: weights, schedule, precision.
+        step: 0, 1, ...
+        ranks: the processes that take the step together.
+
+    Returns:
+        The log's row: the same on every rank, but for ``seconds``.
+
+    Raises:
+        InputError: the loss or the gradient is not finite any more.
+    """
+    began = time.perf_counter()
+    rate = learning_rate(config, step)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    if ranks.count > 1:
+        # One process goes on drawing dropout masks from where it stands. Several draw what follows from step and rank:
+        # different masks on each, and nothing that a checkpoint would have to keep for every one of them.
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, ranks.rank]).generate_state(1)[0]))
+    optimiser.zero_grad(set_to_none=True)
+    parts = []
+    for batch, samples in zip(batches, micro_batches(range(config.batch_size), config.accumulate), strict=True):
+        loss = _loss(model, batch, config, step, ranks)
+        part = len(samples) / config.batch_size
+        # Without accumulation not even a factor of 1: the numbers stay those of one plain backward pass, to the bit.
+        (loss.total if config.accumulate == 1 else part * loss.total).backward()
+        parts.append((part, loss.total.detach(), loss.terms))
+    ranks.add_gradients(model.parameters())
+    limit = config.gradient_clip if config.gradient_clip > 0 else float("inf")
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    total = sum(part * float(value) for part, value, _ in parts)
+    if not torch.isfinite(norm) or total != total:
+        raise InputError(
+            f"training diverged at step {step} (loss {total:g}, gradient norm {float(norm):g}): "
+            "lower the learning rate; the last checkpoint is intact"
+        )
+    optimiser.step()
+    terms = {name: sum(part * float(values[name]) for part, _, values in parts) for name in TERMS}
+    seconds = time.perf_counter() - began
+    return {
+        "step": step, "total": total, **terms, "learning_rate": rate, "gradient_norm": float(norm), "seconds": seconds
+    }  # fmt: skip
+
+
+def micro_batches(samples: range, count: int) -> list[range]:
+    """A step's samples in ``count`` parts of neighbours whose sizes differ by one at most, larger ones first."""
+    size, left = divmod(len(samples), count)
+    edges = [part * size + min(part, left) for part in range(count + 1)]
+    return [samples[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def accelerate(model: SMML, config: TrainingConfig) -> None:
+    """Switch on, in place, what trades time for memory or time for preparation (``recompute``, ``compile``).
+
+    Names and values of the weights stay as they are. What is compiled are the encoders, the transformers within the
+    modalities and the decoders, which are most of a step; what chooses between modalities stays plain Python.
+    """
+    for module in model.modules():
+        if isinstance(module, Encoder | Decoder):
+            module.recompute = config.recompute
+        if config.compile and isinstance(module, Encoder | Decoder | IntraModalTransformer):
+            module.compile()
+
+
+def _loss(model: SMML, batch: dict[str, torch.Tensor], config: TrainingConfig, step: int, ranks: Ranks) -> Objective:
+    """The objective of one micro-batch, over all ranks."""
+    batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in batch.items()}
+    # The loader stacks samples first: [B, 2, M] -> [2, B, M].
+    masks, available = batch["masks"].transpose(0, 1), batch["available"]
+    priors = batch["priors"].transpose(0, 1) if "priors" in batch else None
+    # bfloat16 has float32's range, so no gradient needs scaling. The losses are outside: they compute in float32.
+    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        output = model(batch["image"], masks, available, priors)
+    return objective(output, batch["label"], masks, available, config, step, ranks.group)
+
+
+def shares(config: TrainingConfig, ranks: Ranks, first_step: int, end: int) -> Sequence[range]:
+    """This rank's samples of every micro-batch from ``first_step`` up to ``end``; step s has s * B to (s + 1) * B.
+
+    Raises:
+        InputError: a micro-batch has fewer samples than there are ranks.
+    """
+    return [
+        ranks.share(part)
+        for step in range(first_step, end)
+        for part in micro_batches(range(step * config.batch_size, (step + 1) * config.batch_size), config.accumulate)
+    ]

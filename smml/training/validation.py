@@ -1,0 +1,133 @@
+"""Validation during training: a fixed list of subsets on cases that training never sees, and what follows from it.
+
+**The rule of the best checkpoint.** The score of a validation is the mean Dice of the students: over the cases, then
+over WT, TC and ET, then over ``VALIDATION_SUBSETS``. ``best.pt`` holds the weights of the highest score so far, the
+earlier one of equal scores. The list is fixed, so that scores of different steps and runs compare; the table over all
+15 subsets is what ``smml evaluate`` is for.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smml.data.labels import REGIONS
+from smml.data.layouts import CaseFiles, find_cases
+from smml.errors import InputError
+from smml.evaluation import evaluate
+from smml.inference import Predictor
+from smml.modalities import parse_subset, subset_name
+from smml.models.smml import SMML
+from smml.parallel import Ranks
+from smml.training.config import TrainingConfig
+
+# All sequences, two common pairs, and the two single ones that show different parts of a tumour.
+VALIDATION_SUBSETS: tuple[str, ...] = ("flair+t1ce+t1+t2", "flair+t1ce", "t1+t2", "flair", "t1ce")
+VALIDATION_COLUMNS: tuple[str, ...] = (
+    "step",
+    "dice",
+    *(f"dice_{region}" for region in REGIONS),
+    *(f"dice_{subset_name(parse_subset(subset))}" for subset in VALIDATION_SUBSETS),
+)
+
+
+@dataclass
+class BestScore:
+    """The highest score so far.
+
+    Attributes:
+        dice: the score, -1 before the first validation.
+        step: steps done when it was reached.
+        since: validations since then that did not improve on it.
+    """
+
+    dice: float = -1.0
+    step: int = 0
+    since: int = 0
+
+    def take(self, dice: float, step: int) -> bool:
+        """Take in a new score; says whether it is the best."""
+        if dice > self.dice:
+            self.dice, self.step, self.since = dice, step, 0
+            return True
+        self.since += 1
+        return False
+
+
+def split_cases(files: Sequence[CaseFiles], config: TrainingConfig) -> tuple[list[CaseFiles], list[CaseFiles]]:
+    """The cases to train on and those to validate on, by ``config.validation`` or ``config.holdout``.
+
+    Which cases are held out follows from the seed and the order of the cases alone.
+
+    Raises:
+        InputError: no case would be left to train on, a case of the folder is trained on too, or one has no label.
+    """
+    files = list(files)
+    if not config.validate_every:
+        return files, []
+    if config.validation:
+        held = find_cases(config.validation)
+        same = {case.id for case in files} & {case.id for case in held}
+        if same:
+            raise InputError(
+                f"validation: {config.validation} holds {len(same)} cases that are trained on (for example "
+                f"{min(same)}); name a folder of other cases, or hold some out with holdout"
+            )
+    else:
+        count = max(1, round(config.holdout * len(files)))
+        if count >= len(files):
+            raise InputError(
+                f"holdout of {config.holdout:g} leaves none of the {len(files)} cases to train on: lower it, or give "
+                "more cases"
+            )
+        chosen = set(np.random.default_rng([config.seed, 5]).permutation(len(files))[:count].tolist())
+        held = [case for number, case in enumerate(files) if number in chosen]
+        files = [case for number, case in enumerate(files) if number not in chosen]
+    unlabelled = [case.id for case in held if case.label is None]
+    if unlabelled:
+        raise InputError(f"validation: case {unlabelled[0]} has no segmentation; validate on labelled cases")
+    return files, held
+
+
+def validate(
+    model: SMML,
+    files: Sequence[CaseFiles],
+    step: int,
+    config: TrainingConfig,
+    spacing: tuple[float, float, float],
+    ranks: Ranks,
+) -> dict[str, float]:
+    """Score the students on the cases held out, shared out over the ranks.
+
+    Args:
+        model: comes back in the mode in which it came.
+        files: labelled cases.
+        step: steps done.
+        config: of the run.
+        spacing: of the prepared grid, mm.
+        ranks: all of them must call.
+
+    Returns:
+        A row of ``validation.csv``: ``step``, ``dice`` (the score), and its means by region and by subset. Dice are
+        shares of 1; NaN for a subset that no case has.
+    """
+    was_training = model.training
+    try:
+        window = config.patch + config.patch // 32 * 16
+        predictor = Predictor(model, spacing, window=window, device=str(ranks.device))
+        scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False)
+    finally:
+        model.train(was_training)
+    if scores.empty:
+        raise InputError("validation: no case has the sequences of a subset that is scored; validate on other cases")
+    by_both = scores.groupby(["subset", "region"])["dice"].mean()
+    by_subset = {name: by_both[name].mean() for name in by_both.index.levels[0]}
+    return {
+        "step": step,
+        "dice": float(np.mean(list(by_subset.values()))),
+        **{f"dice_{region}": float(by_both.xs(region, level="region").mean()) for region in REGIONS},
+        **{
+            name: by_subset.get(name.removeprefix("dice_"), math.nan) for name in VALIDATION_COLUMNS[2 + len(REGIONS) :]
+        },
+    }
