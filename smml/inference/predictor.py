@@ -203,7 +203,7 @@ class Predictor:
             branches: also keep what each branch says by itself.
             cancelled: asked before every batch of windows; once it says True the work is given up.
             progress: called after every batch with the number done and the number of all; with refinement the count
-                starts again for the second pass.
+                starts again for each branch's second pass.
 
         Returns:
             The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken. With
@@ -270,8 +270,8 @@ class Predictor:
         encoding: Encoding,
         mask: torch.Tensor,
         branches: torch.Tensor,
-        cancelled: Callable[[], bool] | None,
-        progress: Progress | None,
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
     ) -> torch.Tensor:
         """Refined probabilities of both branches on the padded grid, from the students' [2, K, X, Y, Z]."""
         plan = encoding.plan

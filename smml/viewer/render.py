@@ -34,7 +34,8 @@ class Layers:
         truth: uint8, in-memory label values.
         prediction: uint8, in-memory label values.
         uncertainty: floating, 0 to 1.
-        scheme: names the label values.
+        scheme: names the label values of the truth.
+        predicted_scheme: names those of the prediction.
         caption: what the overlay was made from, drawn in the picture.
     """
 
@@ -43,6 +44,7 @@ class Layers:
     prediction: np.ndarray | None
     uncertainty: np.ndarray | None
     scheme: LabelScheme
+    predicted_scheme: LabelScheme
     caption: str = ""
 
 
@@ -83,20 +85,20 @@ def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str
     base = _resized(grey.astype(np.float32), shape, Image.Resampling.BICUBIC)
     picture = np.repeat(np.clip(base, 0, 255)[..., None], 3, axis=-1)
 
-    def area(labels: np.ndarray, region: str) -> np.ndarray:
-        mask = layers.scheme.region(display.cut(labels, plane, index), region)
-        return _resized_mask(mask, shape)
+    labels = {"prediction": layers.prediction, "truth": layers.truth}
+    schemes = {"prediction": layers.predicted_scheme, "truth": layers.scheme}
 
-    if state.overlay in ("prediction", "truth"):
-        labels = layers.prediction if state.overlay == "prediction" else layers.truth
-        if labels is not None:
+    def area(of: str, region: str) -> np.ndarray:
+        return _resized_mask(schemes[of].region(display.cut(labels[of], plane, index), region), shape)
+
+    if state.overlay in labels:
+        if labels[state.overlay] is not None:
             # Regions are nested, so painting the larger first shows ED, NCR and ET where all three are on.
-            areas = {region: area(labels, region) for region in REGIONS if region in state.regions}
+            areas = {region: area(state.overlay, region) for region in REGIONS if region in state.regions}
             _paint_regions(picture, areas, state)
     elif state.overlay == "difference":
-        if layers.prediction is not None and layers.truth is not None:
-            found, wanted = area(layers.prediction, state.compared), area(layers.truth, state.compared)
-            _paint_difference(picture, found, wanted, state)
+        if labels["prediction"] is not None and labels["truth"] is not None:
+            _paint_difference(picture, area("prediction", state.compared), area("truth", state.compared), state)
     elif state.overlay == "uncertainty" and layers.uncertainty is not None:
         values = _resized(
             display.cut(layers.uncertainty, plane, index).astype(np.float32), shape, Image.Resampling.BILINEAR
@@ -131,7 +133,9 @@ def _paint_regions(picture: np.ndarray, areas: dict[str, np.ndarray], state: Vie
     covered: dict[str, np.ndarray] = {}
     for region, inside in areas.items():
         others = [area for name, area in areas.items() if REGIONS.index(name) > REGIONS.index(region)]
-        covered[region] = _edge(inside) if state.outline else inside & ~np.logical_or.reduce([np.zeros_like(inside), *others])
+        covered[region] = (
+            _edge(inside) if state.outline else inside & ~np.logical_or.reduce([np.zeros_like(inside), *others])
+        )
     for region, inside in covered.items():
         _blend(picture, inside, REGION_COLOURS[region], state)
 

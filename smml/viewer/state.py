@@ -97,6 +97,13 @@ class Display:
             index.append(self.native_shape[axis] - 1 - place if flip < 0 else place)
         return tuple(index)
 
+    def shown_voxel(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Index into the arrays of the case -> display voxel (inverse of :meth:`file_voxel`)."""
+        position = [0, 0, 0]
+        for axis, (target, flip) in enumerate(self.turn):
+            position[int(target)] = self.native_shape[axis] - 1 - index[axis] if flip < 0 else index[axis]
+        return tuple(position)
+
     def millimetres(self, position: tuple[int, int, int]) -> np.ndarray:
         """Display voxel -> float64 [3], mm to the right, front and top."""
         return nib.affines.apply_affine(self.affine, np.asarray(position, float))
@@ -182,6 +189,10 @@ class ViewState:
     outline: bool = False
     crosshair: bool = True
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def changed(self, **fields) -> "ViewState":
+        """With other values of some fields."""
+        return replace(self, **fields)
 
     def toggled(self, modality: str) -> "ViewState":
         """With one modality more, or less, for the model.
