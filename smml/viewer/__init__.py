@@ -1,7 +1,7 @@
 """Looking at a case: switch sequences off for the model and see what it makes of the rest.
 
-``ModalityViewer`` needs the extra ``notebooks``; pictures and meshes need nothing but the package itself, so the front is
-loaded only when it is asked for.
+``ModalityViewer`` needs the extra ``notebooks``; pictures and meshes need nothing but the package itself, so the front
+is loaded only when it is asked for.
 """
 
 from smml.viewer.mesh import mesh_figure

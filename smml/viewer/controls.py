@@ -14,7 +14,8 @@ HELP = """<details><summary>Mouse and keys</summary>
 <tr><td>wheel, Page Up / Down, <kbd>,</kbd> <kbd>.</kbd></td><td>next slice (with Shift: five)</td></tr>
 <tr><td>arrows</td><td>crosshair by a voxel (with Shift: five)</td></tr>
 <tr><td>right or Shift drag</td><td>window (across) and level (down)</td></tr>
-<tr><td><kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> <kbd>4</kbd></td><td>give the model FLAIR, T1ce, T1, T2, or take it away</td></tr>
+<tr><td><kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> <kbd>4</kbd></td>
+<td>give the model FLAIR, T1ce, T1, T2, or take it away</td></tr>
 <tr><td><kbd>b</kbd></td><td>next sequence under the paint</td></tr>
 <tr><td><kbd>t</kbd></td><td>next overlay: prediction, truth, difference, uncertainty</td></tr>
 <tr><td>space</td><td>hide and show the overlay</td></tr>
@@ -66,13 +67,13 @@ class Controls:
         self.shown = widgets.ToggleButtons(
             options=[(DISPLAY_NAMES[name], name) for name in case.volumes],
             value=state.shown,
-            style={"button_width": "52px"},
+            style={"button_width": "62px"},
             layout=short,
         )
         self.overlay = widgets.ToggleButtons(
             options=self._overlays(case, predicts),
             value=state.overlay,
-            style={"button_width": "84px"},
+            style={"button_width": "98px"},
             layout=short,
         )
         self.source = widgets.Dropdown(
@@ -157,7 +158,7 @@ class Controls:
 
         panel = {"border": "1px solid #c8c8c8", "padding": "2px 4px", "margin": "2px 0"}
         given = row(
-            word("<b>The model is given</b>", "136px"),
+            word("<b>The model is given</b>", "154px"),
             *self.given.values(),
             *self.presets.values(),
             row(self.status, self.progress, self.cancel, min_height="32px", width="100%"),
@@ -178,7 +179,9 @@ class Controls:
         )
         panes = [
             widgets.VBox(
-                [self.planes[plane], self.slices[plane]], layout=widgets.Layout(margin="2px 8px 2px 0", flex="0 1 auto")
+                [self.planes[plane], self.slices[plane]],
+                # All three stay in one row: in a narrow cell they shrink.
+                layout=widgets.Layout(margin="2px 8px 2px 0", flex="0 1 auto", min_width="0", overflow="hidden"),
             )
             for plane in PLANES
         ]
@@ -189,11 +192,11 @@ class Controls:
                 self.heading,
                 *([given] if predicts else []),
                 shown,
-                row(*panes, align_items="flex-start"),
+                row(*panes, align_items="flex-start", flex_flow="row nowrap"),
                 self.readout,
                 self.legend,
                 *scores,
-                row(self.snapshot, self.mesh, widgets.HTML(HELP)),
+                row(self.snapshot, self.mesh, widgets.HTML(HELP), align_items="flex-start"),
                 self.below,
             ]
         )
@@ -205,7 +208,9 @@ class Controls:
             widget = waiting.pop()
             found.append(widget)
             waiting += list(getattr(widget, "children", ()))
-            waiting += [part for name in ("layout", "style") if (part := getattr(widget, name, None)) is not None]
+            parts = [getattr(widget, name, None) for name in ("layout", "style")]
+            # plotly's figures have a layout that is no widget.
+            waiting += [part for part in parts if isinstance(part, widgets.Widget)]
         # Rows that are left out without a predictor still own widgets.
         for group in (self.given, self.presets):
             found += [widget for widget in group.values() if widget not in found]

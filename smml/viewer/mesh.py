@@ -166,6 +166,6 @@ def _add(
             opacity=opacity,
             showlegend=True,
             hoverinfo="name",
-            lighting={"ambient": 0.5, "diffuse": 0.7, "specular": 0.15},
+            lighting={"ambient": 0.65, "diffuse": 0.6, "specular": 0.1},
         )
     )

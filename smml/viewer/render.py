@@ -1,7 +1,7 @@
-"""From a state and volumes to the pixels of a plane. Pure numpy and Pillow: the same pictures with and without a browser.
+"""From a state and volumes to the pixels of a plane: the same with and without a browser.
 
-Areas are interpolated for display like the image under them, so their edges are smooth; a voxel's middle always has the
-voxel's own colour.
+Areas are interpolated for display like the image under them, so their edges are smooth; a voxel's middle always has
+the voxel's own colour.
 """
 
 import io
@@ -204,7 +204,8 @@ def _draw_marks(
     }
     for side, (x, y, anchor) in places.items():
         draw.text((x, y), sides[side], font=font(15), fill=(255, 255, 255), anchor=anchor, **halo)
-    axis = NORMAL[plane]
-    draw.text((6, 5), f"{plane} {state.position[axis]}", font=font(12), fill=(190, 190, 190), anchor="la", **halo)
-    if caption:
-        draw.text((6, height - 5), caption, font=font(12), fill=(190, 190, 190), anchor="ld", **halo)
+    # Both at the top: at the bottom a long caption would run into the letter.
+    words = f"{plane} {state.position[NORMAL[plane]]}" + (f"\n{caption}" if caption else "")
+    draw.multiline_text(
+        (6, 5), words, font=font(12), fill=(190, 190, 190), spacing=3, stroke_width=1, stroke_fill=(0, 0, 0)
+    )

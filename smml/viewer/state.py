@@ -221,8 +221,9 @@ class ViewState:
         return replace(self, position=display.clipped(position))
 
     def window(self) -> tuple[float, float]:
-        """Intensities of the shown modality that are drawn black and white."""
-        return self.windows[self.shown]
+        """Intensities of the shown modality that are drawn black and white; the second is the higher."""
+        low, high = self.windows[self.shown]
+        return low, max(high, low + 1e-3 * max(1.0, abs(low)))
 
     def dragged(self, across: float, down: float) -> "ViewState":
         """With window and level changed as by dragging over shares of a picture: right widens, down darkens."""
@@ -233,8 +234,7 @@ class ViewState:
         return self.with_window(level - width / 2, level + width / 2)
 
     def with_window(self, low: float, high: float) -> "ViewState":
-        """With the shown modality's window set; it never closes altogether."""
-        high = max(high, low + 1e-3 * max(1.0, abs(low)))
+        """With the shown modality's window set."""
         return replace(self, windows={**self.windows, self.shown: (float(low), float(high))})
 
 
@@ -255,7 +255,9 @@ def first_state(case: Case, display: Display, given: Subset, source: str) -> Vie
     if case.label is not None and case.label.any():
         tumour = display.turned(case.label) > 0
         for axis in range(3):
-            position[axis] = int(tumour.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
+            area = tumour.sum(axis=tuple(a for a in range(3) if a != axis))
+            # The middle of the widest slices, where several are equal.
+            position[axis] = int(np.median(np.flatnonzero(area == area.max())))
     shown = next(name for name in (*given, *MODALITIES) if name in case.volumes)
     windows = {name: default_window(volume) for name, volume in case.volumes.items()}
     return ViewState(given, shown, display.clipped(position), source=source, windows=windows)

@@ -49,7 +49,7 @@ class ModalityViewer:
         predictor: Predictor | None = None,
         *,
         subset: str | tuple[str, ...] | None = None,
-        size: int = 330,
+        size: int = 370,
         cache_bytes: int = CACHE_BYTES,
         interactive: bool = True,
     ) -> None:
