@@ -27,8 +27,9 @@ if anywidget is not None:
             label: what a screen reader says.
         """
 
-        _esm = _HERE / "plane.js"
-        _css = _HERE / "plane.css"
+        # Their text, not their paths: anywidget would watch a path, and by that keep every canvas for ever.
+        _esm = (_HERE / "plane.js").read_text(encoding="utf-8")
+        _css = (_HERE / "plane.css").read_text(encoding="utf-8")
         png = traitlets.Bytes(b"").tag(sync=True)
         label = traitlets.Unicode("").tag(sync=True)
 
