@@ -8,6 +8,7 @@ machine the numbers grow with its load, so the load is written beside them.
 
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "viewer"))
 
-import notebook_page
+import notebook_page  # noqa: E402
 
 TARGET = ROOT / "build" / "viewer"
 EDGE = 96
@@ -34,7 +35,8 @@ with tempfile.TemporaryDirectory() as folder:
 def cube(volume):
     room = [max(0, {EDGE} - n) for n in volume.shape]
     padded = np.pad(volume, [(r // 2, r - r // 2) for r in room])
-    return np.ascontiguousarray(padded[tuple(slice((n - {EDGE}) // 2, (n - {EDGE}) // 2 + {EDGE}) for n in padded.shape)])
+    middle = tuple(slice((n - {EDGE}) // 2, (n - {EDGE}) // 2 + {EDGE}) for n in padded.shape)
+    return np.ascontiguousarray(padded[middle])
 volumes = {{name: cube(volume) for name, volume in case.volumes.items()}}
 case = dataclasses.replace(case, volumes=volumes, label=cube(case.label))
 viewer = ModalityViewer(case, Predictor.from_checkpoint("tiny"))
@@ -71,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, notebook_page.open_notebook(Path(folder), [NOTEBOOK]) as page:
         page.wait_for_function("document.querySelectorAll('canvas.smml-plane[data-frames]').length === 3")
         page.get_by_text("● segmented from FLAIR + T1ce + T1 + T2").wait_for(timeout=300_000)
-        pid = int(page.get_by_text("pid ").first.inner_text().split()[1])
+        pid = int(re.search(r"pid (\d+)", page.locator(".jp-OutputArea").first.inner_text()).group(1))
         page.wait_for_timeout(3000)
         page.evaluate(notebook_page.WATCH)
 
