@@ -38,6 +38,7 @@ def with_checks(picture: np.ndarray, given: tuple[str, ...]) -> Image.Image:
             draw.line((x + 3, 17, x + 6, 21, x + 12, 13), fill="white", width=2)
         draw.text((x + 20, 9), DISPLAY_NAMES[name], font=font(15), fill=ink)
         x += 90
+    draw.text((page.width - 10, 9), "simulated case", font=font(13), fill=(120, 120, 120), anchor="ra")
     return page
 
 

@@ -75,7 +75,7 @@ def test_the_empty_set_is_refused_in_words_and_the_check_stays(show):
     viewer.controls.given["flair"].value = False
     assert viewer.controls.given["flair"].value is True
     assert viewer.state.given == ("flair",)
-    assert "at least one" in viewer.controls.status.value
+    assert "FLAIR is the only modality left" in viewer.controls.status.value
 
 
 def test_a_modality_that_the_case_lacks_is_greyed_and_presets_with_it(show):
