@@ -64,6 +64,7 @@ def test_kernels_never_import_the_method_and_imports_point_one_way():
         "evaluation",
         "training",
         "figures",
+        "viewer",
         "course",
         "cli",
     ]

@@ -1,5 +1,5 @@
 """Segmenting cases with a trained model."""
 
-from smml.inference.predictor import Encoding, Predictor, Segmentation
+from smml.inference.predictor import Cancelled, Encoding, Predictor, Segmentation
 
-__all__ = ["Encoding", "Predictor", "Segmentation"]
+__all__ = ["Cancelled", "Encoding", "Predictor", "Segmentation"]

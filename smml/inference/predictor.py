@@ -8,7 +8,7 @@ refinement networks have the last word. Nothing in it looks at a label.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Segmentation:
         refined: True if the refinement networks had the last word.
         uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
         student: where ``refined``, the segmentation of the students alone.
+        branches: float32 [2, K, X, Y, Z], what each branch says by itself; kept only if asked for.
     """
 
     labels: np.ndarray
@@ -57,6 +58,15 @@ class Segmentation:
     refined: bool = False
     uncertainty: np.ndarray | None = None
     student: "Segmentation | None" = None
+    branches: np.ndarray | None = None
+
+
+class Cancelled(Exception):
+    """The work was given up between two batches of windows because ``cancelled()`` said so; nothing came of it."""
+
+
+# Told how many batches of windows are done, and of how many.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -151,11 +161,19 @@ class Predictor:
         return cls(checkpoint.build(), checkpoint.spacing, **options)
 
     @torch.inference_mode()
-    def encode(self, case: Case) -> Encoding:
+    def encode(
+        self, case: Case, *, cancelled: Callable[[], bool] | None = None, progress: Progress | None = None
+    ) -> Encoding:
         """Run each available modality's encoders, window by window.
+
+        Args:
+            case: with at least one modality.
+            cancelled: asked before every batch of windows; once it says True the work is given up.
+            progress: called after every batch with the number done and the number of all.
 
         Raises:
             InputError: the case has no modality.
+            Cancelled: ``cancelled`` said so.
         """
         if not case.volumes:
             raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
@@ -164,15 +182,28 @@ class Predictor:
         encoding = Encoding(case, prepared, plan)
         if self._bytes_of_encodings(encoding) > self.keep_bytes:
             return encoding
-        return Encoding(case, prepared, plan, tuple(self._encode_windows(encoding, prepared.available)))
+        windows = _watched(self._encode_windows(encoding, prepared.available), plan, cancelled, progress)
+        return Encoding(case, prepared, plan, tuple(windows))
 
     @torch.inference_mode()
-    def segment(self, encoding: Encoding, subset: str | Iterable[str] | None = None) -> Segmentation:
+    def segment(
+        self,
+        encoding: Encoding,
+        subset: str | Iterable[str] | None = None,
+        *,
+        branches: bool = False,
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> Segmentation:
         """Segment from a subset of the encoded modalities.
 
         Args:
             encoding: of :meth:`encode`.
             subset: names; None uses all that the case has.
+            branches: also keep what each branch says by itself.
+            cancelled: asked before every batch of windows; once it says True the work is given up.
+            progress: called after every batch with the number done and the number of all; with refinement the count
+                starts again for each branch's second pass.
 
         Returns:
             The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken. With
@@ -180,6 +211,7 @@ class Predictor:
 
         Raises:
             InputError: unknown or empty subset, or a modality that the case lacks.
+            Cancelled: ``cancelled`` said so.
         """
         case = encoding.case
         names = case.modalities if subset is None else parse_subset(subset)
@@ -190,12 +222,12 @@ class Predictor:
                 f"{subset_name(case.modalities, ', ')} was read; choose a subset of these"
             )
         mask = subset_mask(names)
-        branches = self._blend(encoding, mask)
-        student = self._on_own_grid(encoding, branches, names)
+        coarse = self._blend(encoding, mask, cancelled, progress)
+        student = self._on_own_grid(encoding, coarse, names, keep=branches)
         if self.prior is None:
             return student
-        refined = self._refine(encoding, mask, branches)
-        return self._on_own_grid(encoding, refined, names, student=student)
+        refined = self._refine(encoding, mask, coarse, cancelled, progress)
+        return self._on_own_grid(encoding, refined, names, student=student, keep=branches)
 
     @torch.inference_mode()
     def coarse(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
@@ -211,7 +243,12 @@ class Predictor:
         return encoding.plan.crop(self._blend(encoding, mask))
 
     def _on_own_grid(
-        self, encoding: Encoding, branches: torch.Tensor, names: Subset, student: Segmentation | None = None
+        self,
+        encoding: Encoding,
+        branches: torch.Tensor,
+        names: Subset,
+        student: Segmentation | None = None,
+        keep: bool = False,
     ) -> Segmentation:
         """Both branches' probabilities [2, K, padded grid] -> a segmentation on the case's own grid."""
         cropped = encoding.plan.crop(branches)
@@ -225,20 +262,30 @@ class Predictor:
             refined=student is not None,
             uncertainty=(both[0] - both[1]).abs().sum(dim=0).div(2).numpy(),
             student=student,
+            branches=both.numpy() if keep else None,
         )
 
-    def _refine(self, encoding: Encoding, mask: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
+    def _refine(
+        self,
+        encoding: Encoding,
+        mask: torch.Tensor,
+        branches: torch.Tensor,
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
         """Refined probabilities of both branches on the padded grid, from the students' [2, K, X, Y, Z]."""
         plan = encoding.plan
         coarse = plan.crop(branches)
         total, importance = torch.zeros_like(branches), plan.importance.to(self.device)
         weight = torch.zeros(plan.padded_shape, device=self.device)
         for branch, network in enumerate(self.model.refinements):
+            if cancelled is not None and cancelled():
+                raise Cancelled
             prior = self.prior(encoding.prepared.image[None], coarse[branch][None].cpu(), mask[None])
             prior = plan.pad(prior[0]).to(self.device)
             # The windows were blended as probabilities; their logarithm is the logits up to a constant a voxel.
             logits = branches[branch].clamp_min(torch.finfo(torch.float32).tiny).log()
-            for places in _batches(plan.places):
+            for places in _watched(_batches(plan.places), plan, cancelled, progress):
                 rows = mask.to(self.device).expand(len(places), -1)
                 inputs = [torch.stack([volume[(..., *place)] for place in places]) for volume in (logits, prior)]
                 windows = network(*inputs, rows).logits.float().softmax(dim=1)
@@ -248,13 +295,19 @@ class Predictor:
             weight[place] += importance
         return total / weight
 
-    def _blend(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
+    def _blend(
+        self,
+        encoding: Encoding,
+        mask: torch.Tensor,
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
         """Probabilities of both branches on the padded grid, float32 [2, K, X, Y, Z]."""
         plan, classes = encoding.plan, self.model.config.num_classes
         total = torch.zeros(2, classes, *plan.padded_shape, device=self.device)
         weight = torch.zeros(plan.padded_shape, device=self.device)
         importance = plan.importance.to(self.device)
-        windows = encoding.windows or self._encode_windows(encoding, mask)
+        windows = _watched(encoding.windows or self._encode_windows(encoding, mask), plan, cancelled, progress)
         for places, pair in zip(_batches(plan.places), windows, strict=True):
             rows = mask.to(self.device).expand(len(places), -1)
             for branch, (student, features) in enumerate(zip(self.model.branches, pair, strict=True)):
@@ -319,3 +372,17 @@ class Predictor:
 def _batches(places: tuple[Slices, ...]) -> list[tuple[Slices, ...]]:
     """The windows in batches of up to ``WINDOW_BATCH``."""
     return [places[start : start + WINDOW_BATCH] for start in range(0, len(places), WINDOW_BATCH)]
+
+
+def _watched(
+    batches: Iterable, plan: WindowPlan, cancelled: Callable[[], bool] | None, progress: Progress | None
+) -> Iterator:
+    """The batches one by one, with a look at ``cancelled`` before each and a word to ``progress`` after it."""
+    number = len(_batches(plan.places))
+    batches = iter(batches)
+    for done in range(number):
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        yield next(batches)
+        if progress is not None:
+            progress(done + 1, number)

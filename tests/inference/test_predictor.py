@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from smml.data import Case, find_cases, read_case
 from smml.data.preprocessing import prepare
 from smml.errors import InputError
-from smml.inference import Predictor
+from smml.inference import Cancelled, Predictor
 from smml.inference.windows import plan_windows
 from smml.modalities import MODALITIES, SUBSETS, subset_mask
 from smml.models import SMML
@@ -204,3 +204,29 @@ def test_a_simulated_case_from_disk_runs_through(model, small_cohort):
     case = read_case(find_cases(small_cohort)[0], "t1ce", label=False)
     predictor = Predictor(model, (6.0, 6.0, 6.0), window=32)
     assert predictor.segment(predictor.encode(case)).labels.shape == case.shape
+
+
+def test_each_branch_is_kept_on_wish_and_their_mean_is_the_result(model):
+    predictor = Predictor(model, (3.0, 3.0, 3.0), window=32)
+    encoding = predictor.encode(make_case((36, 40, 44), spacing=(2.0, 2.0, 2.0), axes="LPS"))
+    assert predictor.segment(encoding, "t2").branches is None
+    result = predictor.segment(encoding, "t2", branches=True)
+    assert result.branches.shape == (2, 4, *encoding.case.shape)
+    np.testing.assert_allclose(result.branches.mean(axis=0), result.probabilities, atol=1e-6)
+    assert np.abs(result.branches[0] - result.branches[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 2**30])
+def test_work_is_given_up_between_batches_of_windows_and_says_how_far_it_is(model, keep_bytes):
+    predictor = Predictor(model, None, window=32, overlap=0.0, keep_bytes=keep_bytes)
+    case, steps = make_case((64, 64, 64)), []
+    encoding = predictor.encode(case)
+    predictor.segment(encoding, "t2", progress=lambda done, number: steps.append((done, number)))
+    assert steps == [(1, 2), (2, 2)]
+    steps.clear()
+    with pytest.raises(Cancelled):
+        predictor.segment(encoding, "t2", cancelled=lambda: bool(steps), progress=lambda *step: steps.append(step))
+    assert steps == [(1, 2)], "one batch was done, the second never begun"
+    if keep_bytes:
+        with pytest.raises(Cancelled):
+            predictor.encode(case, cancelled=lambda: True)

@@ -1,0 +1,211 @@
+"""From a state and volumes to the pixels of a plane: the same with and without a browser.
+
+Areas are interpolated for display like the image under them, so their edges are smooth; a voxel's middle always has
+the voxel's own colour.
+"""
+
+import io
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from smml.data.labels import REGIONS, LabelScheme
+from smml.figures.theme import REGION_COLOURS, rgb
+from smml.viewer.state import COLUMN, NORMAL, ROW, Display, ViewState
+
+# What an overlay of the difference is painted in; apart for colour-blind readers, and false ones are hatched.
+DIFFERENCE_COLOURS: dict[str, str] = {
+    "in both": "#009E73",
+    "prediction only": "#E69F00",
+    "truth only": "#56B4E9",
+}
+# Uncertainty from 0 to 1: a ramp whose lightness alone tells the order.
+UNCERTAINTY_COLOURS: tuple[str, ...] = ("#1A0A3C", "#7A1F6E", "#D24A55", "#FCA50A", "#FCFFA4")
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The volumes of a picture, all [X, Y, Z] on the display grid; None where there is none.
+
+    Attributes:
+        image: the shown modality, float32.
+        truth: uint8, in-memory label values.
+        prediction: uint8, in-memory label values.
+        uncertainty: floating, 0 to 1.
+        scheme: names the label values of the truth.
+        predicted_scheme: names those of the prediction.
+        caption: what the overlay was made from, drawn in the picture.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray | None
+    prediction: np.ndarray | None
+    uncertainty: np.ndarray | None
+    scheme: LabelScheme
+    predicted_scheme: LabelScheme
+    caption: str = ""
+
+
+def plane_sizes(display: Display, size: int) -> dict[str, tuple[int, int]]:
+    """Pixels (height, width) of every plane at one common scale; the longest edge among them has ``size`` pixels."""
+    extents = [(end - first) * edge for (first, end), edge in zip(display.box, display.spacing, strict=True)]
+    scale = size / max(extents)
+    pixels = [max(16, round(extent * scale)) for extent in extents]
+    return {plane: (pixels[ROW[plane]], pixels[COLUMN[plane]]) for plane in NORMAL}
+
+
+def render_plane(state: ViewState, display: Display, layers: Layers, plane: str, shape: tuple[int, int]) -> np.ndarray:
+    """One plane as drawn, with overlay, crosshair and letters.
+
+    Args:
+        state: what is shown.
+        display: where voxels lie.
+        layers: the volumes.
+        plane: "axial", "coronal" or "sagittal".
+        shape: pixels, (height, width).
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    picture = render_tissue(state, display, layers, plane, shape)
+    image = Image.fromarray(picture)
+    _draw_marks(ImageDraw.Draw(image), state, display, layers.caption, plane, shape)
+    return np.asarray(image)
+
+
+def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str, shape: tuple[int, int]) -> np.ndarray:
+    """The plane without crosshair and letters, uint8 [height, width, 3]."""
+    index = state.position[NORMAL[plane]]
+    low, high = state.window()
+    cut = display.cut(layers.image, plane, index)
+    # Without the test, a window that begins below 0 would lift the empty background to grey.
+    grey = np.clip((cut - low) * (255 / (high - low)), 0, 255) * (cut != 0)
+    base = _resized(grey.astype(np.float32), shape, Image.Resampling.BICUBIC)
+    picture = np.repeat(np.clip(base, 0, 255)[..., None], 3, axis=-1)
+
+    labels = {"prediction": layers.prediction, "truth": layers.truth}
+    schemes = {"prediction": layers.predicted_scheme, "truth": layers.scheme}
+
+    def area(of: str, region: str) -> np.ndarray:
+        return _resized_mask(schemes[of].region(display.cut(labels[of], plane, index), region), shape)
+
+    if state.overlay in labels:
+        if labels[state.overlay] is not None:
+            # Regions are nested, so painting the larger first shows ED, NCR and ET where all three are on.
+            areas = {region: area(state.overlay, region) for region in REGIONS if region in state.regions}
+            _paint_regions(picture, areas, state)
+    elif state.overlay == "difference":
+        if labels["prediction"] is not None and labels["truth"] is not None:
+            _paint_difference(picture, area("prediction", state.compared), area("truth", state.compared), state)
+    elif state.overlay == "uncertainty" and layers.uncertainty is not None:
+        values = _resized(
+            display.cut(layers.uncertainty, plane, index).astype(np.float32), shape, Image.Resampling.BILINEAR
+        )
+        strength = min(1.0, 2 * state.opacity) * np.sqrt(np.clip(values, 0, 1))[..., None]
+        colours = uncertainty_ramp()[np.clip(values * 255, 0, 255).astype(np.uint8)]
+        picture += strength * (colours - picture)
+    return picture.round().astype(np.uint8)
+
+
+def uncertainty_ramp() -> np.ndarray:
+    """Colours of uncertainty 0 to 1, float [256, 3]."""
+    stops = np.array([rgb(colour) for colour in UNCERTAINTY_COLOURS], float)
+    places = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(np.linspace(0, 1, 256), places, stops[:, channel]) for channel in range(3)], axis=-1)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """PNG of uint8 [height, width, 3], packed for speed rather than size."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()
+
+
+@cache
+def font(size: int) -> ImageFont.ImageFont:
+    """Pillow's own font, so that pictures look the same on every machine."""
+    return ImageFont.load_default(size=size)
+
+
+def _paint_regions(picture: np.ndarray, areas: dict[str, np.ndarray], state: ViewState) -> None:
+    covered: dict[str, np.ndarray] = {}
+    for region, inside in areas.items():
+        others = [area for name, area in areas.items() if REGIONS.index(name) > REGIONS.index(region)]
+        covered[region] = (
+            _edge(inside) if state.outline else inside & ~np.logical_or.reduce([np.zeros_like(inside), *others])
+        )
+    for region, inside in covered.items():
+        _blend(picture, inside, REGION_COLOURS[region], state)
+
+
+def _paint_difference(picture: np.ndarray, found: np.ndarray, wanted: np.ndarray, state: ViewState) -> None:
+    if state.outline:
+        _blend(picture, _edge(wanted), DIFFERENCE_COLOURS["truth only"], state)
+        _blend(picture, _edge(found), DIFFERENCE_COLOURS["prediction only"], state)
+        return
+    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    # Hatched in opposite directions: the difference can be read without any colour.
+    stripes = {"prediction only": (rows + columns) % 8 < 5, "truth only": (rows - columns) % 8 < 5}
+    _blend(picture, found & wanted, DIFFERENCE_COLOURS["in both"], state)
+    for name, inside in (("prediction only", found & ~wanted), ("truth only", wanted & ~found)):
+        _blend(picture, inside & stripes[name], DIFFERENCE_COLOURS[name], state, strength=min(1.0, 1.6 * state.opacity))
+        _blend(picture, inside & ~stripes[name], DIFFERENCE_COLOURS[name], state, strength=0.5 * state.opacity)
+
+
+def _blend(
+    picture: np.ndarray, inside: np.ndarray, colour: str, state: ViewState, strength: float | None = None
+) -> None:
+    # An outline covers little, so it is painted stronger than an area.
+    strength = strength if strength is not None else min(1.0, 2 * state.opacity) if state.outline else state.opacity
+    picture[inside] += strength * (np.asarray(rgb(colour), float) - picture[inside])
+
+
+def _edge(inside: np.ndarray) -> np.ndarray:
+    """The outermost two pixels of an area; the border of the picture counts as outside."""
+    core = inside
+    for _ in range(2):
+        padded = np.pad(core, 1)
+        core = core & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inside & ~core
+
+
+def _resized(values: np.ndarray, shape: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    if values.shape == shape:
+        return np.ascontiguousarray(values)
+    image = Image.fromarray(np.ascontiguousarray(values))
+    return np.array(image.resize((shape[1], shape[0]), how))
+
+
+def _resized_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if not mask.any():
+        return np.zeros(shape, bool)
+    return _resized(mask.astype(np.uint8) * 255, shape, Image.Resampling.BILINEAR) > 127
+
+
+def _draw_marks(
+    draw: ImageDraw.ImageDraw, state: ViewState, display: Display, caption: str, plane: str, shape: tuple[int, int]
+) -> None:
+    height, width = shape
+    if state.crosshair:
+        across, down = display.share(plane, state.position)
+        x, y, gap = across * width, down * height, 9
+        for line in ((0, y, x - gap, y), (x + gap, y, width, y), (x, 0, x, y - gap), (x, y + gap, x, height)):
+            if line[2] >= line[0] and line[3] >= line[1]:
+                draw.line(line, fill=(120, 190, 230), width=1)
+    halo = {"stroke_width": 2, "stroke_fill": (0, 0, 0)}
+    sides = display.sides(plane)
+    places = {
+        "left": (6, height / 2, "lm"),
+        "right": (width - 6, height / 2, "rm"),
+        "top": (width / 2, 5, "ma"),
+        "bottom": (width / 2, height - 5, "md"),
+    }
+    for side, (x, y, anchor) in places.items():
+        draw.text((x, y), sides[side], font=font(15), fill=(255, 255, 255), anchor=anchor, **halo)
+    # Both at the top: at the bottom a long caption would run into the letter.
+    words = f"{plane} {state.position[NORMAL[plane]]}" + (f"\n{caption}" if caption else "")
+    draw.multiline_text(
+        (6, 5), words, font=font(12), fill=(190, 190, 190), spacing=3, stroke_width=1, stroke_fill=(0, 0, 0)
+    )

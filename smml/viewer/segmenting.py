@@ -1,0 +1,381 @@
+"""Segmenting beside the front: one worker thread, a cache of seen subsets, and the rule that the last wish wins.
+
+Every wish raises a generation number. A running segmentation looks at it between windows and gives up when it is no
+longer its own; what has become complete anyway goes into the cache but is not announced.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from smml.data.case import Case
+from smml.data.labels import REGIONS, LabelScheme
+from smml.errors import InputError
+from smml.evaluation.scores import dice, hd95
+from smml.inference import Cancelled, Predictor, Segmentation
+from smml.modalities import Subset, subset_name
+
+CACHE_BYTES = 512 * 2**20
+
+# Seconds between two words of progress: more would only keep the browser busy.
+_PROGRESS_EVERY = 0.1
+
+# Region -> (Dice, HD95 in mm).
+Scores = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What is kept of a segmentation, on the case's own grid.
+
+    Attributes:
+        subset: the modalities it was made from.
+        labels: uint8 [X, Y, Z] by source: "mean", "branch 1", "branch 2", and "refined" where there is one.
+        uncertainty: float16 [X, Y, Z], disagreement of the branches; None if the predictor gives none.
+    """
+
+    subset: Subset
+    labels: dict[str, np.ndarray]
+    uncertainty: np.ndarray | None
+
+    @classmethod
+    def of(cls, segmentation: Segmentation) -> "Result":
+        """Keep the labels and drop the probabilities, which are ten times as large."""
+        student = segmentation.student or segmentation
+        labels = {"refined": segmentation.labels} if segmentation.refined else {}
+        labels["mean"] = student.labels
+        if student.branches is not None:
+            for number, probabilities in enumerate(student.branches, start=1):
+                labels[f"branch {number}"] = probabilities.argmax(axis=0).astype(np.uint8)
+        doubt = segmentation.uncertainty
+        return cls(segmentation.subset, labels, None if doubt is None else doubt.astype(np.float16))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        doubt = 0 if self.uncertainty is None else self.uncertainty.nbytes
+        return sum(labels.nbytes for labels in self.labels.values()) + doubt
+
+
+class ResultCache:
+    """Results by subset; the least recently used go when the limit is passed. The newest is always kept.
+
+    Args:
+        limit: bytes.
+
+    Raises:
+        InputError: the limit is negative.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        if limit < 0:
+            raise InputError(f"cache_bytes must not be negative, found {limit}; 0 keeps only what is shown")
+        self.limit = limit
+        self._results: OrderedDict[Subset, Result] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __contains__(self, subset: Subset) -> bool:
+        return subset in self._results
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all results."""
+        return sum(result.nbytes for result in self._results.values())
+
+    def get(self, subset: Subset) -> Result | None:
+        """The result of a subset, which counts as a use; None if it is not there."""
+        if subset in self._results:
+            self._results.move_to_end(subset)
+        return self._results.get(subset)
+
+    def put(self, result: Result) -> None:
+        """Keep a result, at the cost of those not used for longest."""
+        self._results[result.subset] = result
+        self._results.move_to_end(result.subset)
+        while len(self._results) > 1 and self.nbytes > self.limit:
+            self._results.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._results.clear()
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the worker tells its listener.
+
+    Attributes:
+        kind: "busy" (with ``share``), "done" (with ``result``), "scored", "cancelled", "failed" (with ``message``) or
+            "idle".
+        subset: that it is about.
+        wished: True for the subset that was last asked for, False for one computed in the background.
+        share: of the present step that is done, 0 to 1; None if unknown.
+        message: for people.
+        result: the segmentation.
+    """
+
+    kind: str
+    subset: Subset = ()
+    wished: bool = True
+    share: float | None = None
+    message: str = ""
+    result: Result | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    generation: int
+    kind: str
+    subset: Subset
+    source: str = ""
+
+    @property
+    def wished(self) -> bool:
+        return self.kind == "wish"
+
+
+def score(labels: np.ndarray, case: Case, scheme: LabelScheme, *, between: Callable[[], None] | None = None) -> Scores:
+    """Dice and HD95 of WT, TC and ET against the case's truth.
+
+    Args:
+        labels: uint8 [X, Y, Z] on the case's own grid, in-memory values.
+        case: with a label.
+        scheme: names the values of ``labels``.
+        between: called before every region; what it raises ends the work.
+    """
+    scores = {}
+    for region in REGIONS:
+        if between is not None:
+            between()
+        found, wanted = scheme.region(labels, region), case.scheme.region(case.label, region)
+        scores[region] = (dice(found, wanted), hd95(found, wanted, case.spacing))
+    return scores
+
+
+class Segmenter:
+    """Segments one case on a thread of its own.
+
+    Args:
+        case: what to segment.
+        predictor: with ``encode`` and ``segment``.
+        listener: called with every :class:`Event`, on the worker's thread and without any lock held.
+        cache_bytes: limit of the cache of results.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        predictor: Predictor,
+        listener: Callable[[Event], None],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.cache = ResultCache(cache_bytes)
+        # By (subset, source); small, so they outlive results that the cache let go.
+        self.scores: dict[tuple[Subset, str], Scores] = {}
+        self._case, self._predictor, self._listener = case, predictor, listener
+        self._encoding = None
+        self._state = threading.Condition()
+        self._generation, self._closed = 0, False
+        self._wish: _Job | None = None
+        self._to_score: deque[_Job] = deque()
+        self._rest: deque[Subset] = deque()
+        self._running: _Job | None = None
+        self._thread = threading.Thread(target=self._work, name="smml-viewer", daemon=True)
+        self._thread.start()
+
+    def request(self, subset: Subset) -> Result | None:
+        """Wish for a subset; every earlier wish is void from here on.
+
+        Returns:
+            The result if it is in the cache, else None: it will be announced as "done".
+        """
+        with self._state:
+            seen = self.cache.get(subset)
+            running = self._running
+            if running is not None and self._valid(running):
+                if seen is None and running.wished and running.subset == subset:
+                    # Already under way: it need not begin again.
+                    self._wish = None
+                    return None
+                if running.kind == "rest":
+                    # Interrupted, not cancelled: it is taken up again.
+                    self._rest.appendleft(running.subset)
+            self._generation += 1
+            self._wish = None if seen is not None else _Job(self._generation, "wish", subset)
+            self._state.notify_all()
+            return seen
+
+    def request_scores(self, subset: Subset, source: str) -> None:
+        """Score a cached result against the truth, announced as "scored"; nothing happens without a truth."""
+        with self._state:
+            if self._case.label is not None and (subset, source) not in self.scores:
+                self._to_score.append(_Job(self._generation, "score", subset, source))
+                self._state.notify_all()
+
+    def request_rest(self, subsets: Iterable[Subset]) -> None:
+        """Segment and score these too, whenever nothing else is wished for."""
+        with self._state:
+            self._rest = deque(subsets)
+            self._state.notify_all()
+
+    def cancel(self) -> None:
+        """Give up what runs and what waits; what was computed stays."""
+        with self._state:
+            self._generation += 1
+            self._wish = None
+            self._rest.clear()
+            self._to_score.clear()
+            self._state.notify_all()
+
+    @property
+    def busy(self) -> bool:
+        """True while anything runs or waits."""
+        with self._state:
+            return self._is_busy()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs or waits; False if ``timeout`` seconds were not enough."""
+        with self._state:
+            return self._state.wait_for(lambda: not self._is_busy(), timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop the thread and let go of case, encoding and results. May be called twice."""
+        self.cancel()
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        with self._state:
+            self.cache.clear()
+            self.scores.clear()
+            self._case = self._predictor = self._encoding = self._listener = None
+
+    def _is_busy(self) -> bool:
+        return not self._closed and (
+            self._running is not None or self._wish is not None or bool(self._to_score) or bool(self._rest)
+        )
+
+    def _valid(self, job: _Job) -> bool:
+        return not self._closed and job.generation == self._generation
+
+    def _next(self) -> _Job | None:
+        """The most urgent job, None to end; called with the lock held."""
+        while not self._closed:
+            if self._wish is not None:
+                job, self._wish = self._wish, None
+                return job
+            if self._to_score:
+                job = self._to_score.popleft()
+                return _Job(self._generation, "score", job.subset, job.source)
+            if self._rest:
+                return _Job(self._generation, "rest", self._rest.popleft())
+            self._state.notify_all()
+            self._state.wait()
+        return None
+
+    def _work(self) -> None:
+        while True:
+            with self._state:
+                self._running = None
+                job = self._next()
+                if job is None:
+                    return
+                self._running = job
+            try:
+                self._do(job)
+            except Cancelled:
+                self._tell(Event("cancelled", job.subset, job.wished))
+            # Whatever a model or a full memory brings up belongs on screen; the worker must live on.
+            except Exception as error:
+                logging.getLogger(__name__).debug("segmentation failed", exc_info=True)
+                message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                if self._current(job):
+                    self._tell(Event("failed", job.subset, job.wished, message=message))
+            with self._state:
+                self._running = None
+                idle = not self._is_busy()
+                self._state.notify_all()
+            if idle:
+                self._tell(Event("idle"))
+
+    def _do(self, job: _Job) -> None:
+        result = self.cache.get(job.subset)
+        if job.kind == "score":
+            if result is not None and job.source in result.labels:
+                self._score(job, result, job.source)
+            return
+        if result is None:
+            if job.kind == "rest" and any(subset == job.subset for subset, _ in self.scores):
+                return
+            result = self._segment(job)
+            with self._state:
+                if not self._closed:
+                    self.cache.put(result)
+        # The listener compares the subset once more: between here and there another may be wished for.
+        if self._current(job):
+            self._tell(Event("done", job.subset, job.wished, result=result))
+        if self._case.label is not None:
+            self._score(job, result, next(iter(result.labels)))
+
+    def _segment(self, job: _Job) -> Result:
+        def cancelled() -> bool:
+            return not self._current(job)
+
+        spoken = [time.monotonic()]
+
+        def teller(step: str) -> Callable[[int, int], None]:
+            def tell(done: int, number: int) -> None:
+                now = time.monotonic()
+                if now - spoken[0] >= _PROGRESS_EVERY and self._current(job):
+                    spoken[0] = now
+                    self._tell(Event("busy", job.subset, job.wished, share=done / number, message=step))
+
+            return tell
+
+        if cancelled():
+            raise Cancelled
+        predictor, case = self._predictor, self._case
+        step = f"segmenting from {subset_name(job.subset)}"
+        if self._encoding is None:
+            self._tell(Event("busy", job.subset, job.wished, share=0.0, message="encoding the sequences, once"))
+            self._encoding = predictor.encode(
+                case, cancelled=cancelled, progress=teller("encoding the sequences, once")
+            )
+        self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
+        segmentation = predictor.segment(
+            self._encoding, job.subset, branches=True, cancelled=cancelled, progress=teller(step)
+        )
+        return Result.of(segmentation)
+
+    def _score(self, job: _Job, result: Result, source: str) -> None:
+        if (job.subset, source) in self.scores:
+            return
+
+        def stop() -> None:
+            if not self._current(job):
+                raise Cancelled
+
+        scores = score(result.labels[source], self._case, self._predictor.scheme, between=stop)
+        with self._state:
+            if self._closed:
+                return
+            self.scores[job.subset, source] = scores
+        self._tell(Event("scored", job.subset, job.wished))
+
+    def _current(self, job: _Job) -> bool:
+        with self._state:
+            return self._valid(job)
+
+    def _tell(self, event: Event) -> None:
+        listener = self._listener
+        if listener is not None and not self._closed:
+            listener(event)

@@ -1,0 +1,191 @@
+"""A viewer's picture for readers without a kernel: the three planes, legend and scores as one PNG."""
+
+import io
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from smml.data.case import Case
+from smml.data.labels import LabelScheme
+from smml.errors import InputError
+from smml.figures.theme import rgb
+from smml.files import replacing
+from smml.inference import Segmentation
+from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset, subset_name
+from smml.viewer.panel import legend_entries, legend_title
+from smml.viewer.render import Layers, font, plane_sizes, render_plane
+from smml.viewer.segmenting import Result, Scores, score
+from smml.viewer.state import OVERLAYS, PLANES, Display, ViewState, first_state
+
+_GAP, _PAPER, _INK, _FAINT = 10, (255, 255, 255), (25, 25, 25), (120, 120, 120)
+
+
+def viewer_picture(
+    case: Case,
+    segmentation: Segmentation | None = None,
+    *,
+    overlay: str | None = None,
+    position: tuple[int, int, int] | None = None,
+    shown: str | None = None,
+    size: int = 300,
+) -> np.ndarray:
+    """What the viewer would show of a case, without a kernel or a browser.
+
+    Args:
+        case: with at least one modality.
+        segmentation: to paint; None paints the truth, if there is one.
+        overlay: "prediction", "truth", "difference", "uncertainty" or "none"; by default what there is.
+        position: crosshair, index into the case's arrays; None takes the tumour's widest slices.
+        shown: modality under the paint; None takes the first that was given to the model.
+        size: pixels of the longest edge among the planes.
+
+    Returns:
+        uint8 [rows, columns, 3].
+
+    Raises:
+        InputError: no modality, an unknown overlay or modality, or a position outside the case.
+    """
+    overlay = overlay or ("prediction" if segmentation is not None else "truth")
+    if overlay not in OVERLAYS:
+        raise InputError(f"overlay must be one of {', '.join(OVERLAYS)}, found {overlay!r}")
+    if shown is not None and shown not in case.volumes:
+        raise InputError(f"shown must be one of {', '.join(case.volumes)} that case {case.id} has, found {shown!r}")
+    display = Display.of(case)
+    result = None if segmentation is None else Result.of(segmentation)
+    given = case.modalities if result is None else result.subset
+    state = first_state(case, display, given, "mean" if result is None else next(iter(result.labels)))
+    changes = {"overlay": overlay, **({} if shown is None else {"shown": shown})}
+    if position is not None:
+        if len(position) != 3 or any(not 0 <= p < n for p, n in zip(position, case.shape, strict=True)):
+            raise InputError(f"position must lie inside {case.shape}, found {tuple(position)}")
+        changes["position"] = display.clipped(display.shown_voxel(position))
+    state = state.changed(**changes)
+    layers = layers_of(case, display, state, result, case.scheme)
+    scores = None
+    if result is not None and case.label is not None:
+        scores = score(result.labels[state.source], case, case.scheme)
+    return compose(case, display, state, layers, size=size, scores=scores, of=given if result else None)
+
+
+def layers_of(
+    case: Case, display: Display, state: ViewState, result: Result | None, predicted_scheme: LabelScheme
+) -> Layers:
+    """The volumes that a state shows, turned to the display grid (views, nothing is copied)."""
+
+    def turned(volume: np.ndarray | None) -> np.ndarray | None:
+        return None if volume is None else display.turned(volume)
+
+    caption = ""
+    if result is not None and state.overlay in ("prediction", "difference", "uncertainty"):
+        caption = f"from {subset_name(result.subset, '+')}"
+    elif state.overlay == "truth" and case.label is not None:
+        caption = "truth"
+    return Layers(
+        image=display.turned(case.volumes[state.shown]),
+        truth=turned(case.label),
+        prediction=turned(None if result is None else result.labels.get(state.source)),
+        uncertainty=turned(None if result is None else result.uncertainty),
+        scheme=case.scheme,
+        predicted_scheme=predicted_scheme,
+        caption=caption,
+    )
+
+
+def compose(
+    case: Case,
+    display: Display,
+    state: ViewState,
+    layers: Layers,
+    *,
+    size: int,
+    scores: Scores | None = None,
+    of: Subset | None = None,
+) -> np.ndarray:
+    """The three planes side by side under a line of words, legend and scores below.
+
+    Args:
+        case: named in the heading.
+        display: where voxels lie.
+        state: what is shown.
+        layers: the volumes.
+        size: pixels of the longest edge among the planes.
+        scores: of the prediction shown.
+        of: modalities that the prediction was made from; None if there is no prediction.
+
+    Returns:
+        uint8 [rows, columns, 3].
+    """
+    sizes = plane_sizes(display, size)
+    panes = {plane: render_plane(state, display, layers, plane, sizes[plane]) for plane in PLANES}
+    wide = sum(width for _, width in sizes.values()) + _GAP * (len(panes) + 1)
+    wide, tall = max(wide, 560), max(height for height, _ in sizes.values())
+    lines = [
+        _given_line(of, case.modalities),
+        [("shown: ", _INK), (DISPLAY_NAMES[state.shown], _INK), (f"   {legend_title(state)}", _INK)],
+        [part for colour, meaning in legend_entries(state) for part in (("■ ", rgb(colour)), (f"{meaning}   ", _INK))],
+    ]
+    if scores is not None:
+        text = "     ".join(f"{region}  Dice {value:.3f}, HD95 {hd(far)}" for region, (value, far) in scores.items())
+        lines.append([(text, _INK)])
+    lines.append([("radiological convention: the patient's right is on the left; research only", _FAINT)])
+    head, line = 30, 20
+    page = Image.new("RGB", (wide, head + tall + _GAP + line * len(lines) + _GAP), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_GAP, 6), case.id, font=font(16), fill=_INK)
+    x = _GAP
+    for picture in panes.values():
+        page.paste(Image.fromarray(picture), (x, head))
+        x += picture.shape[1] + _GAP
+    y = head + tall + _GAP
+    for parts in lines:
+        x = _GAP
+        for text, colour in parts:
+            # Pillow's own font lacks the square.
+            if text == "■ ":
+                draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline=(85, 85, 85))
+                x += 17
+            else:
+                draw.text((x, y), text, font=font(13), fill=colour)
+                x += draw.textlength(text, font=font(13))
+        y += line
+    return np.asarray(page)
+
+
+def hd(value: float) -> str:
+    """An HD95 in mm for people; NaN means that one of the two is empty."""
+    return "– (one empty)" if np.isnan(value) else f"{value:.1f} mm"
+
+
+def write_picture(picture: np.ndarray, path: str | os.PathLike) -> None:
+    """Write uint8 [rows, columns, 3] as PNG; the file appears whole or not at all.
+
+    Raises:
+        InputError: the path does not end in .png, or cannot be written.
+    """
+    if not str(path).lower().endswith(".png"):
+        raise InputError(f"path must end in .png, found {path}; a snapshot is written as PNG")
+    with replacing(path) as temporary:
+        temporary.write_bytes(small_png(picture))
+
+
+def small_png(picture: np.ndarray) -> bytes:
+    """PNG of uint8 [rows, columns, 3], packed for size."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _given_line(of: Subset | None, available: Iterable[str]) -> list[tuple[str, tuple[int, int, int]]]:
+    if of is None:
+        return [("no prediction", _FAINT)]
+    line = [("the model was given: ", _INK)]
+    for name in MODALITIES:
+        absent = "" if name in available else " (not in this case)"
+        line.append(
+            (f"{DISPLAY_NAMES[name]}{absent}   ", _INK)
+            if name in of
+            else (f"no {DISPLAY_NAMES[name]}{absent}   ", (170, 170, 170))
+        )
+    return line

@@ -1,0 +1,362 @@
+"""The front without a browser: setting a control's value is what a reader's click comes to."""
+
+import gc
+import io
+import weakref
+
+import numpy as np
+import pytest
+from PIL import Image
+from viewer_phantom import FakePredictor, phantom
+
+from smml.errors import InputError
+from smml.modalities import MODALITIES, SUBSETS
+from smml.viewer import ModalityViewer
+from smml.viewer.plane import PlaneImage
+from smml.viewer.state import PLANES
+
+SHORT = 10.0
+
+
+@pytest.fixture
+def show():
+    """Make viewers that are closed with the test."""
+    made = []
+
+    def make(case=None, predictor=None, **options):
+        viewer = ModalityViewer(case or phantom("LPS"), predictor, size=160, **options)
+        made.append(viewer)
+        assert viewer.wait(SHORT)
+        return viewer
+
+    yield make
+    for viewer in made:
+        viewer.close()
+
+
+def pixels(viewer, plane="axial") -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(viewer.controls.planes[plane].png))).astype(int)
+
+
+def counted(viewer) -> dict[str, list]:
+    """Frames that reach each plane from here on."""
+    frames = {plane: [] for plane in PLANES}
+    for plane, canvas in viewer.controls.planes.items():
+        canvas.observe(lambda change, plane=plane: frames[plane].append(change["new"]), "png")
+    return frames
+
+
+def test_unchecking_a_modality_segments_without_it(show):
+    predictor = FakePredictor()
+    viewer = show(None, predictor)
+    assert viewer.result.subset == MODALITIES
+    viewer.controls.given["t1ce"].value = False
+    assert viewer.wait(SHORT)
+    assert viewer.state.given == viewer.result.subset == ("flair", "t1", "t2")
+    assert "FLAIR + T1 + T2" in viewer.controls.status.value
+    assert viewer.controls.planes["axial"].png
+    assert predictor.encoded == 1
+
+
+def test_what_the_model_is_given_is_apart_from_what_is_shown(show):
+    predictor = FakePredictor()
+    viewer = show(None, predictor, subset="t2")
+    before = pixels(viewer)
+    viewer.controls.shown.value = "t1ce"
+    assert viewer.state.given == ("t2",)
+    assert predictor.calls == [("t2",)]
+    assert viewer.controls.given["t1ce"].value is False
+    viewer.controls.overlay.value = "none"
+    assert (pixels(viewer) != before).any()
+
+
+def test_the_empty_set_is_refused_in_words_and_the_check_stays(show):
+    viewer = show(None, FakePredictor(), subset="flair")
+    viewer.controls.given["flair"].value = False
+    assert viewer.controls.given["flair"].value is True
+    assert viewer.state.given == ("flair",)
+    assert "FLAIR is the only modality left" in viewer.controls.status.value
+
+
+def test_a_modality_that_the_case_lacks_is_greyed_and_presets_with_it(show):
+    viewer = show(phantom(modalities=("flair", "t2")), FakePredictor())
+    assert [viewer.controls.given[name].disabled for name in MODALITIES] == [False, True, True, False]
+    assert viewer.controls.presets["T1 pair"].disabled
+    viewer.controls.presets["FLAIR only"].click()
+    assert viewer.wait(SHORT)
+    viewer.controls.presets["all"].click()
+    assert viewer.wait(SHORT)
+    assert viewer.result.subset == ("flair", "t2")
+    viewer._on_plane("axial", {"kind": "key", "key": "2"})
+    assert viewer.state.given == ("flair", "t2"), "nor by its key"
+    with pytest.raises(InputError, match="only FLAIR, T2 was read"):
+        ModalityViewer(phantom(modalities=("flair", "t2")), FakePredictor(), subset="t1ce")
+
+
+def test_toggling_quickly_ends_on_the_last_choice_and_the_picture_says_so(show):
+    predictor = FakePredictor(held=True)
+    viewer = ModalityViewer(phantom(), predictor, size=160)
+    shown = []
+    viewer.controls.status.observe(lambda change: shown.append(change["new"]), "value")
+    for name in ("t1", "t2", "t1", "flair", "t2", "t1", "flair", "t1ce"):
+        viewer.controls.given[name].value = not viewer.controls.given[name].value
+    assert viewer.state.given == ("flair", "t2")
+    assert viewer.result is None
+    predictor.gate.set()
+    assert viewer.wait(SHORT)
+    assert viewer.result.subset == ("flair", "t2")
+    done = [text for text in shown if "segmented from" in text]
+    assert done
+    assert all("FLAIR + T2<" in text for text in done), "no earlier result was ever announced"
+    viewer.close()
+
+
+def test_a_late_result_never_lands_on_a_newer_choice(show):
+    """Even where the worker has already decided to announce it."""
+    viewer = show(None, FakePredictor())
+    from smml.viewer.segmenting import Event, Result
+
+    old = Result(("t1",), viewer.result.labels, viewer.result.uncertainty)
+    viewer._hear(Event("done", ("t1",), result=old))
+    assert viewer.result.subset == MODALITIES
+
+
+def test_one_frame_per_plane_and_change_and_never_a_blank_one(show):
+    viewer = show(None, FakePredictor())
+    for subset in SUBSETS:
+        viewer.show(given=subset)
+        assert viewer.wait(SHORT)
+    frames = counted(viewer)
+    for number in range(50):
+        viewer.show(given=SUBSETS[number % 2 + 3])
+    assert viewer.wait(SHORT)
+    for plane, seen in frames.items():
+        assert 49 <= len(seen) <= 50, f"{plane}: a seen subset is one frame, not a blank and a frame"
+        assert all(np.asarray(Image.open(io.BytesIO(frame))).mean() > 5 for frame in seen)
+
+
+def test_click_wheel_and_keys_move_all_three_planes(show):
+    viewer = show(None, FakePredictor())
+    frames = counted(viewer)
+    viewer._on_plane("axial", {"kind": "point", "x": 0.25, "y": 0.75})
+    x, y, z = viewer.state.position
+    first, end = viewer._display.box[0]
+    assert x == end - 1 - (end - first) // 4, "a quarter from the left is far to the patient's right"
+    assert viewer.controls.slices["sagittal"].value == x
+    assert viewer.controls.slices["coronal"].value == y
+    assert all(len(seen) == 1 for seen in frames.values())
+    viewer._on_plane("axial", {"kind": "wheel", "steps": 2})
+    viewer._on_plane("axial", {"kind": "key", "key": "PageDown", "fast": False})
+    viewer._on_plane("coronal", {"kind": "key", "key": "ArrowUp", "fast": True})
+    assert viewer.state.position == (x, y, z + 6)
+    assert viewer.controls.slices["axial"].value == z + 6
+    viewer.controls.slices["axial"].value = z
+    assert viewer.state.position == (x, y, z)
+    viewer._on_plane("sagittal", {"kind": "key", "key": "Home"})
+    assert viewer.case.label[viewer._display.file_voxel(viewer.state.position)] > 0
+
+
+def test_keys_reach_everything_that_the_mouse_does(show):
+    viewer = show(None, FakePredictor())
+
+    def press(key):
+        viewer._on_plane("axial", {"kind": "key", "key": key})
+        return viewer.state
+
+    assert press("1").given == ("t1ce", "t1", "t2")
+    assert viewer.controls.given["flair"].value is False
+    assert press("b").shown == "t1ce"
+    assert press("t").overlay == "truth"
+    assert press(" ").overlay == "none"
+    assert press(" ").overlay == "truth"
+    assert press("o").outline is True
+    assert press("c").crosshair is False
+    assert press("]").opacity == pytest.approx(0.55)
+    assert viewer.controls.overlay.value == "truth"
+    before = viewer.state
+    assert press("Q") == before
+
+
+def test_window_and_level_by_slider_drag_and_auto(show):
+    viewer = show(None, FakePredictor())
+    auto = viewer.state.window()
+    viewer.controls.window.value = (100.0, 300.0)
+    assert viewer.state.window() == (100.0, 300.0)
+    viewer._on_plane("axial", {"kind": "drag", "x": 0.1, "y": 0.0})
+    low, high = viewer.state.window()
+    assert high - low > 200
+    assert (low + high) / 2 == pytest.approx(200)
+    viewer.controls.shown.value = "t2"
+    assert viewer.state.window() != (low, high), "each sequence has a window of its own"
+    viewer.controls.shown.value = "flair"
+    assert viewer.state.window() == pytest.approx((low, high))
+    viewer.controls.auto.click()
+    assert viewer.state.window() == auto
+    viewer.show(windows={**viewer.state.windows, "flair": (500.0, 500.0)})
+    assert np.isfinite(pixels(viewer)).all()
+
+
+def test_read_out_names_voxel_millimetres_intensity_and_labels(show):
+    case = phantom("LPS")
+    viewer = show(case, FakePredictor())
+    viewer.show(position=(21, 24, 18))
+    voxel = viewer._display.file_voxel((21, 24, 18))
+    text = viewer.controls.readout.value
+    assert f"voxel {voxel[0]}, {voxel[1]}, {voxel[2]}" in text
+    assert "R 12.0" in text
+    assert "A 12.0" in text
+    assert "S 15.0 mm" in text
+    assert f"T1ce {case.volumes['t1ce'][voxel]:.4g}" in text
+    assert text.count("ET") == 2, "truth and prediction"
+
+
+def test_overlays_regions_and_sources_change_the_picture_and_the_legend(show):
+    viewer = show(None, FakePredictor())
+    seen = {}
+    for overlay in ("prediction", "truth", "difference", "uncertainty", "none"):
+        viewer.controls.overlay.value = overlay
+        seen[overlay] = pixels(viewer).tobytes()
+    assert len(set(seen.values())) >= 4
+    viewer.controls.overlay.value = "truth"
+    full = pixels(viewer)
+    for region in ("TC", "ET"):
+        viewer.controls.regions[region].value = False
+    assert "whole tumour" in viewer.controls.legend.value
+    assert "enhancing" not in viewer.controls.legend.value
+    assert (pixels(viewer) != full).any()
+    viewer.controls.overlay.value = "prediction"
+    assert viewer.controls.source.options == ("mean", "branch 1", "branch 2")
+    mean = pixels(viewer)
+    viewer.controls.source.value = "branch 2"
+    assert viewer.wait(SHORT)
+    assert (pixels(viewer) != mean).any()
+    assert (viewer.result.subset, "branch 2") in viewer._segmenter.scores
+    assert "branch 2" in viewer.controls.scores.value
+
+
+def test_cancelling_goes_back_to_what_is_on_screen(show):
+    predictor = FakePredictor()
+    viewer = show(None, predictor)
+    predictor.gate.clear()
+    viewer.controls.given["t2"].value = False
+    assert viewer.controls.cancel.layout.visibility == "visible"
+    viewer.controls.cancel.click()
+    assert viewer.wait(SHORT)
+    assert viewer.state.given == viewer.result.subset == MODALITIES
+    assert viewer.controls.given["t2"].value is True
+    assert viewer.controls.cancel.layout.visibility == "hidden"
+    predictor.gate.set()
+    viewer.controls.given["t2"].value = False
+    assert viewer.wait(SHORT)
+    assert viewer.result.subset == ("flair", "t1ce", "t1")
+
+
+def test_a_failure_is_said_and_the_viewer_goes_on(show):
+    predictor = FakePredictor()
+    viewer = show(None, predictor)
+    predictor.fails = RuntimeError("<out of memory>")
+    viewer.controls.given["t2"].value = False
+    assert viewer.wait(SHORT)
+    assert "RuntimeError: &lt;out of memory&gt;" in viewer.controls.status.value
+    viewer.controls.slices["axial"].value += 1
+    predictor.fails = None
+    viewer.controls.given["t1"].value = False
+    assert viewer.wait(SHORT)
+    assert viewer.result.subset == ("flair", "t1ce")
+
+
+def test_the_bars_fill_as_subsets_are_computed_and_the_rest_on_wish(show):
+    viewer = show(None, FakePredictor())
+    assert viewer.controls.chart.value.count("Dice WT") == 2, "its own bar, in the title and in the spoken text"
+    viewer.controls.rest.click()
+    assert viewer.wait(SHORT)
+    assert viewer.controls.chart.value.count("Dice WT") == 2 * len(SUBSETS)
+    assert viewer.controls.rest.disabled
+    assert viewer.result.subset == MODALITIES, "the picture stayed"
+
+
+def test_two_viewers_do_not_disturb_each_other(show):
+    case = phantom()
+    one, other = show(case, FakePredictor()), show(case, FakePredictor())
+    frames = counted(other)
+    state = other.state
+    one.controls.given["t1"].value = False
+    one._on_plane("axial", {"kind": "wheel", "steps": 3})
+    assert one.wait(SHORT)
+    assert other.state == state
+    assert not any(frames.values())
+    one.close()
+    other.controls.given["t2"].value = False
+    assert other.wait(SHORT)
+    assert other.result.subset == ("flair", "t1ce", "t1")
+
+
+def test_closing_frees_case_predictor_and_viewer():
+    from ipywidgets.widgets.widget import _instances
+
+    before = set(_instances)
+    case, predictor = phantom(), FakePredictor()
+    viewer = ModalityViewer(case, predictor, size=160)
+    assert viewer.wait(SHORT)
+    viewer._show_mesh()
+    kept = [weakref.ref(thing) for thing in (case, predictor, viewer, viewer.result)]
+    viewer.close()
+    viewer.close()
+    del case, predictor, viewer
+    gc.collect()
+    assert [thing() for thing in kept] == [None] * 4
+    assert set(_instances) == before, "no widget is left behind"
+
+
+def test_without_a_predictor_or_a_truth_only_what_there_is_is_offered(show):
+    bare = show(phantom(label=False))
+    assert bare.controls.overlay.options == ("none",)
+    truth = show(phantom())
+    assert truth.controls.overlay.options == ("truth", "none")
+    assert truth.picture().ndim == 3
+    unlabelled = show(phantom(label=False), FakePredictor())
+    assert unlabelled.controls.overlay.options == ("prediction", "uncertainty", "none")
+    assert "no truth" in unlabelled.controls.scores.value
+    with pytest.raises(InputError, match="no truth"):
+        bare.mesh()
+
+
+def test_without_anywidget_plain_images_take_the_frames(show):
+    viewer = show(None, FakePredictor(), interactive=False)
+    canvas = viewer.controls.planes["axial"]
+    assert isinstance(canvas, PlaneImage)
+    before = canvas.value
+    viewer.controls.slices["axial"].value += 1
+    assert canvas.value != before
+    assert bytes(canvas.value).startswith(b"\x89PNG")
+
+
+def test_a_snapshot_is_written_or_given_to_the_browser(show, tmp_path, monkeypatch):
+    viewer = show(None, FakePredictor(), subset="flair+t2")
+    sent = []
+    monkeypatch.setattr(viewer.controls.planes["axial"], "send", lambda content, buffers: sent.append(content))
+    viewer.controls.snapshot.click()
+    assert sent == [{"kind": "download", "name": "phantom_FLAIR+T2_prediction.png"}]
+    viewer.picture(tmp_path / "view.png")
+    assert Image.open(tmp_path / "view.png").size[0] >= 560
+    with pytest.raises(InputError, match="png"):
+        viewer.picture(tmp_path / "view.jpg")
+    monkeypatch.chdir(tmp_path)
+    plain = show(None, FakePredictor(), interactive=False)
+    plain.controls.snapshot.click()
+    assert list(tmp_path.glob("phantom_FLAIR+T1ce*.png"))
+    assert viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG"), "for readers without a kernel"
+
+
+def test_arguments_out_of_range_are_refused_by_name(show):
+    viewer = show(None, FakePredictor())
+    for fields, message in (
+        ({"overlay": "x-ray"}, "overlay must be one of"),
+        ({"shown": "pet"}, "shown must be one of"),
+        ({"depth": 3}, "fields are given"),
+        ({"given": ()}, "empty"),
+    ):
+        with pytest.raises(InputError, match=message):
+            viewer.show(**fields)
+    with pytest.raises(InputError, match="size"):
+        ModalityViewer(phantom(), size=10)
