@@ -155,8 +155,8 @@ def test_the_average_is_its_formula_and_can_stand_in_for_the_weights():
         expected = decay * expected + (1 - decay) * value
     assert float(average.weights["weight"]) == pytest.approx(expected)
     with average.in_place_of(model):
-        assert float(model.weight) == pytest.approx(expected)
-    assert float(model.weight) == -1.0
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == -1.0
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
