@@ -184,4 +184,4 @@ for value, name in enumerate(case.scheme.classes):
 # - Whether this helps, and how much of the gain is only that of averaging two networks, is an open question until the
 #   ablation is run. Nothing on this page answers it.
 #
-# **Next:** [8. Evaluation over the 15 subsets](08_evaluation.ipynb).
+# **Next:** [6. Refinement](06_refinement.ipynb).
