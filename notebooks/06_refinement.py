@@ -109,9 +109,9 @@ height, width = bottom - top, right - left
 centre = torch.tensor([[[(top + bottom) / 2, (left + right) / 2]]])
 prompts = {
     "exact box": (box, None, None),
-    "a fifth too large": ((top - height / 5, left - width / 5, bottom + height / 5, right + width / 5), None, None),
-    "shifted by a third": ((top + height / 3, left, bottom + height / 3, right), None, None),
-    "a point in the middle": (None, centre, torch.ones(1, 1, dtype=torch.int64)),
+    "a fifth larger": ((top - height / 5, left - width / 5, bottom + height / 5, right + width / 5), None, None),
+    "shifted a third": ((top + height / 3, left, bottom + height / 3, right), None, None),
+    "one point": (None, centre, torch.ones(1, 1, dtype=torch.int64)),
 }
 pictures = {}
 for name, (asked, points, labels) in prompts.items():
