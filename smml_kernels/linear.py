@@ -13,8 +13,9 @@ three more moments P = F1^T diag(sbar) F2, Q1 = F1^T diag(abar) F1, Q2 = F2^T di
     dF1 = sbar o (F2 M^T) + F2 P^T + 2 abar o (F1 A1) + 2 F1 Q1,
     dF2 = sbar o (F1 M)   + F1 P   + 2 bbar o (F2 A2) + 2 F2 Q2.
 
-Beyond inputs and gradients it keeps five matrices [N, C] in float64: memory grows with N, not with N^2. Over a process
-group the moments are added up over the ranks, and each rank differentiates the one global loss by its own tokens.
+Beyond inputs and gradients it keeps five matrices [N, C] in float64, and one more for a moment: memory grows with N, not
+with N^2. Over a process group the moments are added up over the ranks, and each rank differentiates the one global loss
+by its own tokens.
 """
 
 from collections.abc import Iterator
@@ -72,11 +73,8 @@ class _Linear(torch.autograd.Function):
     def forward(ctx, f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor, group: dist.ProcessGroup | None):
         tokens, channels = f1.shape
         whole = f1.double(), f2.double()
-        moments = f1.new_zeros((3, channels, channels), dtype=torch.float64)
-        for _, x, y in _blocks(*whole):
-            for moment, (left, right) in zip(moments, ((x, y), (x, x), (y, y)), strict=True):
-                moment.addmm_(left.T, right)
-        moments = sum_over_ranks(moments, group)
+        x, y = whole
+        moments = sum_over_ranks(torch.stack([_moment(x, y), _moment(x, x), _moment(y, y)]), group)
         # F1 M, F1 A1 and F2 A2, which the gradient needs again: kept, as each costs as much as a moment.
         projections = f1.new_empty((3, tokens, channels), dtype=torch.float64)
         rows = f1.new_empty((3, tokens), dtype=torch.float64)
@@ -98,7 +96,6 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream: torch.Tensor):
         f1, f2, weight, m, projections, rows = ctx.saved_tensors
-        channels = f1.shape[1]
         s, a, b = rows
         root_a, root_b = _inverse_root(a), _inverse_root(b)
         weight = weight * upstream
@@ -106,11 +103,8 @@ class _Linear(torch.autograd.Function):
         slope = -0.5 * sbar * s
         abar, bbar = slope * root_a.square(), slope * root_b.square()
 
-        products = m.new_zeros((3, channels, channels))
-        for place, x, y in _blocks(f1, f2):
-            for product, left, scale, right in zip(products, (x, x, y), (sbar, abar, bbar), (y, x, y), strict=True):
-                product.addmm_((left * scale[place, None]).T, right)
-        p, q1, q2 = sum_over_ranks(products, ctx.group)
+        products = [_moment(f1 * sbar[:, None], f2), _moment(f1 * abar[:, None], f1), _moment(f2 * bbar[:, None], f2)]
+        p, q1, q2 = sum_over_ranks(torch.stack(products), ctx.group)
 
         gradients = [torch.empty_like(f, dtype=dtype) for f, dtype in zip((f1, f2), ctx.dtypes, strict=True)]
         for place, x, y in _blocks(f1, f2):
@@ -123,6 +117,16 @@ class _Linear(torch.autograd.Function):
             gradients[0][place] = block1.masked_fill_((a[place] == 0)[:, None], 0.0)
             gradients[1][place] = block2.masked_fill_((b[place] == 0)[:, None], 0.0)
         return *gradients, None, None
+
+
+def _moment(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left^T right, [C, C], as a batch of blocks of tokens.
+
+    One product with so few rows and columns and so many terms keeps one core busy; of a batch each core has a share.
+    """
+    full = len(left) // _BLOCK * _BLOCK
+    x, y = (f[:full].unflatten(0, (-1, _BLOCK)) for f in (left, right))
+    return torch.bmm(x.mT, y).sum(dim=0).addmm_(left[full:].T, right[full:])
 
 
 def _blocks(f1: torch.Tensor, f2: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
