@@ -13,9 +13,9 @@ three more moments P = F1^T diag(sbar) F2, Q1 = F1^T diag(abar) F1, Q2 = F2^T di
     dF1 = sbar o (F2 M^T) + F2 P^T + 2 abar o (F1 A1) + 2 F1 Q1,
     dF2 = sbar o (F1 M)   + F1 P   + 2 bbar o (F2 A2) + 2 F2 Q2.
 
-Beyond inputs and gradients it keeps five matrices [N, C] in float64, and one more for a moment: memory grows with N, not
-with N^2. Over a process group the moments are added up over the ranks, and each rank differentiates the one global loss
-by its own tokens.
+Beyond inputs and gradients it keeps five matrices [N, C] in float64, and one more for a moment: memory grows with N,
+not with N^2. Over a process group the moments are added up over the ranks, and each rank differentiates the one global
+loss by its own tokens.
 """
 
 from collections.abc import Iterator
