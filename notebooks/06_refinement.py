@@ -22,7 +22,7 @@
 #
 # Two to three minutes on two CPU cores, 2 GB of memory. All images are **simulated**. The SAM used here is the *tiny*
 # one that ships with the package (segment-anything's modules, trained on simulated slices of other seeds); Meta's own
-# checkpoints are loaded with `load_sam("vit_b")` and need about ten seconds a slice on such a machine.
+# checkpoints are loaded with `load_sam("vit_b")` and need many seconds a slice on such a machine.
 #
 # **How we read the paper.** The authors' public code shows SAM the ground truth, weighs its answers by their overlap
 # with the ground truth, and leaves the refinement out at test time. Here nothing of it ever sees a label.

@@ -237,7 +237,7 @@ def test_it_learns_to_trust_the_modality_that_tells_the_truth():
         optimiser.zero_grad()
         losses[-1].backward()
         optimiser.step()
-    assert float(losses[-1]) < 0.3 * float(losses[0])
+    assert losses[-1].item() < 0.3 * losses[0].item()
 
 
 # ------------------------------------------------------------------------------------------- configuration, errors
