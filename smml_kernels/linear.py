@@ -3,8 +3,9 @@
 :mod:`smml_kernels.reference` runs the direct form, and both where second derivatives are wanted.
 
 The equations are those of :mod:`smml_kernels.reference.relation`. Left to autograd they read and write some thirty
-matrices [N, C] in float64, which on a CPU takes as long as the products themselves. Here tokens go through in blocks
-that stay in the cache, and the gradient is written out. With c = s / sqrt(a b) and, for each token,
+matrices [N, C] in float64, which on a CPU takes as long as the products themselves. Here the gradient is written out,
+and products that share a factor are one wide product, which keeps the cores busier than two narrow ones. With
+c = s / sqrt(a b) and, for each token,
 
     sbar = - 2 w / sqrt(a b),    abar = w c / a,    bbar = w c / b,
 
@@ -13,12 +14,10 @@ three more moments P = F1^T diag(sbar) F2, Q1 = F1^T diag(abar) F1, Q2 = F2^T di
     dF1 = sbar o (F2 M^T) + F2 P^T + 2 abar o (F1 A1) + 2 F1 Q1,
     dF2 = sbar o (F1 M)   + F1 P   + 2 bbar o (F2 A2) + 2 F2 Q2.
 
-Beyond inputs and gradients it keeps five matrices [N, C] in float64, and one more for a moment: memory grows with N,
-not with N^2. Over a process group the moments are added up over the ranks, and each rank differentiates the one global
-loss by its own tokens.
+Beyond inputs and gradients it keeps five matrices [N, C] in float64, and three more in the backward pass: memory grows
+with N, not with N^2. Over a process group the moments are added up over the ranks, and each rank differentiates the one
+global loss by its own tokens.
 """
-
-from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -28,7 +27,7 @@ from smml_kernels import reference
 from smml_kernels.reference.ranks import sum_over_ranks
 from smml_kernels.reference.relation import check_tokens, choose_form
 
-# Tokens of a block: with 128 channels a block of float64 is 1 MB.
+# Tokens of a block of a moment: with 128 channels a block of float64 is 1 MB.
 _BLOCK = 1024
 
 
@@ -71,69 +70,61 @@ def relation_linear(
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor, group: dist.ProcessGroup | None):
-        tokens, channels = f1.shape
-        whole = f1.double(), f2.double()
-        x, y = whole
-        moments = sum_over_ranks(torch.stack([_moment(x, y), _moment(x, x), _moment(y, y)]), group)
+        x, y = f1.double(), f2.double()
+        both = torch.cat([y, x], dim=1)
+        moments = sum_over_ranks(torch.cat([_moment(x, both), _moment(y, y)], dim=1), group)
+        m, _, a2 = moments.split(x.shape[1], dim=1)  # M, A1, A2
         # F1 M, F1 A1 and F2 A2, which the gradient needs again: kept, as each costs as much as a moment.
-        projections = f1.new_empty((3, tokens, channels), dtype=torch.float64)
-        rows = f1.new_empty((3, tokens), dtype=torch.float64)
-        for place, x, y in _blocks(*whole):
-            for row, projection, moment, (left, right) in zip(
-                rows, projections, moments, ((x, y), (x, x), (y, y)), strict=True
-            ):
-                torch.mm(left, moment, out=projection[place])
-                torch.sum(projection[place] * right, dim=1, out=row[place])
-        s, a, b = rows
+        torch.mm(x, moments[:, : 2 * x.shape[1]], out=both)
+        f1_m, f1_a1 = both.chunk(2, dim=1)
+        f2_a2 = y @ a2
+        s, a, b = (torch.einsum("nc,nc->n", *pair) for pair in ((f1_m, y), (f1_a1, x), (f2_a2, y)))
         # ``x <= 0`` rather than ``not x > 0``, so that NaN in the features stays visible.
         cosine = s * _inverse_root(a) * _inverse_root(b)
         loss = (weight * ((a > 0).double() + (b > 0).double() - 2 * cosine)).sum()
-        ctx.save_for_backward(*whole, weight, moments[0], projections, rows)
+        ctx.save_for_backward(x, y, weight, m, f1_m, f1_a1, f2_a2, s, a, b)
         ctx.group, ctx.dtypes = group, (f1.dtype, f2.dtype)
         return sum_over_ranks(loss, group)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: torch.Tensor):
-        f1, f2, weight, m, projections, rows = ctx.saved_tensors
-        s, a, b = rows
+        x, y, weight, m, f1_m, f1_a1, f2_a2, s, a, b = ctx.saved_tensors
         root_a, root_b = _inverse_root(a), _inverse_root(b)
         weight = weight * upstream
         sbar = -2 * weight * root_a * root_b
         slope = -0.5 * sbar * s
         abar, bbar = slope * root_a.square(), slope * root_b.square()
+        sbar, abar, bbar = sbar[:, None], abar[:, None], bbar[:, None]
 
-        products = [_moment(f1 * sbar[:, None], f2), _moment(f1 * abar[:, None], f1), _moment(f2 * bbar[:, None], f2)]
-        p, q1, q2 = sum_over_ranks(torch.stack(products), ctx.group)
+        # Twice the moments Q: that is how the gradient takes them. Each buffer is used twice, as fresh memory is slow.
+        wide, narrow = x.new_empty(len(x), 2 * x.shape[1]), torch.empty_like(x)
+        d1, d2 = wide.chunk(2, dim=1)
+        torch.mul(x, 2 * abar, out=d1)
+        torch.mul(y, sbar, out=d2)
+        torch.mul(y, 2 * bbar, out=narrow)
+        products = torch.cat([_moment(x, wide), _moment(narrow, y)], dim=1)
+        q1, p, q2 = sum_over_ranks(products, ctx.group).split(x.shape[1], dim=1)
 
-        gradients = [torch.empty_like(f, dtype=dtype) for f, dtype in zip((f1, f2), ctx.dtypes, strict=True)]
-        for place, x, y in _blocks(f1, f2):
-            f1_m, f1_a1, f2_a2 = projections[:, place]
-            block1 = (y @ m.T).mul_(sbar[place, None]).addcmul_(f1_a1, abar[place, None], value=2)
-            block2 = (f1_m * sbar[place, None]).addcmul_(f2_a2, bbar[place, None], value=2)
-            block1.addmm_(y, p.T).addmm_(x, q1, alpha=2)
-            block2.addmm_(x, p).addmm_(y, q2, alpha=2)
-            # The loss jumps where a row is zero: its own gradient is 0 by convention.
-            gradients[0][place] = block1.masked_fill_((a[place] == 0)[:, None], 0.0)
-            gradients[1][place] = block2.masked_fill_((b[place] == 0)[:, None], 0.0)
-        return *gradients, None, None
+        # [dF1, dF2] = F1 [2 Q1, P] + F2 [P^T, 2 Q2] + what is scaled by tokens.
+        torch.mm(x, torch.cat([q1, p], dim=1), out=wide)
+        wide.addmm_(y, torch.cat([p.T, q2], dim=1))
+        d1.addcmul_(torch.mm(y, m.T, out=narrow), sbar).addcmul_(f1_a1, abar, value=2)
+        d2.addcmul_(f1_m, sbar).addcmul_(f2_a2, bbar, value=2)
+        # The loss jumps where a row is zero: its own gradient is 0 by convention.
+        d1 = d1.to(ctx.dtypes[0]).masked_fill_((a == 0)[:, None], 0.0)
+        d2 = d2.to(ctx.dtypes[1]).masked_fill_((b == 0)[:, None], 0.0)
+        return d1, d2, None, None
 
 
 def _moment(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left^T right, [C, C], as a batch of blocks of tokens.
+    """left^T right, [C, C'], as a batch of blocks of tokens.
 
     One product with so few rows and columns and so many terms keeps one core busy; of a batch each core has a share.
     """
     full = len(left) // _BLOCK * _BLOCK
     x, y = (f[:full].unflatten(0, (-1, _BLOCK)) for f in (left, right))
     return torch.bmm(x.mT, y).sum(dim=0).addmm_(left[full:].T, right[full:])
-
-
-def _blocks(f1: torch.Tensor, f2: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """Blocks of tokens: where they lie, of F_1, of F_2."""
-    for start in range(0, len(f1), _BLOCK):
-        place = slice(start, min(start + _BLOCK, len(f1)))
-        yield place, f1[place], f2[place]
 
 
 def _inverse_root(squared: torch.Tensor) -> torch.Tensor:
