@@ -1,4 +1,4 @@
-"""The command ``smml``: simulate, train, train-sam, evaluate, compare, predict, info.
+"""The command ``smml``: simulate, train, train-sam, evaluate, compare, study, predict, info.
 
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
@@ -191,6 +191,35 @@ def compare(
 
 
 @app.command()
+def study(
+    output: Annotated[Path, typer.Argument(help="Folder of the study, made or completed.")],
+    preset: Annotated[str, typer.Option(help="Sizes: cpu (150 minutes on two cores), gpu, or smoke.")] = "cpu",
+    arms: Annotated[str, typer.Option(help="Only these arms, such as pair,both; default: (a) to (f).")] = "",
+    seeds: Annotated[str, typer.Option(help="Only these of the preset's seeds, such as 0,2.")] = "",
+    report: Annotated[bool, typer.Option("--report", help="Train nothing; write the report of what is there.")] = False,
+    results: Annotated[Path | None, typer.Option(help="Folder of the report; default: OUTPUT/report.")] = None,
+    device: DeviceOption = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Trainings side by side; 0: one a core, on a GPU one.")] = 0,
+) -> None:
+    """Train and score the arms of the ablation study, from where it was left, and report differences with intervals."""
+    from smml.study import read_study, run_study, write_study
+
+    if not report:
+        chosen = [_whole_number("seeds", seed) for seed in seeds.split(",")] if seeds else None
+        import torch
+
+        workers = workers or (torch.get_num_threads() if device == "cpu" else 1)
+        names = arms.split(",") if arms else None
+        run_study(output, preset, arms=names, seeds=chosen, device=device, workers=workers)
+    found = read_study(output)
+    path = write_study(
+        found, results or output / "report", f"Ablation study `{found.settings['preset']}`, simulated cases"
+    )
+    typer.echo(path.read_text(encoding="utf-8"))
+    typer.echo(f"written to {path}")
+
+
+@app.command()
 def predict(
     case: Annotated[list[str], typer.Option(help="Case folder, or image files; repeat it for several files.")],
     output: Annotated[Path, typer.Option(help="Segmentation to write: .nii.gz, .nii or .mha.")],
@@ -259,6 +288,13 @@ def info(
     from smml.info import describe
 
     typer.echo(describe(data))
+
+
+def _whole_number(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"{option}: expected whole numbers joined by commas, found {text!r}") from error
 
 
 def _who() -> str:

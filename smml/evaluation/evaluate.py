@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ def evaluate(
     *,
     one_empty: float = math.nan,
     distances: bool = True,
+    branches: bool = False,
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -40,13 +42,14 @@ def evaluate(
         one_empty: HD95 where exactly one of prediction and truth is empty: NaN (left out of means and counted) or
             ``scores.CHALLENGE_PENALTY``.
         distances: compute HD95, which takes longer than Dice; without it the column is NaN.
+        branches: also score each student by itself, as outputs "branch 1" and "branch 2".
         ranks: the processes that share out the cases; all of them must call, and each gets all rows.
         progress: show a progress bar.
 
     Returns:
         A row per case, subset, output and region: ``case``, ``subset`` ("T1ce+T2"), ``modalities`` (how many),
-        ``output`` ("student", and with refinement also "refined"), ``region``, ``dice``, ``hd95`` (mm), ``dice_post``
-        (ET below 500 mm3 relabelled NCR), ``truth_ml``, ``predicted_ml``.
+        ``output`` ("student": the mean of both; with refinement also "refined"; see ``branches``), ``region``,
+        ``dice``, ``hd95`` (mm), ``dice_post`` (ET below 500 mm3 relabelled NCR), ``truth_ml``, ``predicted_ml``.
         ``attrs["protocol"]`` says how the numbers came about.
 
     Raises:
@@ -67,10 +70,9 @@ def evaluate(
             possible = set(subsets_of(case.modalities))
             for subset in wanted:
                 if subset in possible:
-                    result = predictor.segment(encoding, subset)
-                    for segmentation in (result.student, result):
-                        if segmentation is not None:
-                            rows += _score(case, segmentation, one_empty, distances)
+                    result = predictor.segment(encoding, subset, branches=branches)
+                    for output, segmentation in _outputs(result):
+                        rows += _score(case, output, segmentation, one_empty, distances)
                 bar.update()
     everyone = {number: rows for part in ranks.gather(by_case) for number, rows in part.items()}
     frame = pd.DataFrame([row for number in range(len(cases)) for row in everyone[number]])
@@ -98,7 +100,19 @@ def _check(case: Case, predictor: Predictor) -> None:
         )
 
 
-def _score(case: Case, result: Segmentation, one_empty: float, distances: bool) -> list[dict]:
+def _outputs(result: Segmentation) -> list[tuple[str, Segmentation]]:
+    """What is scored of a segmentation, by name."""
+    student = result.student or result
+    found = [("student", student)]
+    if student.branches is not None:
+        found += [
+            (f"branch {number}", replace(student, labels=probabilities.argmax(axis=0).astype(np.uint8)))
+            for number, probabilities in enumerate(student.branches, start=1)
+        ]
+    return [*found, ("refined", result)] if result.refined else found
+
+
+def _score(case: Case, output: str, result: Segmentation, one_empty: float, distances: bool) -> list[dict]:
     scheme, voxel = case.scheme, float(np.prod(case.spacing))
     post = relabel_small_et(result.labels, voxel, et=scheme.regions["ET"][0])
     rows = []
@@ -110,7 +124,7 @@ def _score(case: Case, result: Segmentation, one_empty: float, distances: bool) 
                 "case": case.id,
                 "subset": subset_name(result.subset),
                 "modalities": len(result.subset),
-                "output": "refined" if result.refined else "student",
+                "output": output,
                 "region": region,
                 "dice": dice(predicted, truth),
                 "hd95": hd95(predicted, truth, case.spacing, one_empty=one_empty) if distances else math.nan,

@@ -40,7 +40,7 @@ class TrainingConfig:
         prior_masks: pairs of masks for which a case's priors are made; while the refinement trains, samples draw
             their masks from these.
         tumour_share: share of patches centred on a tumour voxel.
-        gradient_clip: largest norm of the gradient; 0 switches clipping off.
+        gradient_clip: largest norm of the gradient of each network, student or refinement; 0 switches clipping off.
         precision: "float32", or "bf16" for bfloat16 autocast of the networks; the losses compute in float32 always.
         ema: decay of the moving average of the weights (0.999, for example), which the predictor then uses; 0: none.
         compile: compile encoders and decoders with torch.compile, which takes minutes at the first step.

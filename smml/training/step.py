@@ -60,8 +60,7 @@ def take_step(
         (loss.total if config.accumulate == 1 else part * loss.total).backward()
         parts.append((part, loss.total.detach(), loss.terms))
     ranks.add_gradients(model.parameters())
-    limit = config.gradient_clip if config.gradient_clip > 0 else float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    norm = _clip_gradients(model, config.gradient_clip)
     total = sum(part * float(value) for part, value, _ in parts)
     if not torch.isfinite(norm) or total != total:
         raise InputError(
@@ -74,6 +73,18 @@ def take_step(
     return {
         "step": step, "total": total, **terms, "learning_rate": rate, "gradient_norm": float(norm), "seconds": seconds
     }  # fmt: skip
+
+
+def _clip_gradients(model: SMML, limit: float) -> torch.Tensor:
+    """Clip the gradient of each network by its own norm; returns the norm of all of them before that.
+
+    By its own: a branch must not move less because the other stumbled. Two students between which no loss runs then
+    train exactly as either would alone, which the ablation rests on (:mod:`smml.study`).
+    """
+    limit = limit if limit > 0 else float("inf")
+    networks = [*model.branches, *(model.refinements or ())]
+    norms = [torch.nn.utils.clip_grad_norm_(network.parameters(), limit) for network in networks]
+    return torch.stack(norms).square().sum().sqrt()
 
 
 def micro_batches(samples: range, count: int) -> list[range]:

@@ -1,0 +1,138 @@
+"""The arms of the ablation study, and its sizes: fixed before the first run, so that no result can choose them."""
+
+from dataclasses import asdict, dataclass, field
+
+from smml.errors import InputError
+from smml.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training, and which of its outputs is scored.
+
+    Attributes:
+        title: for tables.
+        options: what differs from the defaults of :class:`~smml.training.TrainingConfig`.
+        output: which rows of ``evaluate`` count: "student" (mean of both students), "branch 1" or "refined".
+        trained_as: name of the arm whose training run this one shares; None has its own.
+        parents: the arms that it is compared with.
+    """
+
+    title: str
+    options: dict = field(default_factory=dict)
+    output: str = "student"
+    trained_as: str | None = None
+    parents: tuple[str, ...] = ()
+
+
+_NO_EXCHANGE = {"pixel_weight": 0.0, "feature_weight": 0.0}
+
+ARMS: dict[str, Arm] = {
+    # Without exchange nothing couples the two students, not even clipping: branch 1 of "pair" is, to the bit, the
+    # student that would have been trained alone on the same samples and masks (tests/study).
+    "single": Arm("(a) one student, random masks", output="branch 1", trained_as="pair"),
+    "pair": Arm("(b) two students, no exchange, averaged", _NO_EXCHANGE, parents=("single",)),
+    "pixel": Arm("(c) b + pixel consistency", {"feature_weight": 0.0}, parents=("pair",)),
+    "feature": Arm("(d) b + feature consistency", {"pixel_weight": 0.0}, parents=("pair",)),
+    "both": Arm("(e) b + both", parents=("pair", "single")),
+    "refined": Arm("(f) e + refinement", {"refinement": "tiny"}, output="refined", parents=("both", "pair", "single")),
+}
+
+# What the paper leaves open (docs/METHOD.md), each against the reading that is the default.
+READINGS: dict[str, Arm] = {
+    "gate-correct": Arm("(e) with gate `correct`", {"gate": "correct"}, parents=("both",)),
+    "gate-entropy": Arm("(e) with gate `entropy`", {"gate": "entropy"}, parents=("both",)),
+    "gate-none": Arm("(e) with gate `none`", {"gate": "none"}, parents=("both",)),
+    "no-classes": Arm("(e) without L_cls", {"class_weight": 0.0}, parents=("both",)),
+    "masked-heads": Arm("(e) with masked sep heads", {"separate_heads": "masked"}, parents=("both",)),
+}
+
+
+@dataclass(frozen=True)
+class StudyPreset:
+    """Sizes of a study.
+
+    Attributes:
+        spacing: of the simulated cohorts, mm.
+        training_cases: simulated subjects to train on.
+        held_out_cases: simulated subjects that no arm sees.
+        data_seed: cohort seed of the training subjects; the held-out ones have ``data_seed + 1``.
+        seeds: of weights, samples and masks, one training a seed and arm.
+        training: options of every arm.
+    """
+
+    spacing: float
+    training_cases: int
+    held_out_cases: int
+    data_seed: int
+    seeds: tuple[int, ...]
+    training: dict
+
+    def config(self, arm: Arm, seed: int, device: str = "cpu") -> TrainingConfig:
+        """Options of one training run."""
+        return TrainingConfig(**self.training, **arm.options, spacing=self.spacing, seed=seed, device=device)
+
+    def to_dict(self) -> dict:
+        """Plain values, as JSON gives them back."""
+        return asdict(self) | {"seeds": list(self.seeds)}
+
+
+PRESETS: dict[str, StudyPreset] = {
+    # 15 trainings on two CPU cores in 150 minutes: coarse images, and far from trained to the end.
+    "cpu": StudyPreset(
+        spacing=4.0,
+        training_cases=80,
+        held_out_cases=16,
+        data_seed=300,
+        seeds=(0, 1, 2),
+        training={
+            "preset": "tiny", "steps": 500, "batch_size": 2, "patch": 32, "learning_rate": 1e-3, "tumour_share": 0.5,
+            "checkpoint_every": 50,
+        },
+    ),
+    # On one large card.
+    "gpu": StudyPreset(
+        spacing=3.0,
+        training_cases=160,
+        held_out_cases=24,
+        data_seed=310,
+        seeds=(0, 1, 2),
+        training={
+            "preset": "small", "steps": 1000, "batch_size": 4, "patch": 48, "learning_rate": 1e-3, "tumour_share": 0.5,
+            "checkpoint_every": 500, "workers": 8,
+        },
+    ),
+    # For tests: says nothing about the method.
+    "smoke": StudyPreset(
+        spacing=6.0,
+        training_cases=2,
+        held_out_cases=2,
+        data_seed=320,
+        seeds=(0, 1),
+        training={"preset": "tiny", "steps": 2, "batch_size": 2, "patch": 32, "checkpoint_every": 1},
+    ),
+}  # fmt: skip
+
+
+def study_preset(name: str) -> StudyPreset:
+    """Look up a preset.
+
+    Raises:
+        InputError: the name is unknown; the valid ones are listed.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown study preset {name!r}: choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def arms_named(names: list[str] | None) -> dict[str, Arm]:
+    """Arms by name, in their order; None gives those of the ablation, (a) to (f).
+
+    Raises:
+        InputError: a name is unknown; the valid ones are listed.
+    """
+    everything = ARMS | READINGS
+    unknown = [name for name in names or () if name not in everything]
+    if unknown:
+        raise InputError(f"unknown arm {unknown[0]!r}: choose from {', '.join(everything)}")
+    return {name: arm for name, arm in everything.items() if name in (names if names is not None else ARMS)}

@@ -1,0 +1,243 @@
+"""What a study found: means, paired differences with intervals, the table over the subsets.
+
+The unit is a case: its Dice of a region is first averaged over the 15 subsets. A difference between two arms is paired
+by seed and case; its interval comes from a bootstrap that draws seeds and cases anew
+(:mod:`smml.evaluation.bootstrap`).
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from smml.data.labels import REGIONS
+from smml.errors import InputError
+from smml.evaluation.bootstrap import bootstrap_mean
+from smml.files import write_text
+from smml.modalities import SUBSETS, subset_name
+from smml.study.presets import ARMS, READINGS
+from smml.study.run import SETTINGS, run_name
+
+MEASURES = (*REGIONS, "mean")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Scores of a study.
+
+    Attributes:
+        settings: its preset.
+        scores: a row each of ``arm``, ``seed``, ``case``, ``subset``, ``output``, ``region``, ``dice`` (0 to 1) and
+            ``hd95`` (mm); every arm has the rows of the output that counts, a trained one "branch 1" and "student" too.
+        runs: options, versions, commit and hardware of each training, by "ARM-seedN", with its minutes.
+    """
+
+    settings: dict
+    scores: pd.DataFrame
+    runs: dict[str, dict]
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms that have scores, in table order."""
+        present = set(self.scores["arm"])
+        return [name for name in ARMS | READINGS if name in present]
+
+    def seeds(self, arm: str) -> list[int]:
+        """Seeds of an arm that are done."""
+        return sorted(self.scores.loc[self.scores["arm"] == arm, "seed"].unique().tolist())
+
+    @property
+    def complete(self) -> bool:
+        """Whether arms (a) to (f) are there with all seeds."""
+        return all(name in self.arms and self.seeds(name) == self.settings["seeds"] for name in ARMS)
+
+    def rows(self, arm: str, output: str | None = None) -> pd.DataFrame:
+        """An arm's scores, of the output that counts or of another one."""
+        output = output or (ARMS | READINGS)[arm].output
+        return self.scores[(self.scores["arm"] == arm) & (self.scores["output"] == output)]
+
+    def values(self, arm: str, measure: str, *, column: str = "dice", output: str | None = None) -> pd.DataFrame:
+        """Per seed (rows) and case (columns), the mean over the subsets of one region, or of all; NaN is left out."""
+        rows = self.rows(arm, output)
+        rows = rows if measure == "mean" else rows[rows["region"] == measure]
+        by_region = rows.groupby(["seed", "case", "region"])[column].mean()
+        return by_region.groupby(["seed", "case"]).mean().unstack("case")
+
+
+def read_study(output: str | os.PathLike) -> Study:
+    """Read what is there of a study: the folder of :func:`run_study`, or of :func:`write_study`.
+
+    Raises:
+        InputError: no study there, or no scores yet.
+    """
+    output = Path(output)
+    if not (output / SETTINGS).exists():
+        raise InputError(f"{output}: holds no study ({SETTINGS} is missing); run `smml study` first")
+    settings = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+    if (output / "scores.csv.gz").exists():
+        return Study(settings["preset"], pd.read_csv(output / "scores.csv.gz"), settings["runs"])
+    frames, runs = [], {}
+    for name, arm in (ARMS | READINGS).items():
+        trained = arm.trained_as or name
+        for seed in settings["seeds"]:
+            path = output / "scores" / f"{run_name(trained, seed)}.csv"
+            if not path.exists():
+                continue
+            frame = pd.read_csv(path)
+            frame = frame[frame["output"].isin({arm.output, *(() if arm.trained_as else ("student", "branch 1"))})]
+            frames.append(frame.assign(arm=name, seed=seed))
+            runs[path.stem] = _facts(path)
+    if not frames:
+        raise InputError(f"{output}: no arm of the study is done yet; run `smml study` to its end")
+    columns = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95"]
+    return Study(settings, pd.concat(frames, ignore_index=True)[columns], runs)
+
+
+def _facts(scores: Path) -> dict:
+    """What the training run says of itself."""
+    facts = json.loads(scores.with_name(f"{scores.stem}-config.json").read_text(encoding="utf-8"))
+    log = pd.read_csv(scores.with_name(f"{scores.stem}-log.csv"))
+    # The cases' names and hashes are the cohort's, whose seed is known.
+    return {name: value for name, value in facts.items() if name != "cases"} | {
+        "minutes": round(float(log["seconds"].sum() + log["prior_seconds"].sum()) / 60, 1)
+    }
+
+
+def compare_arms(study: Study) -> pd.DataFrame:
+    """Each arm against its parents, over the seeds that both have.
+
+    Returns:
+        A row per pair: ``arm``, ``parent``, ``seeds`` (how many), and for WT, TC, ET and their mean the
+        :class:`~smml.evaluation.bootstrap.Interval` of the difference in Dice (0 to 1) and ``signs mean``, the sign of
+        the mean's difference for each seed, such as "++-".
+    """
+    rows = []
+    for name in study.arms:
+        for parent in (ARMS | READINGS)[name].parents:
+            if parent not in study.arms:
+                continue
+            pairs = {
+                measure: (study.values(name, measure) - study.values(parent, measure)).dropna() for measure in MEASURES
+            }
+            by_seed = pairs["mean"].mean(axis=1)
+            if by_seed.empty:
+                continue
+            rows.append(
+                {"arm": name, "parent": parent, "seeds": len(by_seed)}
+                | {measure: bootstrap_mean(pair.to_numpy()) for measure, pair in pairs.items()}
+                | {"signs mean": "".join("+" if v > 0 else "-" if v < 0 else "0" for v in by_seed)}
+            )
+    return pd.DataFrame(rows)
+
+
+def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
+    """Write ``scores.csv.gz``, ``study.json`` (preset, provenance of each run) and ``study.md``; returns the latter.
+
+    Args:
+        study: of :func:`read_study`.
+        folder: made if needed.
+        title: heading: which preset, which data.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    study.scores.to_csv(folder / "scores.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+    write_text(folder / SETTINGS, json.dumps({"preset": study.settings, "runs": study.runs}, indent=1) + "\n")
+    write_text(folder / "study.md", format_study(study, title))
+    return folder / "study.md"
+
+
+def format_study(study: Study, title: str) -> str:
+    """The report as Markdown."""
+    names = ARMS | READINGS
+    means = ["| arm | seeds | " + " | ".join(f"Dice {m}" for m in MEASURES) + " | HD95 WT | HD95 TC | HD95 ET |"]
+    means.append("|---|---:|" + "---:|" * (len(MEASURES) + 3))
+    alone = ["| arm | branch 1 alone | both, averaged | gain of averaging |", "|---|---:|---:|---:|"]
+    for name in study.arms:
+        dice = [bootstrap_mean(study.values(name, measure).to_numpy()) for measure in MEASURES]
+        cells = [f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in dice]
+        distances = [_distance(study, name, region) for region in REGIONS]
+        means.append("| " + " | ".join([names[name].title, str(len(study.seeds(name))), *cells, *distances]) + " |")
+        if names[name].trained_as is None:
+            one, two = (study.values(name, "mean", output=o).to_numpy().mean() for o in ("branch 1", "student"))
+            alone.append(f"| {names[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
+    changes = ["| arm | against | " + " | ".join(MEASURES) + " | sign by seed |", "|---|---|" + "---:|" * 5]
+    for _, row in compare_arms(study).iterrows():
+        cells = [f"{100 * row[m].mean:+.1f} ({100 * row[m].low:+.1f} to {100 * row[m].high:+.1f})" for m in MEASURES]
+        signs = row["signs mean"].replace("-", "−")
+        changes.append("| " + " | ".join([names[row["arm"]].title, names[row["parent"]].title, *cells, signs]) + " |")
+    state = "" if study.complete else "**Unfinished: some arms or seeds are still missing.**\n\n"
+    return f"""# {title}
+
+{state}{_protocol(study)}
+
+## Arms
+
+{_lines(means)}
+
+## Differences, in Dice points, paired by case and seed
+
+{_lines(changes)}
+
+## What averaging two students brings by itself
+
+{_lines(alone)}
+
+## By subset, mean Dice over WT, TC and ET
+
+{_lines(_subset_table(study))}
+
+## How it was made
+
+{_provenance(study)}
+"""
+
+
+def _protocol(study: Study) -> str:
+    sizes, options = study.settings, study.settings["training"]
+    return (
+        f"{sizes['training_cases']} **simulated** subjects to train on (cohort seed {sizes['data_seed']}) and "
+        f"{study.scores['case'].nunique()} held out ({sizes['data_seed'] + 1}), {sizes['spacing']:g} mm; "
+        f"{options['steps']} steps of {options['batch_size']} patches of {options['patch']}³, students "
+        f"`{options['preset']}`. A case's Dice is its mean over the 15 subsets; intervals (95 %) come from a bootstrap "
+        "over cases and seeds. Dice in per cent; HD95 in mm, one empty left out; no post-processing. (a) is branch 1 "
+        "of (b), between whose students nothing is exchanged."
+    )
+
+
+def _distance(study: Study, arm: str, region: str) -> str:
+    """Mean HD95 over the cases that have one, with its interval."""
+    values = study.values(arm, region, column="hd95").dropna(axis=1)
+    if values.empty:
+        return "–"
+    interval = bootstrap_mean(values.to_numpy())
+    return f"{interval.mean:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+
+
+def _subset_table(study: Study) -> list[str]:
+    names = ARMS | READINGS
+    head = [names[name].title.split(" ")[0] if name in ARMS else name for name in study.arms]
+    lines = ["| subset | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
+    columns = {name: study.rows(name).groupby("subset")["dice"].mean() for name in study.arms}
+    for subset in map(subset_name, SUBSETS):
+        lines.append(f"| {subset} | " + " | ".join(f"{100 * column[subset]:.1f}" for column in columns.values()) + " |")
+    return lines
+
+
+def _provenance(study: Study) -> str:
+    def each(key: str) -> str:
+        return ", ".join(sorted({json.dumps(run[key]).strip('"') for run in study.runs.values()}))
+
+    minutes = np.array([run["minutes"] for run in study.runs.values()])
+    return (
+        f"`smml study FOLDER --preset {study.settings['preset']}`: {len(minutes)} trainings of {minutes.min():.0f} to "
+        f"{minutes.max():.0f} minutes, {minutes.sum():.0f} in all, evaluation not counted; {each('hardware')}; commit "
+        f"{each('commit')}; versions {each('versions')}. Options of every run: `{SETTINGS}` beside this file; every "
+        "score: `scores.csv.gz`."
+    )
+
+
+def _lines(lines: list[str]) -> str:
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""Running the study: one training and one evaluation after the other, each kept as soon as it is done.
+
+    OUTPUT/study.json             the preset; a folder holds one study
+    OUTPUT/cohort/                simulated subjects
+    OUTPUT/runs/ARM-seedN/        a training run (:func:`smml.training.train`)
+    OUTPUT/scores/ARM-seedN.csv   its scores; whoever is interrupted goes on after the last of these
+
+Networks as small as the CPU preset's gain little from a second thread: on a CPU, several trainings run side by side
+with a thread each.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from smml.data import simulate_cohort
+from smml.errors import InputError
+from smml.evaluation import evaluate
+from smml.files import write_text
+from smml.inference import Predictor
+from smml.study.presets import ARMS, READINGS, StudyPreset, arms_named, study_preset
+from smml.training import train
+
+SETTINGS = "study.json"
+_CONFIG, _LOG = "config.json", "log.csv"
+
+
+def run_study(
+    output: str | os.PathLike,
+    preset: str = "cpu",
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Train and score what is still missing of a study.
+
+    Args:
+        output: the study's folder, made or completed.
+        preset: a name of :data:`smml.study.PRESETS`.
+        arms: names of :data:`smml.study.ARMS` and :data:`smml.study.READINGS`; None takes (a) to (f).
+        seeds: some of the preset's; None takes all.
+        device: torch device.
+        workers: trainings side by side, each in a process of its own with one thread; 1 stays in this process and
+            leaves the threads as they are.
+        progress: show what is being done.
+
+    Returns:
+        The folder of the scores, for :func:`smml.study.read_study`.
+
+    Raises:
+        InputError: an unknown name, a seed that the preset lacks, or a folder that holds another study.
+    """
+    output, sizes, chosen = Path(output), study_preset(preset), arms_named(None if arms is None else list(arms))
+    strange = [seed for seed in seeds or () if seed not in sizes.seeds]
+    if strange:
+        raise InputError(f"seed {strange[0]} is not one of preset {preset!r}: its seeds are {list(sizes.seeds)}")
+    _claim(output, {"preset": preset} | sizes.to_dict())
+    for name, count, cohort_seed in _cohorts(sizes):
+        simulate_cohort(output / "cohort" / name, count, spacing=sizes.spacing, seed=cohort_seed, progress=progress)
+    # Seed by seed, so that an unfinished study compares all arms on fewer seeds rather than fewer arms.
+    trained = dict.fromkeys(arm.trained_as or name for name, arm in chosen.items())
+    jobs = [(name, seed) for seed in (sizes.seeds if seeds is None else seeds) for name in trained]
+    jobs = [job for job in jobs if not _scores(output, *job).exists()]
+    if workers <= 1:
+        for job in jobs:
+            _train_and_score(output, preset, *job, device, progress)
+        return output / "scores"
+    # Spawned, as a fork would copy threads that PyTorch has begun already.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running = {pool.submit(_train_and_score, output, preset, *job, device, False): job for job in jobs}
+        for future in as_completed(running):
+            future.result()
+            if progress:
+                print(f"{run_name(*running[future])} is done", flush=True)
+    return output / "scores"
+
+
+def run_name(arm: str, seed: int) -> str:
+    """Name of a training run and of its scores."""
+    return f"{arm}-seed{seed}"
+
+
+def _train_and_score(output: Path, preset: str, arm: str, seed: int, device: str, progress: bool) -> None:
+    """One training run, from where it was left, and its scores."""
+    sizes, scores = study_preset(preset), _scores(output, arm, seed)
+    training, held_out = (
+        simulate_cohort(output / "cohort" / name, count, spacing=sizes.spacing, seed=cohort_seed, progress=False)
+        for name, count, cohort_seed in _cohorts(sizes)
+    )
+    config = sizes.config((ARMS | READINGS)[arm], seed, device)
+    run = output / "runs" / scores.stem
+    if progress:
+        print(f"{scores.stem}: {(ARMS | READINGS)[arm].title}", flush=True)
+    checkpoint = train(training, run, config, resume=True, progress=progress)
+    predictor = Predictor.from_checkpoint(checkpoint, device=device)
+    frame = evaluate(predictor, held_out, branches=True, progress=progress)
+    for file in (_CONFIG, _LOG):
+        shutil.copyfile(run / file, _beside(scores, file))
+    # Last, as its presence says that the arm is done.
+    write_text(scores, frame.drop(columns=["modalities"]).to_csv(index=False, float_format="%.5g"))
+
+
+def _cohorts(sizes: StudyPreset) -> tuple[tuple[str, int, int], ...]:
+    """Folder, number of subjects and seed of the cohort to train on and of the one held out."""
+    return (
+        ("training", sizes.training_cases, sizes.data_seed),
+        ("held-out", sizes.held_out_cases, sizes.data_seed + 1),
+    )
+
+
+def _scores(output: Path, arm: str, seed: int) -> Path:
+    return output / "scores" / f"{run_name(arm, seed)}.csv"
+
+
+def _beside(scores: Path, file: str) -> Path:
+    """Where the run's own ``config.json`` or ``log.csv`` is kept beside its scores."""
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    return scores.with_name(f"{scores.stem}-{file}")
+
+
+def _claim(output: Path, settings: dict) -> None:
+    """Make the folder this study's, or find that it is."""
+    path = output / SETTINGS
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != json.loads(json.dumps(settings)):
+            raise InputError(
+                f"{output}: holds a study of preset {found.get('preset')!r} with other sizes; name another folder, or "
+                "remove this one"
+            )
+        return
+    write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -1,0 +1,182 @@
+"""The ablation study: its arms differ in what they say they do, it resumes, and its report counts what it should."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from smml import cli
+from smml.errors import InputError
+from smml.modalities import SUBSETS, subset_name
+from smml.models import SMML, StudentConfig, presets
+from smml.models.checkpoint import load_checkpoint
+from smml.parallel import Ranks
+from smml.study import ARMS, PRESETS, READINGS, Study, compare_arms, read_study, run_study, study_preset, write_study
+from smml.study import presets as study_presets
+from smml.study import run as study_run
+from smml.study.presets import StudyPreset
+from smml.training import TrainingConfig
+from smml.training.step import take_step
+
+REGIONS = ("WT", "TC", "ET")
+NARROW = StudentConfig((4, 4, 4, 8, 8), token_width=8, heads=2, mlp_width=8, token_grid=2, refinement_widths=(4, 4))
+
+
+@pytest.fixture(autouse=True)
+def narrow_tiny(monkeypatch) -> None:
+    monkeypatch.setitem(presets.PRESETS, "tiny", NARROW)
+    monkeypatch.setitem(
+        study_presets.PRESETS,
+        "smoke",
+        StudyPreset(
+            spacing=6.0,
+            training_cases=2,
+            held_out_cases=1,
+            data_seed=320,
+            seeds=(0,),
+            training={"preset": "tiny", "steps": 2, "batch_size": 2, "patch": 32, "checkpoint_every": 1},
+        ),
+    )
+
+
+def made_study(effects: dict[str, float], seeds: int = 3, cases: int = 12, spread: float = 0.05) -> Study:
+    """Scores in which each arm is better than the first by a known amount."""
+    random = np.random.default_rng(0)
+    level = random.uniform(0.4, 0.7, cases)
+    rows = []
+    for arm, effect in effects.items():
+        for seed in range(seeds):
+            noise = random.normal(0, spread, cases)
+            for case in range(cases):
+                for subset in map(subset_name, SUBSETS):
+                    for region in REGIONS:
+                        dice = float(np.clip(level[case] + effect + noise[case], 0, 1))
+                        rows.append((arm, seed, f"case{case}", subset, ARMS[arm].output, region, dice, 5.0))
+    columns = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95"]
+    settings = {"preset": "smoke"} | study_preset("smoke").to_dict() | {"seeds": list(range(seeds))}
+    return Study(settings, pd.DataFrame(rows, columns=columns), {})
+
+
+def test_each_arm_differs_from_its_parent_in_what_its_title_says():
+    config = {name: PRESETS["cpu"].config(arm, 0).to_dict() for name, arm in (ARMS | READINGS).items()}
+
+    def changed(name: str, parent: str) -> set[str]:
+        return {key for key in config[name] if config[name][key] != config[parent][key]}
+
+    assert changed("pixel", "pair") == {"pixel_weight"}
+    assert changed("feature", "pair") == {"feature_weight"}
+    assert changed("both", "pair") == {"pixel_weight", "feature_weight"}
+    assert changed("refined", "both") == {"refinement"}
+    assert changed("no-classes", "both") == {"class_weight"}
+    assert all(changed(name, "both") == {"gate"} for name in READINGS if name.startswith("gate-"))
+    assert config["pair"]["pixel_weight"] == config["pair"]["feature_weight"] == 0
+    assert config["both"]["pixel_weight"] == config["both"]["feature_weight"] == 1
+    assert (ARMS["single"].trained_as, ARMS["single"].output) == ("pair", "branch 1")
+
+
+def test_without_exchange_a_student_trains_as_if_it_were_alone():
+    """Arm (a) is branch 1 of arm (b): whatever branch 2 is and sees, branch 1 ends with the same bits."""
+    options = study_preset("cpu").config(ARMS["pair"], 0).to_dict() | {"gradient_clip": 0.5, "steps": 4}
+    config = TrainingConfig.from_dict(options)
+    weights = []
+    for other in (0.0, 10.0):
+        torch.manual_seed(0)
+        model = SMML("tiny").train()
+        with torch.no_grad():
+            for parameter in model.branches[1].parameters():
+                parameter.add_(other * torch.randn_like(parameter))
+        optimiser = torch.optim.Adam(model.parameters(), amsgrad=True)
+        for step in range(2):
+            batch = random_batch(step)
+            batch["masks"][:, 1] = True if other else batch["masks"][:, 1]
+            take_step(model, optimiser, [batch], config, step, Ranks())
+        weights.append([parameter.detach().clone() for parameter in model.branches[0].parameters()])
+    assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
+
+
+def random_batch(step: int) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(step)
+    masks = torch.rand(2, 2, 4, generator=random) < 0.5
+    masks[..., step % 4] = True
+    return {
+        "image": torch.randn(2, 4, 32, 32, 32, generator=random),
+        "label": torch.randint(0, 4, (2, 32, 32, 32), generator=random).to(torch.uint8),
+        "masks": masks,
+        "available": torch.ones(2, 4, dtype=torch.bool),
+    }
+
+
+def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    arguments = ["study", str(folder), "--preset", "smoke", "--arms", "single,pair,both", "--workers", "1"]
+    result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "Unfinished" in result.output
+    assert "(e) b + both" in result.output
+    found = read_study(folder)
+    assert found.arms == ["single", "pair", "both"]
+    assert not found.complete
+    # 1 case, 15 subsets, 3 regions; the arm that shares a training has its own output alone.
+    outputs = found.scores.groupby(["arm", "output"]).size().to_dict()
+    assert outputs == {
+        ("single", "branch 1"): 45,
+        ("pair", "student"): 45, ("pair", "branch 1"): 45,
+        ("both", "student"): 45, ("both", "branch 1"): 45,
+    }  # fmt: skip
+    assert load_checkpoint(folder / "runs" / "both-seed0").config["pixel_weight"] == 1
+
+    # Again: nothing is trained a second time, and the committed form reads back as what it was made from.
+    monkeypatch.setattr(study_run, "train", lambda *_, **__: pytest.fail("trained again"))
+    run_study(folder, "smoke", arms=["single", "pair", "both"], progress=False)
+    committed = read_study(write_study(found, tmp_path / "results", "title").parent)
+    pd.testing.assert_frame_equal(committed.scores, found.scores)
+    assert (committed.runs, committed.settings) == (found.runs, found.settings)
+    assert set(json.loads((tmp_path / "results" / "study.json").read_text())["runs"]) == {"pair-seed0", "both-seed0"}
+
+    with pytest.raises(InputError, match="holds a study of preset 'smoke'"):
+        run_study(folder, "cpu", progress=False)
+
+
+def test_differences_are_paired_by_seed_and_case():
+    changes = compare_arms(made_study({"single": 0.0, "pair": 0.03, "both": 0.03}, spread=0.002)).set_index(
+        ["arm", "parent"]
+    )
+    gain = changes.loc[("pair", "single"), "mean"]
+    # Cases differ by tens of points, arms by three: only paired is this interval narrow.
+    assert gain.mean == pytest.approx(0.03, abs=0.002)
+    assert 0.02 < gain.low < gain.high < 0.04
+    assert changes.loc[("pair", "single"), "signs mean"] == "+++"
+    nothing = changes.loc[("both", "pair"), "mean"]
+    assert nothing.low < 0 < nothing.high or abs(nothing.mean) < 0.001
+    assert ("refined", "both") not in changes.index
+
+
+def test_an_unfinished_seed_does_not_count_in_a_difference():
+    study = made_study({"single": 0.0, "pair": 0.1})
+    gone = (study.scores["arm"] == "pair") & (study.scores["seed"] == 2)
+    part = Study(study.settings, study.scores[~gone], {})
+    row = compare_arms(part).iloc[0]
+    assert (row["seeds"], len(row["signs mean"])) == (2, 2)
+    assert not part.complete
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "huge"}, "unknown study preset 'huge'"),
+        ({"preset": "smoke", "arms": ["both", "all"]}, "unknown arm 'all'"),
+        ({"preset": "smoke", "seeds": [7]}, r"its seeds are \[0\]"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_written(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run_study(tmp_path / "study", progress=False, **arguments)
+    assert not (tmp_path / "study").exists()
+
+
+def test_no_study_is_named(tmp_path):
+    with pytest.raises(InputError, match="holds no study"):
+        read_study(tmp_path)
