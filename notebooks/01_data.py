@@ -164,7 +164,7 @@ px.box(volumes.melt("case", var_name="region", value_name="ml"), x="region", y="
 #
 # ## Exercises
 #
-# Replace the `...` and run the cell and the check below it. [Solutions](solutions/01_data.py), with a word on why.
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/01_data.py) say why.
 #
 # ### Exercise 1.1: When is fluid dark?
 #
@@ -194,7 +194,7 @@ with course.check("1.1"):
 # ### Exercise 1.2: Regions from the values on disk
 #
 # A label file of BraTS 2021 holds 0, 1, 2 and 4. The scores are about *regions*, which are nested: ET lies in TC, and
-# TC in WT. Which values make up which? (A colleague counted ET with `stored == 3` and found none in a hundred patients.)
+# TC in WT. Which values make up which? (A colleague counted ET with `stored == 3` and found none in any patient.)
 
 
 # %%

@@ -6,7 +6,6 @@ from course_pages import FOLDER, SCRIPTS, Exercise, cells, exercises, numbered, 
 from smml import course
 
 ALL = [exercise for script in SCRIPTS for exercise in exercises(script)]
-WITH_EXERCISES = sorted({exercise.script for exercise in ALL})
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def test_the_solution_solves_its_exercise(exercise):
     assert hint is None, f"the check says: {hint}"
 
 
-@pytest.mark.parametrize("script", WITH_EXERCISES, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_notebook_has_two_to_four_exercises_with_tasks_and_solutions(script):
     number = int(script.stem[:2])
     found = [exercise.number for exercise in exercises(script)]
@@ -61,14 +60,14 @@ def test_a_notebook_has_two_to_four_exercises_with_tasks_and_solutions(script):
     assert sorted(numbered(cells(solution_file(script), "code"))) == found, "a solution without an exercise"
 
 
-@pytest.mark.parametrize("script", WITH_EXERCISES, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_notebook_ends_with_key_points_exercises_and_what_to_read_next(script):
     lines = "\n".join(cells(script, "markdown")).splitlines()
     headings = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
     assert headings[-3:] == ["Key points", "Exercises", "Read next"]
 
 
-@pytest.mark.parametrize("script", WITH_EXERCISES, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_solutions_run_by_themselves(script):
     namespace = {"__name__": "__main__"}
     exec(compile(solution_file(script).read_text(encoding="utf-8"), script.name, "exec"), namespace)
