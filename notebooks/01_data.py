@@ -19,20 +19,25 @@
 # - prepare it for a network, one sequence at a time, and bring a result back to the original grid;
 # - name what the simulated cohort can and cannot stand for.
 #
-# About one minute on two CPU cores, 1 GB of memory. Everything shown is **simulated**: real average anatomy (MNI152),
-# a grown tumour, the scanner's physics. No patient's data is used, and no result here says anything about patients.
+# About one minute on two CPU cores, 1 GB of memory. It needs nothing from other notebooks.
+#
+# Everything shown is **simulated**: real average anatomy (MNI152), a grown tumour, the scanner's physics. No patient's
+# data is used, and no result here says anything about patients.
 
 # %%
 import numpy as np
 import pandas as pd
 import plotly.express as px
+import torch
 
 from smml import course, figures
-from smml.data import read_case
+from smml.data import LAYOUTS, read_case
 from smml.data.preprocessing import normalise, prepare
 from smml.data.simulation.signal import SEQUENCES, T1_ENHANCED, TISSUES
 
 figures.use_theme()
+
+# %%
 files = course.training_cohort(course.size(full=16, fast=4))
 cases = [read_case(file) for file in files]
 print(f"{len(cases)} simulated cases of {cases[0].shape} voxels, {cases[0].spacing[0]:g} mm")
@@ -156,6 +161,110 @@ px.box(volumes.melt("case", var_name="region", value_name="ml"), x="region", y="
 # - A case keeps its own grid, axes and label values; the network's view is made per sequence and can be undone.
 # - The simulator has these contrasts because it was given them. It has no surgery cavities, no haemorrhage, no motion,
 #   one scanner, and average anatomy. A method that works here has passed a first test, no more.
+#
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/01_data.py) say why.
+#
+# ### Exercise 1.1: When is fluid dark?
+#
+# FLAIR's inversion time is chosen so that fluid gives no signal. Solve $1 - 2e^{-T_I/T_1} + e^{-T_R/T_1} = 0$ for
+# $T_I$, in the unit of $T_1$ and $T_R$. Then compare with the sequence's own $T_I$: how dark is fluid in these images?
+
+
+# %%
+# Exercise 1.1
+def nulling_time(t1, tr):
+    """The inversion time at which a tissue with this T1 gives no signal."""
+    return ...
+
+
+# %%
+with course.check("1.1"):
+    t1, tr = TISSUES["csf"].t1, SEQUENCES["flair"].tr
+    ti = nulling_time(t1, tr)
+    assert 0 < ti < tr, f"{ti:.0f} ms: the inversion lies between two excitations, 0 and {tr} ms apart"
+    left = 1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)
+    assert abs(left) < 1e-9, (
+        f"at {ti:.0f} ms {left:+.3f} of the magnetisation is left; solve for the time where none is"
+    )
+    print(f"fluid is nulled at {ti:.0f} ms; this FLAIR's inversion time is {SEQUENCES['flair'].ti} ms")
+
+# %% [markdown]
+# ### Exercise 1.2: Regions from the values on disk
+#
+# A label file of BraTS 2021 holds 0, 1, 2 and 4. The scores are about *regions*, which are nested: ET lies in TC, and
+# TC in WT. Which values make up which? (A colleague counted ET with `stored == 3` and found none in any patient.)
+
+
+# %%
+# Exercise 1.2
+def region_on_disk(stored, region):
+    """True where an array of BraTS 2021's stored values lies in "WT", "TC" or "ET"."""
+    return ...
+
+
+# %%
+with course.check("1.2"):
+    stored = np.random.default_rng(0).choice([0, 1, 2, 4], size=(8, 8, 8))
+    scheme = LAYOUTS["brats2021"].scheme
+    for region in ("WT", "TC", "ET"):
+        mine, expected = region_on_disk(stored, region), scheme.region(scheme.decode(stored, "stored"), region)
+        assert mine.shape == stored.shape, "one True or False for each voxel"
+        wrong = sorted({int(value) for value in stored[mine != expected]})
+        assert not wrong, f"{region}: voxels with the value {', '.join(map(str, wrong))} are on the wrong side"
+
+# %% [markdown]
+# ### Exercise 1.3: How large is a voxel?
+#
+# The affine takes voxel indices to millimetres. Volumes are reported in millilitres. What is one voxel's, whichever way
+# the axes point, and also if the slices were tilted?
+
+
+# %%
+# Exercise 1.3
+def voxel_volume(affine):
+    """Volume of a voxel in ml, from the 4 x 4 affine."""
+    return ...
+
+
+# %%
+with course.check("1.3"):
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    assert np.isclose(voxel_volume(lps), 0.001), "a cube of 1 mm has a thousandth of a millilitre; volumes are positive"
+    thick = np.diag([0.5, 0.5, 6.0, 1.0])
+    assert np.isclose(voxel_volume(thick), 0.0015), "the edges differ: 0.5 mm x 0.5 mm x 6 mm"
+    tilt = np.eye(4)
+    tilt[1:3, 1:3] = [[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]]
+    assert np.isclose(voxel_volume(tilt @ thick), 0.0015), "tilting the slices changes no volume: not only the diagonal"
+
+# %% [markdown]
+# ### Exercise 1.4: Statistics of the brain, not of the air
+#
+# Bring the non-zero voxels to mean 0 and standard deviation 1 and leave the zeros. What would go wrong if mean and
+# deviation were taken over all voxels, and the next scanner's files had a wider rim of air?
+
+
+# %%
+# Exercise 1.4
+def my_normalise(volume):
+    """z-scores of a float array [X, Y, Z] over its non-zero voxels; zeros stay zero."""
+    return ...
+
+
+# %%
+with course.check("1.4"):
+    brain = np.zeros((10, 10, 10), np.float32)
+    brain[2:8, 2:8, 2:8] = np.random.default_rng(1).uniform(50, 150, (6, 6, 6))
+    mine, expected = my_normalise(brain), normalise(torch.from_numpy(brain)).numpy()
+    wide = my_normalise(np.pad(brain, 5))[5:-5, 5:-5, 5:-5]
+    assert np.allclose(mine, wide, atol=1e-4), "more air around the brain must not change the brain"
+    assert not mine[brain == 0].any(), "the background is no longer 0"
+    assert np.allclose(mine, expected, atol=1e-4), "compare mean and standard deviation inside the brain with 0 and 1"
+    print(f"over all voxels the mean would be {brain.mean():.0f} instead of {brain[brain > 0].mean():.0f}")
+
+# %% [markdown]
+# ## Read next
 #
 # **Your own data:** `find_cases("/path/to/BraTS")` lists it, `read_case` reads it, everything else is the same.
 #

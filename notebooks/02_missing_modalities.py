@@ -19,8 +19,10 @@
 # - show how a plain `view` mixes up space and modality, a fault of public code of this family;
 # - segment one case from any subset after encoding it once.
 #
-# About one minute on two CPU cores, 1 GB of memory. All images are **simulated**. The weights used here, `"tiny"`, were
-# trained on simulated cases that are not among these.
+# About one minute on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs what the sequences show.
+#
+# All images are **simulated**. The weights used here, `"tiny"`, were trained on simulated cases that are not among
+# these.
 
 # %%
 import time
@@ -149,5 +151,94 @@ for name, labels in results.items():
 # - A missing modality is skipped, not zeroed: no read, no gradient, no attention, no position embedding.
 # - Encoders are independent of the subset; fusion and decoding are what a subset costs.
 # - "Robust to missing modalities" is a property that can be tested to the bit. It is, for every subset.
+#
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/02_missing_modalities.py) say why.
+#
+# ### Exercise 2.1: Which subsets have it?
+#
+# Training draws each of the 15 subsets equally often. List those that contain *all* of some sequences. In what share of
+# the samples does a branch then see T1ce? In what share T1ce *and* FLAIR?
+
+
+# %%
+# Exercise 2.1
+def subsets_with(names):
+    """The subsets out of SUBSETS, in their order, that contain every one of the names."""
+    return ...
+
+
+# %%
+with course.check("2.1"):
+    found = {names: subsets_with(names) for names in (("t1ce",), ("flair", "t1ce"), ("flair", "t1ce", "t1", "t2"))}
+    assert len(found["t1ce",]) == 8, "each sequence is in or out, whatever the other three do: 2 x 2 x 2 with T1ce"
+    assert len(found["flair", "t1ce"]) == 4, "every name must be there, not just one of them"
+    assert list(found["t1ce",]) == [subset for subset in SUBSETS if subset_mask(subset)[1]], "in the order of SUBSETS"
+    print(", ".join(f"{subset_name(names)} in {len(subsets)} of 15" for names, subsets in found.items()))
+
+# %% [markdown]
+# ### Exercise 2.2: A mean over what is there
+#
+# The simplest fusion of all: average the maps of the sequences that are present. A missing one may hold anything, NaN
+# too; it must change neither the value nor any gradient. And a NaN in a sequence that *is* present must not be hidden:
+# it is an error that somebody should see.
+
+
+# %%
+# Exercise 2.2
+def masked_mean(maps, present):
+    """Mean over the present modalities: maps [B, M, C, X, Y, Z] and bool present [B, M] -> [B, C, X, Y, Z]."""
+    return ...
+
+
+# %%
+with course.check("2.2"):
+    torch.manual_seed(1)
+    maps, present = torch.randn(2, 4, 3, 2, 2, 2), torch.tensor([[True, False, True, False], [False, True, True, True]])
+    expected = torch.stack([maps[b][present[b]].mean(dim=0) for b in range(2)])
+    maps[~present] = float("nan")
+    mine = masked_mean(maps.requires_grad_(), present)
+    assert not torch.isnan(mine).any(), "a missing map got in: 0 x NaN is NaN"
+    assert torch.allclose(mine, expected, atol=1e-6), "divide by how many are present in that sample, not by four"
+    mine.sum().backward()
+    assert torch.equal(maps.grad[~present], torch.zeros_like(maps.grad[~present])), "a missing map gets a gradient"
+    assert masked_mean(torch.full_like(maps, float("nan")), present).isnan().all(), "a NaN that is present was hidden"
+
+# %% [markdown]
+# ### Exercise 2.3: Zero filling leaves a trace
+#
+# "Set the missing image to zero, the encoder will make nothing of it." Measure what it makes. With zero filling every
+# encoder runs, a missing modality's on zeros, and all maps are fused as if all were present; with selection, missing
+# encoders do not run, and `masked_fusion` is told who is present. Return the largest difference between the two fused
+# maps. Where does it come from, and for which encoders is there none?
+
+
+# %%
+# Exercise 2.3
+def trace_of_zero_filling(encoders, images, present, weight, bias):
+    """Largest |zero filling - selection| of the fused maps; images [B, 1, X, Y, Z] per modality, present [1, M]."""
+    return ...
+
+
+# %%
+with course.check("2.3"):
+    torch.manual_seed(2)
+    images, weight, bias = [torch.randn(1, 1, 6, 6, 6) for _ in range(2)], torch.randn(3, 8), torch.randn(3)
+    conv, given = torch.nn.Conv3d, torch.tensor([[True, False]])
+    usual = [torch.nn.Sequential(conv(1, 4, 3, padding=1), conv(4, 4, 3, padding=1)) for _ in range(2)]
+    unbiased = [conv(1, 4, 3, padding=1, bias=False) for _ in range(2)]
+    with torch.no_grad():
+        trace, everything, none = (
+            float(trace_of_zero_filling(encoders, images, mask, weight, bias))
+            for encoders, mask in ((usual, given), (usual, torch.tensor([[True, True]])), (unbiased, given))
+        )
+    assert everything < 1e-5, "where nothing is missing, the two are the same"
+    assert none < 1e-5, "without biases zeros stay zeros; did you fill the right image?"
+    assert trace > 0.1, "a missing image still speaks: let every encoder run, and fuse as if all were present"
+    print(f"zero filling changes the fused map by up to {trace:.2f}")
+
+# %% [markdown]
+# ## Read next
 #
 # **Next:** [3. Masked mutual learning](03_masked_mutual_learning.ipynb).

@@ -19,7 +19,8 @@
 # - train the two students and read the curves;
 # - see on a map which branch is to be believed where.
 #
-# Two to three minutes on two CPU cores, 2 GB of memory. All images are **simulated**.
+# Two to three minutes on two CPU cores, 2 GB of memory. From [notebook 2](02_missing_modalities.ipynb) it needs what a
+# student is and how a mask acts on it. All images are **simulated**.
 #
 # **How we read the paper.** The loss functions are missing from the authors' public code. Their names and signatures
 # are there, their bodies are not: the gate of the pixel loss and the exact form of the feature loss below are this
@@ -43,6 +44,9 @@ from smml_kernels import relation_loss
 
 figures.use_theme()
 torch.manual_seed(0)
+print("cohort, runs and results go to the folder", course.build_folder().name)
+
+# %%
 files = course.training_cohort(course.size(full=16, fast=4))
 
 # %% [markdown]
@@ -183,5 +187,92 @@ for value, name in enumerate(case.scheme.classes):
 # - Feature level: similarities between places and between classes must agree; features themselves need not.
 # - Whether this helps, and how much of the gain is only that of averaging two networks, is an open question until the
 #   ablation is run. Nothing on this page answers it.
+#
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/03_masked_mutual_learning.py) say
+# why.
+#
+# ### Exercise 3.1: Who teaches where?
+#
+# From the errors $c_1, c_2$ of the two branches and the class weight $w$ of each voxel, make the two gates
+# $g_{1\to2}$ and $g_{2\to1}$. Who should teach where both err alike? If nobody has an advantage, an exchange could
+# only make the two more alike, so here nobody teaches.
+
+
+# %%
+# Exercise 3.1
+def gates(c1, c2, w):
+    """(g of 1 -> 2, g of 2 -> 1), each [V], from the errors c1, c2 and the weights w, all [V]."""
+    return ...
+
+
+# %%
+with course.check("3.1"):
+    c1, c2 = torch.tensor([0.1, 2.0, 0.7, 0.7]), torch.tensor([0.5, 0.3, 0.7, 0.9])
+    w = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    g12, g21 = gates(c1, c2, w)
+    assert not ((g12 > 0) & (g21 > 0)).any(), "at one voxel knowledge goes one way only"
+    assert not (g12 + g21)[2], "voxel 2 is a tie: nobody teaches"
+    assert min(g12[0], g21[1]) > 0, "the branch with the *lower* error teaches"
+    assert torch.equal(g12, torch.tensor([0.25, 0, 0, 0.25])), "a voxel counts as much as its class weighs"
+    same = torch.randn(1, 4, 2, 2, 2)
+    assert not any(pixel_consistency(same, same, torch.zeros(1, 2, 2, 2, dtype=torch.int64))), "as in the package"
+
+# %% [markdown]
+# ### Exercise 3.2: Which way round is the divergence?
+#
+# $\mathrm{KL}(p\,\|\,q) = \sum_k p_k \log (p_k / q_k)$ is not symmetric. With the teacher in front, the learner pays
+# wherever the teacher sees a class and it does not. Only the learner may move.
+
+
+# %%
+# Exercise 3.2
+def divergence(teacher, learner):
+    """KL(teacher || learner) per voxel, from logits [K, V] each -> [V]; no gradient reaches the teacher."""
+    return ...
+
+
+# %%
+with course.check("3.2"):
+    teacher = torch.tensor([[3.0, 0, 0], [0, 0, 1]], requires_grad=True)
+    learner = torch.tensor([[0.0, 0, 2], [0, 0, 0]], requires_grad=True)
+    mine = divergence(teacher, learner)
+    ways = [torch.nn.functional.kl_div(b.log_softmax(0), a.log_softmax(0), reduction="none", log_target=True).sum(0)
+            for a, b in ((teacher, learner), (learner, teacher))]  # fmt: skip
+    assert mine.shape == (3,), "one number a voxel: sum over the classes"
+    assert not torch.allclose(mine, ways[1], atol=1e-5), "this is KL(learner || teacher)"
+    assert torch.allclose(mine, ways[0], atol=1e-5), "compare with the sum above, and remember the softmax"
+    mine.sum().backward()
+    assert learner.grad.any(), "the learner does not learn"
+    assert teacher.grad is None or not teacher.grad.any(), "the teacher moves: stop its gradient"
+
+# %% [markdown]
+# ### Exercise 3.3: What does the feature level not ask for?
+#
+# Two branches see different sequences, and nobody wants their features to be equal. Find features that *differ* from
+# `f`, by more than a common factor, and cost nothing under $L_{rel}$.
+
+
+# %%
+# Exercise 3.3
+def other_features(f):
+    """Features [N, C] with the relations of f [N, C], but not f nor a multiple of it."""
+    return ...
+
+
+# %%
+with course.check("3.3"):
+    torch.manual_seed(3)
+    f = torch.randn(6, 4)
+    other = other_features(f)
+    assert other.shape == f.shape, "the same number of tokens and channels"
+    along = torch.nn.functional.cosine_similarity(f.flatten(), other.flatten(), dim=0)
+    assert abs(along) < 0.999, "that is f again, up to a factor"
+    cost = float(relation_loss(f, other))
+    assert cost < 1e-6, f"these relate differently: L_rel is {cost:.3f}. Which changes keep all products f_i . f_j?"
+
+# %% [markdown]
+# ## Read next
 #
 # **Next:** [6. Refinement](06_refinement.ipynb).

@@ -20,7 +20,10 @@
 # - show that neither the label nor a missing sequence can reach them;
 # - explain what the gate looks at, train the refinement, and judge with numbers whether it helped.
 #
-# Two to three minutes on two CPU cores, 2 GB of memory. All images are **simulated**. The SAM used here is the *tiny*
+# Two to three minutes on two CPU cores, 2 GB of memory. From [notebook 3](03_masked_mutual_learning.ipynb) it needs
+# what the two branches and their losses are.
+#
+# All images are **simulated**. The SAM used here is the *tiny*
 # one that ships with the package (segment-anything's modules, trained on simulated slices of other seeds); Meta's own
 # checkpoints are loaded with `load_sam("vit_b")` and need many seconds a slice on such a machine.
 #
@@ -30,6 +33,7 @@
 # %%
 import time
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -41,7 +45,7 @@ from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_mask
 from smml.models.checkpoint import load_checkpoint
 from smml.models.refinement import RefinementNetwork
-from smml.sam import SAMPrior, coarse_prompts, decode, encode, intensity_window, load_sam
+from smml.sam import PromptRules, SAMPrior, coarse_prompts, decode, encode, intensity_window, load_sam
 from smml.sam.prompts import iou, mask_box
 from smml.training import TrainingConfig, train
 
@@ -302,5 +306,93 @@ for name, place in (("gained", change.idxmax()), ("lost", change.idxmin())):
 # - SAM answers from what a sequence shows. Where that is nothing, its answer is the box.
 # - The gate replaces the truth in the public code by what can be known at test time: agreement and overlap.
 # - Refinement is an option with a price; the log shows the price and the evaluation shows both outputs.
+#
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/06_refinement.py) say why.
+#
+# ### Exercise 6.1: A box with a margin
+#
+# A predicted mask is usually a little too small or too large, so the box that asks SAM leaves room on every side. Boxes
+# here are half-open: (top, left, bottom, right), the first row and column inside, and the first ones *behind*. A box
+# cannot leave the slice.
+
+
+# %%
+# Exercise 6.1
+def prompt_box(mask, margin):
+    """(top, left, bottom, right) round a boolean mask [H, W] that is not empty, with so many voxels of margin."""
+    return ...
+
+
+# %%
+with course.check("6.1"):
+    blob = torch.zeros(1, 20, 30, dtype=torch.bool)
+    blob[0, 1:6, 10:27] = True
+    tight, wide = prompt_box(blob[0].numpy(), 0), prompt_box(blob[0].numpy(), 4)
+    assert tuple(tight) == (1, 10, 6, 27), f"without a margin it is mask[1:6, 10:27], found {tuple(tight)}"
+    assert min(wide) >= 0, "row -3 does not exist"
+    assert tuple(wide) == (0, 6, 10, 30), f"the slice has 20 rows and 30 columns, and the box reaches {tuple(wide)}"
+    package = coarse_prompts(blob, PromptRules(margin=4)).boxes[0].tolist()
+    assert package == list(wide), f"the package asks with {package}"
+
+# %% [markdown]
+# ### Exercise 6.2: How much do two masks agree?
+#
+# The pictures above state the IoU, the scores below them the Dice. For two masks each follows from the other, so they
+# can never disagree about which of two answers is the better one. Write both; two empty masks agree perfectly.
+
+
+# %%
+# Exercise 6.2
+def iou_and_dice(a, b):
+    """(IoU, Dice) of two boolean arrays; compute the Dice from the IoU alone."""
+    return ...
+
+
+# %%
+with course.check("6.2"):
+    random = np.random.default_rng(0)
+    for share in (0.2, 0.6, 0.95):
+        a, b = random.random((2, 8, 8)) < share
+        mine, formula = iou_and_dice(a, b), 2 * (a & b).sum() / (a.sum() + b.sum())
+        assert np.isclose(mine[0], iou(a, b)), f"IoU {mine[0]:.3f}: what both have, over what either has"
+        assert np.isclose(mine[1], formula), (
+            f"Dice {mine[1]:.3f} instead of {formula:.3f}; write |a| + |b| with the union"
+        )
+    empty = np.zeros((8, 8), bool)
+    assert tuple(iou_and_dice(empty, empty)) == (1, 1), "nothing is there, and both say so"
+
+# %% [markdown]
+# ### Exercise 6.3: Catch a gate that looks at the truth
+#
+# A gate that has seen the truth works splendidly until there is none: the network then meets, at test time, a gate it
+# has never met. Write the test that finds out. You get a gate, its honest inputs, and one true mask; call it as often
+# as you like. Three of the gates below cheat, each in its own way: which changes of the truth would leave each unmoved?
+
+
+# %%
+# Exercise 6.3
+def sees_the_truth(gate, p, s, truth):
+    """True if gate(p, s, truth) changes with the truth alone; p, s in [0, 1] and truth in {0, 1} are [X, Y, Z]."""
+    return ...
+
+
+# %%
+with course.check("6.3"):
+    p, s, truth = torch.rand(4, 4, 4), torch.rand(4, 4, 4), torch.zeros(4, 4, 4)
+    truth[:2] = 1  # half of the voxels, so that its complement is of the same size
+    honest = sees_the_truth(lambda p, s, truth: 2 * (p * s).sum() / (p.sum() + s.sum()), p, s, truth)
+    overlap = sees_the_truth(lambda p, s, truth: 2 * (s * truth).sum() / (s.sum() + truth.sum()), p, s, truth)
+    counts = sees_the_truth(lambda p, s, truth: p * (truth.sum() > 20), p, s, truth)
+    inside = sees_the_truth(lambda p, s, truth: s + truth[3, 3, 3], p, s, truth)
+    assert honest in (True, False), "the answer is True or False"
+    assert not honest, "the first gate knows p and s only"
+    assert overlap, "this one weighs SAM's answer by its overlap with the truth, as public code does"
+    assert counts, "this one knows how large the truth is: try truths of other sizes"
+    assert inside, "this one knows the truth at one voxel"
+
+# %% [markdown]
+# ## Read next
 #
 # **Next:** [8. Evaluation](08_evaluation.ipynb).

@@ -18,12 +18,17 @@
 # - produce the table over the 15 subsets that the field prints, with its protocol;
 # - read from it which sequence carries which region.
 #
-# Two minutes on two CPU cores, 2 GB of memory. All images are **simulated**: these numbers compare subsets with each
+# About a minute and a half on two CPU cores, 2 GB of memory. From [notebook 1](01_data.ipynb) it needs the regions,
+# from [notebook 2](02_missing_modalities.ipynb) how a subset is segmented.
+#
+# All images are **simulated**: these numbers compare subsets with each
 # other, on this cohort. They must not be put beside results on BraTS.
 
 # %%
 import numpy as np
+import pandas as pd
 from IPython.display import Markdown
+from scipy import ndimage
 
 from smml import course, figures
 from smml.data import read_case
@@ -130,3 +135,90 @@ figures.panels({name: figures.heat_picture(volume, z, *picture) for name, pictur
 #   the table, and stored with it.
 # - A mean over 15 subsets hides what matters to a clinic: which sequence it may lack.
 # - `smml evaluate FOLDER --checkpoint tiny` makes the same table on the command line, for any layout.
+#
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/08_evaluation.py) say why.
+#
+# ### Exercise 8.1: Dice, with its convention
+#
+# Overlap of two masks, and the case that formulas forget: a tumour without ET, segmented without ET.
+
+
+# %%
+# Exercise 8.1
+def my_dice(prediction, truth):
+    """Dice of two boolean arrays; 1 where both are empty."""
+    return ...
+
+
+# %%
+with course.check("8.1"):
+    a, b = np.random.default_rng(0).random((2, 6, 6, 6)) < 0.3
+    none = np.zeros_like(a)
+    assert np.isclose(my_dice(a, b), dice(a, b)), f"Dice {my_dice(a, b):.3f} instead of {dice(a, b):.3f}"
+    assert my_dice(a, none) == 0, "a false alarm counts 0"
+    assert my_dice(none, none) == 1, "nothing there, and nothing found: that is right, not undefined"
+    both = (my_dice(a, a) + my_dice(none, none)) / 2
+    print(f"two patients, one without ET, both segmented perfectly: mean Dice {both:.1f}")
+
+# %% [markdown]
+# ### Exercise 8.2: HD95 from its definition
+#
+# The *surface* of a mask: its voxels that have a neighbour outside (a mask without its erosion). For each voxel on one
+# surface take the distance in mm to the nearest voxel on the other; of these the 95th percentile; of both directions
+# the larger. `ndimage.distance_transform_edt(x, sampling=spacing)` gives each voxel its distance to the nearest zero.
+
+
+# %%
+# Exercise 8.2
+def my_hd95(prediction, truth, spacing):
+    """HD95 in mm of two boolean arrays [X, Y, Z] that are not empty; spacing is the voxel's edges in mm."""
+    return ...
+
+
+# %%
+with course.check("8.2"):
+    small, large = np.zeros((2, 14, 14, 14), bool)
+    small[5:9, 5:9, 5:9] = True
+    large[3:11, 4:10, 5:9] = True
+    for spacing in ((1.0, 1.0, 1.0), (1.0, 1.0, 4.0), (3.0, 1.0, 1.0)):
+        mine, theirs = my_hd95(small, large, spacing), hd95(small, large, spacing)
+        assert np.isclose(my_hd95(large, small, spacing), mine), (
+            "the larger of the *two* directions is the same both ways"
+        )
+        assert np.isclose(mine, theirs), f"voxels of {spacing} mm: {mine:.2f} instead of {theirs:.2f} mm"
+    speck = small.copy()
+    speck[0, 0, 0] = True
+    print(f"one false voxel far away adds {my_hd95(speck, small, (1, 1, 1)):.1f} mm; "
+          f"the largest distance is {ndimage.distance_transform_edt(~small)[0, 0, 0]:.1f} mm")  # fmt: skip
+
+# %% [markdown]
+# ### Exercise 8.3: Which mean?
+#
+# Papers print one number for HD95, "the mean": of the rows of all subsets thrown together, or of their own means?
+# Where no score is left out, the two agree. Where a subset has false alarms, its HD95 are left out: then they do not.
+
+
+# %%
+# Exercise 8.3
+def two_means(scores):
+    """(mean over the subsets' means, mean over all rows) of the column "hd95"; NaN is left out of every mean."""
+    return ...
+
+
+# %%
+with course.check("8.3"):
+    nan = float("nan")
+    made_up = pd.DataFrame({"subset": ["all"] * 4 + ["T1"] * 4, "hd95": [2.0, 3, 2, 3, 40, nan, nan, nan]})
+    by_subset, by_row = two_means(made_up)
+    assert np.isclose(by_row, 10), f"rows: {by_row:.1f}; five have a value, and they add up to 50"
+    assert np.isclose(by_subset, 21.25), f"subsets: {by_subset:.1f}; the two have 2.5 and 40, each counts once"
+    complete = made_up.fillna(60.0)
+    assert np.isclose(*two_means(complete)), "without gaps both are the same"
+    print(f"{by_subset:.1f} or {by_row:.1f} mm, and no word of the three false alarms: state the rule, count the gaps")
+
+# %% [markdown]
+# ## Read next
+#
+# **Next:** this is the last of the numbered notebooks.
