@@ -63,6 +63,7 @@ def test_kernels_never_import_the_method_and_imports_point_one_way():
         "inference",
         "evaluation",
         "training",
+        "study",
         "figures",
         "viewer",
         "course",

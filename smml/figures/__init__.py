@@ -13,6 +13,7 @@ from smml.figures.slices import (
     to_canonical,
     widest_slice,
 )
+from smml.figures.study import study_figure
 from smml.figures.theme import use_theme
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "panels",
     "prompt_picture",
     "segmentation_figure",
+    "study_figure",
     "subset_figure",
     "to_canonical",
     "use_theme",

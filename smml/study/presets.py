@@ -78,7 +78,8 @@ class StudyPreset:
 
 
 PRESETS: dict[str, StudyPreset] = {
-    # 15 trainings on two CPU cores in 150 minutes: coarse images, and far from trained to the end.
+    # 15 trainings on two CPU cores in 150 minutes: coarse images, and far from trained to the end. The rate was chosen
+    # on other subjects (cohort seed 312, arm "pair", 110 steps: a lower loss than 1e-3).
     "cpu": StudyPreset(
         spacing=4.0,
         training_cases=80,
@@ -86,7 +87,7 @@ PRESETS: dict[str, StudyPreset] = {
         data_seed=300,
         seeds=(0, 1, 2),
         training={
-            "preset": "tiny", "steps": 500, "batch_size": 2, "patch": 32, "learning_rate": 1e-3, "tumour_share": 0.5,
+            "preset": "tiny", "steps": 500, "batch_size": 2, "patch": 32, "learning_rate": 2e-3, "tumour_share": 0.5,
             "checkpoint_every": 50,
         },
     ),

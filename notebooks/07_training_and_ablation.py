@@ -1,0 +1,314 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 7. Training, and what each part of the method is worth
+#
+# **Question.** How is the method trained, from a laptop to a cluster, and which of its parts earn their keep?
+#
+# After this notebook you can
+# - start, watch, interrupt and resume a training, and say what its curves mean;
+# - write down what a step minimises and when each term switches on;
+# - design an ablation whose arms differ in one thing, and read its intervals;
+# - train with several processes and know which losses are *not* means of the processes' losses.
+#
+# Two minutes on two CPU cores, 2 GB of memory; needs only the package. All images are **simulated**.
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from smml import course, figures
+from smml.evaluation.bootstrap import bootstrap_mean
+from smml.models.checkpoint import load_checkpoint
+from smml.study import ARMS, compare_arms, read_study
+from smml.study.report import MEASURES
+from smml.training import TrainingConfig, train
+from smml.training.config import consistency_ramp, learning_rate
+from smml_kernels.reference import dice_ce_loss
+
+figures.use_theme()
+
+# %% [markdown]
+# ## What a step minimises, and when
+#
+# One sum, one backward through both branches, one step of Adam:
+# $$L = L_1 + L_2 + l_{fc} L_{fc}
+#   + r(t)\,\bigl(l_{pc}(L_{1\to2} + L_{2\to1}) + l_{ref}(\mathrm{KL}_1 + \mathrm{KL}_2)\bigr)$$
+# At first neither branch knows anything worth exchanging, so $r(t)$ is 0 for the first tenth of the training and then
+# rises to 1 over the next. The rate falls as $\eta(t) = \eta_0 (1 - t/T)^{0.9}$.
+
+# %%
+plan = TrainingConfig(steps=1000)
+t = np.arange(plan.steps)
+r = np.clip((t / plan.steps - 0.1) / 0.1, 0, 1)
+eta = plan.learning_rate * (1 - t / plan.steps) ** 0.9
+assert np.allclose(r, [consistency_ramp(plan, step) for step in t])
+assert np.allclose(eta, [learning_rate(plan, step) for step in t])
+for step in (0, 99, 150, 200, 900):
+    print(f"step {step:3d} of {plan.steps}: r = {r[step]:.2f}, rate = {eta[step]:.1e}")
+
+# %% [markdown]
+# ## A short training, live
+#
+# Starting from the shipped `tiny` students, with a moving average of the weights (EMA) and two validations on cases
+# that are held out. Too short to teach them much; it is here to be watched.
+
+# %%
+files = course.training_cohort(course.size(full=12, fast=4))
+steps = course.size(full=30, fast=4)
+config = TrainingConfig(
+    preset="tiny", steps=steps, learning_rate=3e-4, ema=0.9, validate_every=steps // 2, checkpoint_every=steps // 2
+)
+run = course.build_folder() / f"run-07-{steps}-steps"
+checkpoint = train(files, run, config, weights="tiny", resume=True)
+figures.curves_figure(run)
+
+# %% [markdown]
+# Read it like this: *fused* heads are what you will use; what the branches exchange starts at $r(t) > 0$; a gradient
+# norm that climbs is the first sign of trouble, and each network's gradient is clipped by its own norm. The star marks
+# `best.pt`. Everything that made the run is kept beside it:
+
+# %%
+facts = pd.read_json(run / "config.json", typ="series")
+log = pd.read_csv(run / "log.csv")
+print(facts[["preset", "steps", "gate", "pixel_weight", "feature_weight", "ema", "seed", "versions", "commit"]])
+print(f"{log['seconds'].median():.2f} s a step (median), of which the refinement's priors took "
+      f"{log['prior_seconds'].sum():.0f} s in all")  # fmt: skip
+
+# %% [markdown]
+# ## Interrupted and resumed, to the bit
+#
+# A checkpoint holds weights, optimiser, averages and random states; sample $i$ is a function of the seed and $i$. So a
+# run that was killed goes on as if nothing had happened. Two steps and then two more, against four at once:
+
+# %%
+whole, parts = course.build_folder() / "run-07-whole", course.build_folder() / "run-07-parts"
+four = TrainingConfig(steps=4, checkpoint_every=2)
+
+
+class Stop(Exception):
+    """Stands for the power cut."""
+
+
+def power_cut(row):
+    if row["step"] == 1 and not (parts / "after").exists():
+        raise Stop
+
+
+train(files[:2], whole, four, resume=True, progress=False)
+try:
+    train(files[:2], parts, four, resume=True, progress=False, on_step=power_cut)
+except Stop:
+    print("interrupted after two of four steps")
+train(files[:2], parts, four, resume=True, progress=False)
+weights = [load_checkpoint(folder).weights for folder in (whole, parts)]
+print("largest difference of any weight:", max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]))
+assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+# %% [markdown]
+# ## More than one process
+#
+# `torchrun` starts one process a GPU; each takes its share of the batch, and gradients are added up. For a mean over
+# samples that is all. **It is not all here.** Soft Dice divides sums over the whole batch $\Omega$,
+# $$\mathrm{Dice} = 1 - \frac1K\sum_k \frac{2\sum_\Omega p_k y_k}{\sum_\Omega p_k + \sum_\Omega y_k + 10^{-7}},\qquad
+#   \mathrm{CE} = -\frac{1}{|\Omega|}\sum_\Omega w_y \log\max(p_y, 0.005),$$
+# $L_{pc}$ divides gated sums, $L_{rel}$ relates every token to every other: the mean of the processes' losses is
+# another number. Two processes with one sample each, where only the second has a tumour:
+
+
+# %%
+def soft_dice(p, y):
+    """1 - mean over the classes of 2 I / (P + Y), sums over the batch; p and y are [B, K, X, Y, Z]."""
+    over = (0, 2, 3, 4)
+    return 1 - (2 * (p * y).sum(over) / (p.sum(over) + y.sum(over) + 1e-7)).mean()
+
+
+torch.manual_seed(0)
+logits = torch.randn(2, 4, 4, 4, 4)
+target = torch.zeros(2, 4, 4, 4, dtype=torch.int64)
+target[1, :2] = 3
+p, y = logits.softmax(dim=1), torch.nn.functional.one_hot(target, 4).movedim(-1, 1).float()
+w = 1 - y.mean(dim=(2, 3, 4), keepdim=True)  # class weights of each sample
+ce = -(w * y * p.clamp_min(0.005).log()).sum(dim=1).mean()
+assert torch.allclose(ce + soft_dice(p, y), dice_ce_loss(logits, target))
+apart = (soft_dice(p[:1], y[:1]) + soft_dice(p[1:], y[1:])) / 2
+print(f"Dice term of the whole batch {soft_dice(p, y):.4f}, mean of the two processes' terms {apart:.4f}")
+
+# %% [markdown]
+# So the sums themselves are added up over the processes, and $L_{rel}$ needs nothing but its $C \times C$ moments. Each
+# process then has the loss of the whole batch (a test of the suite compares two processes with one, term by term).
+#
+# One GPU: `smml train data/train runs/one --preset paper --patch 128 --precision bf16 --device cuda --workers 8`.
+# Several: put `torchrun --standalone --nproc-per-node 4 -m` before `smml train`. Several machines and Slurm: the
+# commands stand in the [README](../README.md). On a GPU nothing has been measured yet.
+#
+# ## An ablation: one thing at a time
+#
+# The claim is that each part helps when sequences are missing. To credit a gain to the right part, each arm differs
+# from its parent in one thing:
+
+# %%
+lines = ["| arm | compared with |", "|---|---|"]
+for arm in ARMS.values():
+    lines.append(f"| {arm.title} | {'; '.join(ARMS[parent].title for parent in arm.parents) or '–'} |")
+Markdown("\n".join(lines))
+
+# %% [markdown]
+# Arm (b) is the one that is easily forgotten. Averaging two networks helps *by itself*; without (b), the ensemble's
+# gain would be credited to teaching. And (a) costs nothing extra: between the students of (b) nothing is exchanged, so
+# branch 1 of (b) *is* a student trained alone, to the bit.
+#
+# ## Is a difference real? Pair it
+#
+# Cases differ far more than methods do. The same cases, segmented by two methods, one 2 points better; the interval of
+# the mean by drawing cases anew (bootstrap), once for each method by itself and once for the difference of each case:
+
+# %%
+random = np.random.default_rng(0)
+one = random.uniform(0.3, 0.9, 16)
+other = one + 0.02 + random.normal(0, 0.02, 16)
+draws = random.integers(16, size=(10_000, 16))
+by_hand = np.quantile((other - one)[draws].mean(axis=1), [0.025, 0.975])
+paired = bootstrap_mean(other - one)
+assert np.allclose(by_hand, [paired.low, paired.high], atol=2e-3)
+for name, values in (("one method", one), ("the other", other), ("difference, paired", other - one)):
+    interval = bootstrap_mean(values)
+    print(
+        f"{name:19s} {100 * interval.mean:5.1f}, 95 % interval {100 * interval.low:5.1f} to {100 * interval.high:5.1f}"
+    )
+
+# %% [markdown]
+# The two intervals overlap almost entirely, and yet the difference is far from 0. Seeds are drawn anew too: a gain that
+# one seed has and another has not is no gain.
+#
+# ## The committed study
+#
+# `smml study FOLDER --preset cpu` trains all arms for three seeds on simulated subjects and scores them on held-out
+# ones, over the 15 subsets. What is committed in `results/study`:
+
+# %%
+folder = course.results_folder() / "study" / "cpu"
+study = read_study(folder) if folder.exists() else None
+if study is None:
+    print("No study is committed yet: run `smml study` (150 minutes on two cores), and read its report instead.")
+else:
+    rows = [
+        {"arm": ARMS[name].title, "seeds": len(study.seeds(name))}
+        | {f"Dice {m}": f"{100 * study.values(name, m).to_numpy().mean():.1f}" for m in MEASURES}
+        for name in study.arms
+        if name in ARMS
+    ]
+    display(pd.DataFrame(rows).set_index("arm"))
+
+# %%
+if study is not None:
+    figures.study_figure(study, "What each part is worth: simulated cases, 95 % intervals").show()
+
+# %%
+if study is not None:
+    for _, row in compare_arms(study).iterrows():
+        gain = row["mean"]
+        shown = "no difference shown" if gain.low < 0 < gain.high else "a gain" if gain.mean > 0 else "a loss"
+        print(f"{ARMS[row['arm']].title:42s} against {ARMS[row['parent']].title:42s} {100 * gain.mean:+5.1f} points "
+              f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}), by seed {row['signs mean']}: {shown}")  # fmt: skip
+    print("" if study.complete else "Unfinished: some arms or seeds are still missing.")
+
+# %% [markdown]
+# A short training on coarse, simulated images is a weak judge: an interval that crosses 0 says that this study cannot
+# tell, not that a part is worthless; a gain here need not be one on patients' images.
+#
+# ## Key points
+#
+# - One backward for both branches; the exchange starts when there is something to exchange.
+# - A run is a function of its options: it resumes to the bit, and its folder says how it was made.
+# - Losses that divide sums or relate samples are not means over processes; their sums are what is exchanged.
+# - An ablation needs the arm that isolates averaging, several seeds, and paired intervals.
+#
+# ## Exercises
+#
+# Solutions stand [apart](solutions/07_training_and_ablation.py).
+#
+# ### Exercise 7.1: When does the exchange begin?
+#
+# Write $r(t)$ for any start and length of the ramp, both as shares of the training. A ramp of length 0 is a switch.
+
+
+# %%
+# Exercise 7.1
+def ramp(step, steps, start, length):
+    """r(t) of step 0, 1, ... of ``steps``: 0 before ``start``, then linear up to 1 over ``length``."""
+    return ...
+
+
+# %%
+with course.check("7.1"):
+    for start, length in ((0.1, 0.1), (0.0, 0.5), (0.3, 0.0)):
+        options = TrainingConfig(steps=200, consistency_start=start, consistency_ramp=length)
+        for step in (0, 19, 20, 30, 59, 60, 61, 199):
+            expected = consistency_ramp(options, step)
+            found = ramp(step, 200, start, length)
+            assert np.isclose(found, expected), f"step {step}, start {start}, length {length}: {found}, not {expected}"
+
+# %% [markdown]
+# ### Exercise 7.2: The Dice term over two processes
+#
+# Each process has sums over its own voxels, per class: $I = \sum p\,y$, $P = \sum p$, $Y = \sum y$. What must be added
+# up before which division, so that the result is the term of the whole batch?
+
+
+# %%
+# Exercise 7.2
+def dice_of_all(sums):
+    """Soft Dice loss of the whole batch from ``sums``, one (I, P, Y) a process, each float [K]."""
+    return ...
+
+
+# %%
+with course.check("7.2"):
+    torch.manual_seed(1)
+    logits, target = torch.randn(4, 4, 3, 3, 3), torch.randint(0, 4, (4, 3, 3, 3))
+    p, y = logits.softmax(dim=1), torch.nn.functional.one_hot(target, 4).movedim(-1, 1).float()
+    over = (0, 2, 3, 4)
+    sums = [((p[s] * y[s]).sum(over), p[s].sum(over), y[s].sum(over)) for s in (slice(0, 1), slice(1, 4))]
+    w = 1 - y.mean(dim=(2, 3, 4), keepdim=True)
+    ce = -(w * y * p.clamp_min(0.005).log()).sum(dim=1).mean()
+    found = dice_of_all(sums)
+    assert torch.is_tensor(found), "the function is still to be written"
+    expected = dice_ce_loss(logits, target) - ce
+    assert torch.allclose(found, expected, atol=1e-6), f"{found:.4f}, but the whole batch has {expected:.4f}"
+
+# %% [markdown]
+# ### Exercise 7.3: Who earned the gain?
+#
+# Suppose one student reaches 60.0, and two students that teach each other, averaged, 63.5. You train two students
+# *without* teaching and find 62.5 for their average. How many points are due to averaging, how many to teaching?
+
+
+# %%
+# Exercise 7.3
+def shares(single, pair, both):
+    """(points due to averaging, points due to teaching)."""
+    return ...
+
+
+# %%
+with course.check("7.3"):
+    averaging, teaching = shares(60.0, 62.5, 63.5)
+    assert np.isclose(averaging + teaching, 3.5), "together they are the whole gain"
+    assert np.isclose(teaching, 1.0), "teaching is what the same average gains from it"
+
+# %% [markdown]
+# ## Read next
+#
+# **Next:** [8. Evaluation](08_evaluation.ipynb). In the code: `smml/training/step.py`, `smml/parallel.py`,
+# `smml/study/presets.py`.
