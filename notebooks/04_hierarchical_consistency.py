@@ -95,8 +95,7 @@ rows = {"error of branch 1": c1, "error of branch 2": c2, "KL(1‖2)": kl12}
 table = pd.DataFrame({name: [f"{v:.2f}" for v in values] for name, values in rows.items()})
 for gate, (g12, g21) in gates.items():
     table[gate] = [arrows[bool(a), bool(b)] for a, b in zip(g12 > 0, g21 > 0, strict=True)]
-table.index = ["1 is nearer", "2 is nearer", "a tie", "both wrong, 1 surer", "certain and alike"]
-table
+table.set_axis(["1 is nearer", "2 is nearer", "a tie", "both wrong, 1 surer", "certain and alike"])
 
 # %% [markdown]
 # Read it line by line:
@@ -184,9 +183,9 @@ pd.DataFrame.from_dict(rows, orient="index")
 
 # %% [markdown]
 # A percentage is branch 1's share of the weight with which that class is taught at all: T1ce has more to say where
-# the share is small. Between real-valued predictions an exact tie is a rare event, and the count above says how rare; the
-# rule matters where two branches agree by construction, and it makes sure that nobody is preferred by his number. Note
-# also what `entropy` cannot know: it never looks at the truth, so a branch that is surely wrong teaches.
+# the share is small. Between real-valued predictions an exact tie is a rare event, and the count above says how rare.
+# The rule matters where two branches agree by construction, and it prefers neither for being called 1 or 2. Note also
+# what `entropy` cannot know: it never looks at the truth, so a branch that is surely wrong teaches.
 #
 # ## Feature level: relations of tokens
 #
@@ -454,6 +453,7 @@ features = {"start": bottlenecks(model.branches)}
 features |= {name: bottlenecks(students) for name, (students, _) in results.items()}
 rows = {}
 for name, pair in features.items():
+    # Logits of zeros are equally unsure everywhere: all tokens weigh the same.
     terms = feature_consistency(*pair, *(torch.zeros(1, 4, *target.shape[1:]) for _ in range(2)), target)
     # The last three steps saw the same patches as the first three.
     log = results["with L_fc"][1][:3] if name == "start" else results[name][1][-3:]
@@ -488,12 +488,13 @@ colours = {"outside": "#999999", "brain": "#56B4E9", "tumour": "#D55E00"}
 figures.token_figure(panels, groups, colours, columns=3, size=240, title="Tokens of the held-out case, 48 mm each")
 
 # %%
+rows = {}
 for name, pair in features.items():
     tokens = [bottleneck.flatten(2)[0].T for bottleneck in pair]
-    common = [t.mean(dim=0).norm() / t.norm(dim=1).mean() for t in tokens]
-    centred = relation_loss(*(t - t.mean(dim=0) for t in tokens))
-    print(f"{name:13s} length of the mean token / mean length {common[0]:.3f}, {common[1]:.3f}; "
-          f"L_rel of the tokens less their mean {centred:.3f}")  # fmt: skip
+    common = [f"{t.mean(dim=0).norm() / t.norm(dim=1).mean():.3f}" for t in tokens]
+    rows[name] = {"mean token / token length, branch 1": common[0], "branch 2": common[1]}
+    rows[name]["L_rel of tokens less their mean"] = f"{relation_loss(*(t - t.mean(dim=0) for t in tokens)):.3f}"
+pd.DataFrame.from_dict(rows, orient="index")
 
 # %% [markdown]
 # What is to be seen, and what is not:
@@ -501,9 +502,9 @@ for name, pair in features.items():
 # - The loss does what it says: $L_{rel}$ and $L_{cls}$ are smallest after training with $L_{fc}$, also on the case that
 #   was not trained on. The supervised loss is no better for it, in so few steps.
 # - **Look at how it got there.** Tokens share a large common part: the mean token is almost as long as a token. All
-#   rows of $G$ are then nearly the same row, in both branches, and $L_{rel}$ is small whatever the rest does. Making the
-#   common part larger lowers the loss without any agreement about what differs from token to token. Compare the last
-#   two lines above: if the mean token grew with $L_{fc}$ while $L_{rel}$ *less the mean* did not fall, this is what
+#   rows of $G$ are then nearly one and the same, in both branches, and $L_{rel}$ is small whatever the rest does.
+#   Making the common part larger lowers the loss without any agreement about what differs from token to token. Compare
+#   the last two lines: if the mean token grew with $L_{fc}$ while $L_{rel}$ *less the mean* did not fall, this is what
 #   happened. (The loss is defined without centring; with it, it would be another loss, and one worth trying.)
 # - In the plane of the first two components there is little that the eye would call a change.
 #

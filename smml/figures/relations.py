@@ -71,7 +71,12 @@ def token_figure(
             )
             figure.add_trace(trace, row=row + 1, col=column + 1)
     figure.update_xaxes(showticklabels=False)
+    # One unit across and up, so that distances and angles in a panel can be compared.
     figure.update_yaxes(showticklabels=False)
+    for number in range(len(names)):
+        figure.update_yaxes(
+            scaleanchor=f"x{number + 1 if number else ''}", row=number // columns + 1, col=number % columns + 1
+        )
     figure.update_layout(
         title=title,
         width=size * columns + 60,
