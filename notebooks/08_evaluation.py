@@ -196,7 +196,7 @@ with course.check("8.2"):
 # %% [markdown]
 # ### Exercise 8.3: Which mean?
 #
-# Papers print one number for HD95, "the mean": of the rows of all subsets thrown together, or of their own means?
+# Papers print one number for HD95, "the mean": of all rows thrown together, or of the subsets' own means?
 # Where no score is left out, the two agree. Where a subset has false alarms, its HD95 are left out: then they do not.
 
 
@@ -221,4 +221,4 @@ with course.check("8.3"):
 # %% [markdown]
 # ## Read next
 #
-# **Next:** this is the last of the numbered notebooks.
+# **Next:** [9. Your own case](09_your_own_case.ipynb).

@@ -239,10 +239,11 @@ def predict(
     from smml.modalities import parse_subset, subset_name
 
     _use_threads(threads)
-    predictor = _predictor(checkpoint, device, window, refine)
+    # Before the model, which takes longer to load: whoever mistyped a path is told at once.
     files = find_case(case if len(case) > 1 else case[0])
     wanted = parse_subset(modalities) if modalities else None
     loaded = read_case(files, wanted, label=False)
+    predictor = _predictor(checkpoint, device, window, refine)
     result = predictor.segment(predictor.encode(loaded))
     predictor.save(result, output, layout=loaded.layout, probabilities=probabilities)
     voxel = loaded.spacing[0] * loaded.spacing[1] * loaded.spacing[2] / 1000

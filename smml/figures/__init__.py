@@ -3,6 +3,7 @@
 from smml.figures.charts import drop_figure, loss_figure, subset_figure
 from smml.figures.curves import curves_figure
 from smml.figures.prompts import prompt_picture
+from smml.figures.relations import matrix_figure, token_figure
 from smml.figures.slices import (
     add_class_legend,
     axial_picture,
@@ -23,6 +24,7 @@ __all__ = [
     "drop_figure",
     "heat_picture",
     "loss_figure",
+    "matrix_figure",
     "modality_figure",
     "panels",
     "prompt_picture",
@@ -30,6 +32,7 @@ __all__ = [
     "study_figure",
     "subset_figure",
     "to_canonical",
+    "token_figure",
     "use_theme",
     "widest_slice",
 ]

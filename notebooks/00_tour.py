@@ -1,0 +1,229 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 0. A tour: one brain, four sequences, and what is missing
+#
+# **Question.** What is the problem, and what does this course do about it?
+#
+# After this notebook you can
+# - say why a network that needs four MRI sequences is of little use to a patient who has three;
+# - switch sequences off in the viewer and read what becomes of the segmentation;
+# - name the sequence that each region of a tumour depends on, in this cohort;
+# - find the notebook that answers your own question.
+#
+# About one minute on two CPU cores, 1 GB of memory. It needs nothing from other notebooks.
+#
+# All images are **simulated**: average anatomy, a grown tumour, the scanner's physics. They let the whole course run on
+# a laptop without a patient's data; no number here says anything about patients.
+
+# %%
+import pandas as pd
+import plotly.express as px
+from IPython.display import display
+from PIL import Image
+
+from smml import course, figures
+from smml.data import REGIONS, read_case
+from smml.evaluation import dice, summary_table
+from smml.figures.theme import REGION_COLOURS
+from smml.inference import Predictor
+from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
+from smml.viewer import ModalityViewer, viewer_picture
+
+figures.use_theme()
+
+# %% [markdown]
+# ## The problem
+#
+# A brain tumour is imaged with four MRI sequences, because each shows something else: FLAIR and T2 the oedema (**ED**)
+# around it, T1ce the part that takes up contrast agent (**ET**), T1 the anatomy beside it. What is scored are three
+# nested regions: the whole tumour (**WT**), its core without the oedema (**TC**), and ET.
+#
+# Methods that were trained on all four need all four. In a clinic one may not be there: no contrast agent for this
+# kidney, a scan cut short, a protocol of years ago. Here is a simulated case that no training has seen, complete:
+
+# %%
+files = course.held_out_cohort(course.size(full=6, fast=2))
+cases = [read_case(file) for file in files]
+case = max(cases, key=lambda case: int((case.label == 3).sum()))
+figures.modality_figure(case)
+
+# %% [markdown]
+# ## Take a sequence away
+#
+# The viewer gives the model what you check, and nothing else. Uncheck T1ce and wait a moment; then try T1 alone. (The
+# weights, `"tiny"`, ship with the package. The controls need a running kernel: `make lab`. A page without one shows the
+# viewer's picture, and more pictures follow.)
+
+# %%
+predictor = Predictor.from_checkpoint("tiny")
+viewer = ModalityViewer(case, predictor)
+assert viewer.wait(), "the segmentation is still on its way"
+display(viewer)
+
+# %% [markdown]
+# ## One subset after another
+#
+# Four sequences have 15 non-empty subsets. One network serves them all: it encodes each sequence by itself, once, and
+# fuses whatever is there. Dice measures overlap with the truth, from 0 (none) to 1 (the same voxels).
+
+# %%
+encoding = predictor.encode(case)
+results, rows = {}, []
+for subset in (*SUBSETS[:4], SUBSETS[11], SUBSETS[14]) if course.FAST else SUBSETS:
+    name = subset_name(subset)
+    results[name] = predictor.segment(encoding, subset)
+    for region in REGIONS:
+        found, truth = predictor.scheme.region(results[name].labels, region), case.scheme.region(case.label, region)
+        rows.append({"subset": name, "region": region, "Dice": dice(found, truth)})
+scores = pd.DataFrame(rows)
+Image.fromarray(viewer_picture(case, results["FLAIR+T1+T2"]))
+
+# %% [markdown]
+# That was everything but T1ce, which is what a scan without contrast agent leaves. Now T1 alone:
+
+# %%
+Image.fromarray(viewer_picture(case, results["T1"]))
+
+# %%
+title = f"{case.id}, simulated: Dice from {len(results)} subsets"
+figure = px.bar(scores, x="subset", y="Dice", color="region", barmode="group", title=title, height=400, width=900,
+                color_discrete_map=REGION_COLOURS, labels={"subset": ""})  # fmt: skip
+figure.update_traces(marker_line={"color": "#555555", "width": 1}).update_xaxes(tickangle=-40)
+figure.update_layout(margin={"b": 120})
+
+# %%
+one = scores.pivot(index="subset", columns="region", values="Dice")
+everything, no_contrast = one.loc[subset_name(MODALITIES)], one.loc["FLAIR+T1+T2"]
+print(f"all four sequences:  WT {everything['WT']:.2f}, TC {everything['TC']:.2f}, ET {everything['ET']:.2f}")
+print(f"without T1ce:        WT {no_contrast['WT']:.2f}, TC {no_contrast['TC']:.2f}, ET {no_contrast['ET']:.2f}")
+alone = one.loc[list(DISPLAY_NAMES.values())]
+print("best single sequence:", ", ".join(f"{region} {alone[region].idxmax()}" for region in ("WT", "TC", "ET")))
+
+# %% [markdown]
+# One case is an anecdote. The same, as means over more held-out cases, from the committed measurement
+# ([results/simulator](../results/simulator/sequences.md)):
+
+# %%
+committed = pd.read_csv(course.results_folder() / "simulator" / "scores.csv")
+table = summary_table(committed)
+print(f"{committed['case'].nunique()} simulated cases")
+table.loc[[subset_name(MODALITIES), "FLAIR+T1+T2", "T1ce", "T1", "mean"], ["Dice WT", "Dice TC", "Dice ET"]].round(2)
+
+# %% [markdown]
+# No method can see ET where no sequence shows it; a Dice well above 0 without T1ce is a guess from what usually lies
+# inside a core. What a method *can* do is to lose no more than that: to find in the
+# sequences at hand all that they hold, and not to fall apart because one is gone.
+#
+# ## What this course does about it
+#
+# It builds, explains and tests one such method, *masked mutual learning* (Liang et al., AAAI 2025,
+# [arXiv:2507.07592](https://arxiv.org/abs/2507.07592)), and says where the paper leaves something open:
+#
+# ```
+#                  mask A: FLAIR, T2        +-----------+
+#               +-------------------------> | student 1 | --> segmentation 1 --+
+#  the same     |                           +-----------+                      |
+#  brain     ---+                             ^  |  they teach each other:     +--> mean
+#  (4 images)   |                             |  v  voxels and relations       |
+#               |  mask B: T1ce             +-----------+                      |
+#               +-------------------------> | student 2 | --> segmentation 2 --+
+#                                           +-----------+
+# ```
+#
+# Both see the same brain through different masks, so each knows something that the other does not. An optional
+# refinement then asks a Segment Anything Model about what they found.
+#
+# ## Where to go from here
+#
+# | notebook | time, two CPU cores | question |
+# |---|---|---|
+# | [1. The data](01_data.ipynb) | 1 min | Why does a tumour need four sequences, and what do files and labels mean? |
+# | [2. Missing modalities](02_missing_modalities.ipynb) | 1 min | How does one network serve 15 subsets? |
+# | [3. Masked mutual learning](03_masked_mutual_learning.ipynb) | 2-3 min | What can two networks teach each other? |
+# | [6. Refinement](06_refinement.ipynb) | 2-3 min | What may SAM see, and what is it worth? |
+# | [8. Evaluation](08_evaluation.ipynb) | 1-2 min | How good is each subset, and how is that number made? |
+# | [9. Your own case](09_your_own_case.ipynb) | 1 min | How do I run it on my images, and when may I believe it? |
+#
+# | if you ask | read |
+# |---|---|
+# | "I have scans of my own, with sequences missing." | 9, then 2 |
+# | "I have BraTS and want to train." | 1, 3, then `smml train --help` |
+# | "Is it any good, and compared with what?" | 8, and [results](../results/simulator/table.md) |
+# | "What exactly are the losses?" | 3, then [docs/METHOD.md](../docs/METHOD.md) |
+# | "I build my own model and want the parts." | 2, 3, and *The kernels* in the [README](../README.md) |
+# | "Does a foundation model help?" | 6 |
+#
+# ## Key points
+#
+# - What a sequence does not show cannot be segmented from it; what can be asked for is to lose nothing else.
+# - One network for all 15 subsets: encoders that do not know what is missing, a fusion that takes what is there.
+# - Simulated cases show that the method does what it says. They cannot show how well it does on patients.
+#
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/00_tour.py) say why.
+#
+# ### Exercise 0.1: Which sequence would be missed most?
+#
+# From a table over the subsets (rows named like "FLAIR+T2", columns "Dice WT", "Dice TC", "Dice ET"): which one of the
+# four costs a region most, if it alone is taken away from all four? Let the table answer, not what you know.
+
+
+# %%
+# Exercise 0.1
+def most_missed(table, region):
+    """Name ("FLAIR", "T1ce", "T1" or "T2") of the sequence without which the Dice of the region falls most."""
+    return ...
+
+
+# %%
+with course.check("0.1"):
+    table = summary_table(pd.read_csv(course.results_folder() / "simulator" / "scores.csv"))
+    answers = {region: most_missed(table, region) for region in ("WT", "TC", "ET")}
+    assert set(answers.values()) <= set(DISPLAY_NAMES.values()), f"{answers['ET']} is not the name of a sequence"
+    assert answers["ET"] == "T1ce", "compare the row of all four with the four rows of three"
+    swapped = table.rename(
+        index=lambda name: {"FLAIR+T1ce+T1": "FLAIR+T1+T2", "FLAIR+T1+T2": "FLAIR+T1ce+T1"}.get(name, name)
+    )
+    assert most_missed(swapped, "ET") == "T2", "in another table the answer is another one"
+    print("missed most:", ", ".join(f"{name} for {region}" for region, name in answers.items()))
+
+# %% [markdown]
+# ### Exercise 0.2: Time for one more
+#
+# A patient has been scanned with some sequences, and the scanner is free for one more. Which one? The answer depends on
+# the region that matters and on what is there already: is the best *single* sequence always the best one to *add*?
+
+
+# %%
+# Exercise 0.2
+def next_sequence(table, given, region):
+    """Which of MODALITIES to add to `given`, such as ("flair", "t2"), for the highest Dice of the region."""
+    return ...
+
+
+# %%
+with course.check("0.2"):
+    table = summary_table(pd.read_csv(course.results_folder() / "simulator" / "scores.csv"))
+    assert next_sequence(table, ("flair", "t1ce", "t1"), "WT") == "t2", "with three given, only the fourth is left"
+    assert next_sequence(table, ("flair", "t2"), "ET") == "t1ce", (
+        "look up the rows of given + one; subset_name names them"
+    )
+    assert next_sequence(table, ("t1ce",), "ET") == "flair", "never one that is there already"
+    best = table.loc[list(DISPLAY_NAMES.values()), "Dice ET"].nlargest(2).index.tolist()
+    print(f"ET: the best single sequences are {' and '.join(best)}; the best to add to T1ce is "
+          f"{DISPLAY_NAMES[next_sequence(table, ('t1ce',), 'ET')]}")  # fmt: skip
+
+# %% [markdown]
+# ## Read next
+#
+# **Next:** [1. The data](01_data.ipynb), or any row of the tables above: each notebook runs by itself.
