@@ -65,9 +65,9 @@ for step in (0, 99, 150, 200, 900):
 
 # %%
 files = course.training_cohort(course.size(full=12, fast=4))
-steps = course.size(full=30, fast=4)
+steps = course.size(full=30, fast=2)
 config = TrainingConfig(
-    preset="tiny", steps=steps, learning_rate=3e-4, ema=0.9, validate_every=steps // 2, checkpoint_every=steps // 2
+    preset="tiny", steps=steps, learning_rate=3e-4, ema=0.9, validate_every=course.size(full=15, fast=2)
 )
 run = course.build_folder() / f"run-07-{steps}-steps"
 checkpoint = train(files, run, config, weights="tiny", resume=True)
@@ -89,11 +89,12 @@ print(f"{log['seconds'].median():.2f} s a step (median), of which the refinement
 # ## Interrupted and resumed, to the bit
 #
 # A checkpoint holds weights, optimiser, averages and random states; sample $i$ is a function of the seed and $i$. So a
-# run that was killed goes on as if nothing had happened. Two steps and then two more, against four at once:
+# run that was killed goes on as if nothing had happened. Interrupted half-way and resumed, against the same at once:
 
 # %%
-whole, parts = course.build_folder() / "run-07-whole", course.build_folder() / "run-07-parts"
-four = TrainingConfig(steps=4, checkpoint_every=2)
+whole, parts = course.build_folder() / "run-07-whole-steps", course.build_folder() / "run-07-parts-steps"
+half = course.size(full=2, fast=1)
+short = TrainingConfig(steps=2 * half, checkpoint_every=half)
 
 
 class Stop(Exception):
@@ -101,16 +102,16 @@ class Stop(Exception):
 
 
 def power_cut(row):
-    if row["step"] == 1 and not (parts / "after").exists():
+    if row["step"] == half:  # half are done and saved; what follows is lost
         raise Stop
 
 
-train(files[:2], whole, four, resume=True, progress=False)
+train(files[:2], whole, short, resume=True, progress=False)
 try:
-    train(files[:2], parts, four, resume=True, progress=False, on_step=power_cut)
+    train(files[:2], parts, short, resume=True, progress=False, on_step=power_cut)
 except Stop:
-    print("interrupted after two of four steps")
-train(files[:2], parts, four, resume=True, progress=False)
+    print(f"the power went in step {half + 1} of {short.steps}")
+train(files[:2], parts, short, resume=True, progress=False)
 weights = [load_checkpoint(folder).weights for folder in (whole, parts)]
 print("largest difference of any weight:", max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]))
 assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
