@@ -217,7 +217,7 @@ def test_gradcheck(gate):
     assert gradcheck(lambda x: ours(x, x2, target, **options)[1], x1.clone().requires_grad_(), fast_mode=True)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     batch=st.integers(1, 3),
@@ -242,7 +242,8 @@ def test_opcheck(gate):
     torch.library.opcheck(op, (x1.transpose(2, 4), x2.transpose(2, 4), turned, gate, 0.05, ""))
     coefficients = op(x1, x2, target, gate, 0.05, "")[2]
     one = torch.ones((), device=DEVICE)
-    for needed in ((True, True), (True, False), (False, True)):
+    # Which gradients are asked for does not depend on the gate: each of the two tests takes a part.
+    for needed in ((True, True), (True, False)) if gate == "lower_ce" else ((False, True),):
         torch.library.opcheck(backward, (one, one, x1, x2, target, coefficients, gate, *needed))
 
 
