@@ -111,30 +111,26 @@ def random_batch(step: int) -> dict[str, torch.Tensor]:
 
 def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
     folder = tmp_path / "study"
-    arguments = ["study", str(folder), "--preset", "smoke", "--arms", "single,pair,both", "--workers", "1"]
+    arguments = ["study", str(folder), "--preset", "smoke", "--arms", "single,pair", "--workers", "1"]
     result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "Unfinished" in result.output
-    assert "(e) b + both" in result.output
+    assert "(b) two students" in result.output
     found = read_study(folder)
-    assert found.arms == ["single", "pair", "both"]
+    assert found.arms == ["single", "pair"]
     assert not found.complete
     # 1 case, 15 subsets, 3 regions; the arm that shares a training has its own output alone.
     outputs = found.scores.groupby(["arm", "output"]).size().to_dict()
-    assert outputs == {
-        ("single", "branch 1"): 45,
-        ("pair", "student"): 45, ("pair", "branch 1"): 45,
-        ("both", "student"): 45, ("both", "branch 1"): 45,
-    }  # fmt: skip
-    assert load_checkpoint(folder / "runs" / "both-seed0").config["pixel_weight"] == 1
+    assert outputs == {("single", "branch 1"): 45, ("pair", "student"): 45, ("pair", "branch 1"): 45}
+    assert load_checkpoint(folder / "runs" / "pair-seed0").config["pixel_weight"] == 0
 
     # Again: nothing is trained a second time, and the committed form reads back as what it was made from.
     monkeypatch.setattr(study_run, "train", lambda *_, **__: pytest.fail("trained again"))
-    run_study(folder, "smoke", arms=["single", "pair", "both"], progress=False)
+    run_study(folder, "smoke", arms=["single", "pair"], progress=False)
     committed = read_study(write_study(found, tmp_path / "results", "title").parent)
     pd.testing.assert_frame_equal(committed.scores, found.scores)
     assert (committed.runs, committed.settings) == (found.runs, found.settings)
-    assert set(json.loads((tmp_path / "results" / "study.json").read_text())["runs"]) == {"pair-seed0", "both-seed0"}
+    assert set(json.loads((tmp_path / "results" / "study.json").read_text())["runs"]) == {"pair-seed0"}
 
     with pytest.raises(InputError, match="holds a study of preset 'smoke'"):
         run_study(folder, "cpu", progress=False)
