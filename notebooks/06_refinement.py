@@ -395,4 +395,4 @@ with course.check("6.3"):
 # %% [markdown]
 # ## Read next
 #
-# **Next:** [8. Evaluation](08_evaluation.ipynb).
+# **Next:** [7. Training and ablation](07_training_and_ablation.ipynb).
