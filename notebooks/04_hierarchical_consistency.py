@@ -445,7 +445,7 @@ def learn(feature_weight, steps):
     return students, log
 
 
-steps = course.size(full=30, fast=2)
+steps = course.size(full=24, fast=2)
 results = {"without L_fc": learn(0.0, steps), "with L_fc": learn(1.0, steps)}
 
 # %%
