@@ -152,7 +152,7 @@ place = tuple(int(core.sum(axis=others).argmax()) for others in ((1, 2), (0, 2),
 picture = Image.fromarray(viewer_picture(case, result, position=place, shown="t1ce"))
 picture.save(own / "picture.png")
 for path in sorted(own.glob("*.*")):
-    print(f"{path.name:24s} {path.stat().st_size / 1000:7.1f} kB")
+    print(f"{path.name:24s} {path.stat().st_size:9,d} bytes")
 display(picture)
 
 # %%
@@ -169,6 +169,8 @@ print(f"mean doubt where the label is wrong {result.uncertainty[wrong].mean():.3
 print(f"share of the wrong voxels with a doubt below 0.1: {(result.uncertainty[wrong] < 0.1).mean():.0%}")
 
 # %% [markdown]
+# An error that both branches make alike leaves no doubt: a map of doubt finds some errors, never all.
+#
 # ## Other axes, thicker slices
 #
 # Scanners store their axes in every order and direction. The package turns them for the network and turns the result
@@ -283,7 +285,7 @@ with course.check("9.1"):
 # %% [markdown]
 # ### Exercise 9.2: Is the skull still there?
 #
-# The commonest mistake, and no error message will tell. In a skull-stripped image the air is exactly 0; in one that was
+# A mistake that no error message tells of. In a skull-stripped image the air is exactly 0; in one that was
 # not, it is noise. Write a test that one could put before a night's work on a thousand files. It should not be fooled
 # by a file that is cropped closely to the brain, nor by a single zero voxel.
 
