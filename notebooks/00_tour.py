@@ -149,6 +149,8 @@ table.loc[[subset_name(MODALITIES), "FLAIR+T1+T2", "T1ce", "T1", "mean"], ["Dice
 # | [1. The data](01_data.ipynb) | 1 min | Why does a tumour need four sequences, and what do files and labels mean? |
 # | [2. Missing modalities](02_missing_modalities.ipynb) | 1 min | How does one network serve 15 subsets? |
 # | [3. Masked mutual learning](03_masked_mutual_learning.ipynb) | 2-3 min | What can two networks teach each other? |
+# | [4. Hierarchical consistency](04_hierarchical_consistency.ipynb) | 1 min | What exactly is exchanged? |
+# | [5. Fused kernels](05_fused_kernels.ipynb) | 1 min | Why is a short loss slow on a GPU, and what is done about it? |
 # | [6. Refinement](06_refinement.ipynb) | 2-3 min | What may SAM see, and what is it worth? |
 # | [8. Evaluation](08_evaluation.ipynb) | 1-2 min | How good is each subset, and how is that number made? |
 # | [9. Your own case](09_your_own_case.ipynb) | 1 min | How do I run it on my images, and when may I believe it? |
@@ -158,8 +160,8 @@ table.loc[[subset_name(MODALITIES), "FLAIR+T1+T2", "T1ce", "T1", "mean"], ["Dice
 # | "I have scans of my own, with sequences missing." | 9, then 2 |
 # | "I have BraTS and want to train." | 1, 3, then `smml train --help` |
 # | "Is it any good, and compared with what?" | 8, and [results](../results/simulator/table.md) |
-# | "What exactly are the losses?" | 3, then [docs/METHOD.md](../docs/METHOD.md) |
-# | "I build my own model and want the parts." | 2, 3, and *The kernels* in the [README](../README.md) |
+# | "What exactly are the losses?" | 3 and 4, then [docs/METHOD.md](../docs/METHOD.md) |
+# | "I build my own model and want the parts." | 2, 4, 5, and *The kernels* in the [README](../README.md) |
 # | "Does a foundation model help?" | 6 |
 #
 # ## Key points

@@ -109,7 +109,7 @@ assert relation_loss(f1, 2.5 * f1 @ rotation) < 1e-6
 # %% [markdown]
 # A rotation of all features costs nothing: only relations count. The same idea between *classes* compares the cosine
 # similarities of class prototypes (`L_cls`). $G$ need not be built at all: a $C \times C$ form gives the same loss, and
-# a later kernel notebook is about that. Both parts on random bottlenecks, with $w$ from the predictions' entropy:
+# notebook 4 derives it. Both parts on random bottlenecks, with $w$ from the predictions' entropy:
 
 # %%
 bottlenecks = [torch.randn(2, 16, 2, 2, 2) for _ in range(2)]
@@ -275,4 +275,4 @@ with course.check("3.3"):
 # %% [markdown]
 # ## Read next
 #
-# **Next:** [6. Refinement](06_refinement.ipynb).
+# **Next:** [4. Hierarchical consistency](04_hierarchical_consistency.ipynb).

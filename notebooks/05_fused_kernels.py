@@ -24,18 +24,12 @@
 # shows that they are right, never how fast they are. **No GPU time is quoted here unless a committed report holds it.**
 
 # %%
-import json
 import os
-import time
-from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler announces itself otherwise
 
-import pandas as pd
-import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
-from IPython.display import display
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if device.type == "cpu":  # Triton decides when it is imported
@@ -55,6 +49,14 @@ from smml_kernels.benchmarks.traffic import Traffic
 figures.use_theme()
 
 # %%
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from IPython.display import display
+
 words = "compiled, on this GPU" if device.type == "cuda" else "in Triton's interpreter, on the CPU"
 print(f"Kernels run {words}." if triton else "Triton is not installed here: its cells are skipped, all others run.")
 reports = {
