@@ -180,7 +180,8 @@ if triton:
 
 # %% [markdown]
 # Three things make this a toy. A row of $128^3$ voxels fits into no program's registers, so statistics are made by many
-# programs and merged. A gradient is needed. And the sum of squares must not cancel. The package's kernels do all three.
+# programs and merged, without letting a sum of squares cancel. A gradient is needed. And a missing row must not be read at all. The
+# package's kernels do all three.
 #
 # ## The four ops
 #
@@ -193,7 +194,8 @@ if triton:
 #
 # Each gathers in one pass what the definition needs from *all* voxels (class counts, sums, means), and **computes again
 # in the backward pass what eager code stores**: a softmax costs less than reading it back. Bytes moved, forward and
-# backward, against the least that the definition needs:
+# backward, against the least that the definition needs (an operation that reads its input twice, as a norm does, is
+# counted as reading it once, so eager code is let off lightly):
 
 # %%
 maps = [torch.randn(1, 8, 24, 24, 24, device=device, requires_grad=True) for _ in range(4)]
