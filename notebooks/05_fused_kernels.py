@@ -180,8 +180,8 @@ if triton:
 
 # %% [markdown]
 # Three things make this a toy. A row of $128^3$ voxels fits into no program's registers, so statistics are made by many
-# programs and merged, without letting a sum of squares cancel. A gradient is needed. And a missing row must not be read at all. The
-# package's kernels do all three.
+# programs and merged, without letting a sum of squares cancel. A gradient is needed. And a missing row must not be read
+# at all. The package's kernels do all three.
 #
 # ## The four ops
 #
