@@ -88,7 +88,8 @@ scores = pd.DataFrame(rows)
 Image.fromarray(viewer_picture(case, results["FLAIR+T1+T2"]))
 
 # %% [markdown]
-# That was everything but T1ce, which is what a scan without contrast agent leaves. Now T1 alone:
+# That was everything but T1ce, which is what a scan without contrast agent leaves. Now T1 alone; look for paint
+# where there is no tumour:
 
 # %%
 Image.fromarray(viewer_picture(case, results["T1"]))

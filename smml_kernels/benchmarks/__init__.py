@@ -8,7 +8,8 @@ all. Every ratio is taken within one run, on one machine; ceilings (copy bandwid
 same run, and floors (the fewest bytes and operations that a definition needs) are counted in
 :mod:`~smml_kernels.benchmarks.floors`.
 
-``floors`` the fewest bytes and operations, ``cases`` what is measured, ``public`` and ``contestants`` the formulations,
-``check`` right before fast, ``timing`` and ``memory`` the measurements, ``machine`` ceilings and provenance, ``runner``
-one case from check to row, ``targets`` goals against rows, ``report`` and ``roofline`` what is written.
+``floors`` the fewest bytes and operations, ``traffic`` the bytes that eager code moves, ``cases`` what is measured,
+``public`` and ``contestants`` the formulations, ``check`` right before fast, ``timing`` and ``memory`` the
+measurements, ``machine`` ceilings and provenance, ``runner`` one case from check to row, ``targets`` goals against
+rows, ``report`` and ``roofline`` what is written.
 """

@@ -15,6 +15,7 @@ class Traffic(TorchDispatchMode):
 
     An operation reads each tensor that it is given and writes each that it returns. One that only looks at memory in
     another way (``view``, ``transpose``, ``detach``) moves nothing, and an expanded tensor counts as what is stored.
+    What an operation does inside is not seen: a norm that reads its input twice counts as reading it once.
 
     Attributes:
         bytes: by the operation's name.
