@@ -38,6 +38,10 @@ class WindowNetwork:
         """The context in which the networks compute."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def together(self, windows: int) -> int:
+        """How many subsets of that many windows are fused and decoded in one pass."""
+        return max(1, FUSED_BATCH.get(self.device.type, WINDOW_BATCH) // windows)
+
     def encode(self, patches: torch.Tensor, present: torch.Tensor) -> tuple[StudentShares, StudentShares]:
         """Patches [B, M, X, Y, Z] -> what each branch makes of the modalities in ``present``, bool [M]."""
         rows = present.to(self.device).expand(len(patches), -1)
@@ -46,10 +50,8 @@ class WindowNetwork:
 
     def segment(self, pair: tuple[StudentShares, StudentShares], masks: torch.Tensor) -> torch.Tensor:
         """Probabilities of every subset, float32 [S, 2, B, K, X, Y, Z], of B encoded windows; masks is bool [S, M]."""
-        count = len(pair[0].present)
-        together = max(1, FUSED_BATCH.get(self.device.type, WINDOW_BATCH) // count)
-        parts = []
-        for some in masks.split(together):
+        count, parts = len(pair[0].present), []
+        for some in masks.split(self.together(count)):
             branches = []
             for student, shares in zip(self.model.branches, pair, strict=True):
                 with self.autocast():
