@@ -1,7 +1,6 @@
 """A case that is different on every side, so that a mirrored or turned picture cannot pass."""
 
 import threading
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -62,6 +61,13 @@ def phantom(axes: str = "RAS", *, oblique: float = 0.0, label: bool = True, moda
     )
 
 
+class Encoded:
+    """Stands in for an encoding."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+
 class FakePredictor:
     """Segments at once, or only when told to; what it says tells the subset.
 
@@ -80,7 +86,7 @@ class FakePredictor:
 
     def encode(self, case, *, cancelled=None, progress=None):
         self.encoded += 1
-        return SimpleNamespace(case=case)
+        return Encoded(case)
 
     def segment(self, encoding, subset, *, branches=False, cancelled=None, progress=None):
         self.calls.append(subset)
