@@ -30,8 +30,9 @@ from smml.models.shares import StudentShares
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
 
-# Encodings above this are not kept but computed again for each subset.
-KEEP_BYTES = 4 * 2**30
+# Encodings above this are not kept but computed again for each subset. With it a notebook's kernel stays under 2.5 GB
+# on a case of 240 x 240 x 155 voxels (scripts/measure_large_case.py).
+KEEP_BYTES = 5 * 2**28
 
 # Probabilities of subsets that are blended at the same time take no more than this.
 BLEND_BYTES = 2**30
@@ -153,7 +154,7 @@ class Predictor:
         Args:
             encoding: of :meth:`encode`.
             subset: names; None uses all that the case has.
-            branches: also keep what each branch says by itself.
+            branches: also keep each branch's own probabilities.
             cancelled: asked before every batch of windows; once it says True the work is given up.
             progress: called after every batch with the number done and the number of all; with refinement the count
                 starts again for each branch's second pass.
@@ -187,7 +188,7 @@ class Predictor:
         Args:
             encoding: of :meth:`encode`.
             subsets: which; None takes every subset of what the case has, in table order.
-            branches: also keep what each branch says by itself.
+            branches: also keep each branch's own probabilities.
             cancelled: asked before every batch of windows; once it says True the work is given up.
             progress: as in :meth:`segment`; the count starts again for every group of subsets that fits in memory.
 
@@ -255,18 +256,31 @@ class Predictor:
         keep: bool = False,
     ) -> Segmentation:
         """Both branches' probabilities [2, K, padded grid] -> a segmentation on the case's own grid."""
-        cropped = encoding.plan.crop(branches)
-        both = encoding.prepared.geometry.inverse(cropped.flatten(0, 1)).unflatten(0, branches.shape[:2])
-        probabilities = both.mean(dim=0)
+        cropped, shape = encoding.plan.crop(branches), encoding.case.shape
+        probabilities = torch.empty(branches.shape[1], *shape)
+        kept = torch.empty(*branches.shape[:2], *shape) if keep else None
+        uncertainty, highest = torch.zeros(shape), torch.full((2, *shape), -1.0)
+        branch_labels = torch.zeros(2, *shape, dtype=torch.uint8)
+        # Class by class: all of them and both branches at once would be the largest thing in memory by far.
+        for k in range(branches.shape[1]):
+            both = encoding.prepared.geometry.inverse(cropped[:, k])
+            torch.add(both[0], both[1], out=probabilities[k]).div_(2)
+            if keep:
+                kept[:, k] = both
+            higher = both > highest
+            branch_labels[higher] = k
+            torch.maximum(highest, both, out=highest)
+            uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
         return Segmentation(
             labels=probabilities.argmax(dim=0).to(torch.uint8).numpy(),
             probabilities=probabilities.numpy(),
             affine=encoding.case.affine,
             subset=names,
             refined=student is not None,
-            uncertainty=(both[0] - both[1]).abs().sum(dim=0).div(2).numpy(),
+            branch_labels=branch_labels.numpy(),
+            uncertainty=uncertainty.numpy(),
             student=student,
-            branches=both.numpy() if keep else None,
+            branches=kept.numpy() if keep else None,
         )
 
     def _refine(

@@ -22,9 +22,10 @@ class Segmentation:
         affine: float64 [4, 4], the case's.
         subset: the modalities it was made from.
         refined: True if the refinement networks had the last word.
+        branch_labels: uint8 [2, X, Y, Z], what each branch says by itself.
         uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
         student: where ``refined``, the segmentation of the students alone.
-        branches: float32 [2, K, X, Y, Z], what each branch says by itself; kept only if asked for.
+        branches: float32 [2, K, X, Y, Z], each branch's own probabilities; kept only if asked for.
     """
 
     labels: np.ndarray
@@ -32,6 +33,7 @@ class Segmentation:
     affine: np.ndarray
     subset: Subset
     refined: bool = False
+    branch_labels: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     student: "Segmentation | None" = None
     branches: np.ndarray | None = None

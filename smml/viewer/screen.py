@@ -110,7 +110,7 @@ class Screen:
             box.value = region in state.regions
         for plane, slider in c.slices.items():
             slider.value = state.position[NORMAL[plane]]
-        ends = c.window_range(self._case, state)
+        ends = c.window_range(state)
         if (c.window.min, c.window.max) != (ends["min"], ends["max"]):
             # The order keeps min below max at every step.
             c.window.min = min(ends["min"], c.window.min)

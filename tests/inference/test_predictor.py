@@ -278,6 +278,11 @@ def test_each_branch_is_kept_on_wish_and_their_mean_is_the_result(model):
     assert result.branches.shape == (2, 4, *encoding.case.shape)
     np.testing.assert_allclose(result.branches.mean(axis=0), result.probabilities, atol=1e-6)
     assert np.abs(result.branches[0] - result.branches[1]).max() > 1e-3
+    assert np.array_equal(result.branch_labels, result.branches.argmax(axis=1))
+    assert len(np.unique(result.branch_labels)) > 1
+    np.testing.assert_allclose(
+        result.uncertainty, np.abs(result.branches[0] - result.branches[1]).sum(0) / 2, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 2**30])

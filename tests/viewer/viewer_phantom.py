@@ -88,7 +88,7 @@ class FakePredictor:
         self.encoded += 1
         return Encoded(case)
 
-    def segment(self, encoding, subset, *, branches=False, cancelled=None, progress=None):
+    def segment(self, encoding, subset, *, cancelled=None, progress=None):
         self.calls.append(subset)
         self.begun.set()
         while not self.gate.wait(0.005):
@@ -107,7 +107,7 @@ class FakePredictor:
             affine=encoding.case.affine,
             subset=subset,
             uncertainty=np.abs(one_hot - other).sum(0) / 2,
-            branches=np.stack([one_hot, other]) if branches else None,
+            branch_labels=np.stack([one_hot.argmax(0), other.argmax(0)]).astype(np.uint8),
         )
 
     @staticmethod
