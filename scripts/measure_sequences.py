@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -91,13 +92,15 @@ class OedemaRecorder:
     def encode(self, case: Case) -> Encoding:
         return self.predictor.encode(case)
 
-    def segment(self, encoding: Encoding, subset: Subset) -> Segmentation:
-        result = self.predictor.segment(encoding, subset)
-        truth, found = encoding.case.label == ED, result.labels == ED
-        if truth.any():
-            recall = boundary_recall(found, truth, tolerance=2.0)
-            self.rows.append({"subset": subset_name(subset), "Dice ED": dice(found, truth), "ED recall": recall})
-        return result
+    def segment_all(self, encoding: Encoding, subsets: list[Subset]) -> Iterator[Segmentation]:
+        truth = encoding.case.label == ED
+        for result in self.predictor.segment_all(encoding, subsets):
+            found = result.labels == ED
+            if truth.any():
+                recall = boundary_recall(found, truth, tolerance=2.0)
+                row = {"subset": subset_name(result.subset), "Dice ED": dice(found, truth), "ED recall": recall}
+                self.rows.append(row)
+            yield result
 
     def means(self) -> pd.DataFrame:
         """Mean Dice of ED and recall of its boundary at 2 voxels, a row a subset."""

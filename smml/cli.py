@@ -130,6 +130,11 @@ def evaluate(
     penalty: Annotated[
         bool, typer.Option("--penalty", help="HD95 of 373.13 mm where one region is empty, instead of leaving it out.")
     ] = False,
+    precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the networks.")] = "float32",
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Do not score: time the subsets of the first case, or the mean of --cases."),
+    ] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
@@ -142,8 +147,12 @@ def evaluate(
     from smml.parallel import start_ranks
 
     _use_threads(threads)
+    if profile:
+        predictor = _predictor(checkpoint, device, window, refine=False, precision=precision)
+        _print_profile(predictor, find_cases(data)[: cases or 1])
+        return
     with start_ranks(device) as ranks:
-        predictor = _predictor(checkpoint, str(ranks.device), window, refine)
+        predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
         found = find_cases(data)
         found = found[:cases] if cases else found
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
@@ -317,13 +326,24 @@ def _use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _predictor(checkpoint: str, device: str, window: int, refine: bool | None):
+def _print_profile(predictor, found) -> None:
+    import torch
+
+    from smml.data import read_case
+    from smml.evaluation.profile import format_profile, profile
+
+    profiles = [profile(predictor, read_case(files)) for files in found]
+    threads = f", {torch.get_num_threads()} threads" if predictor.device.type == "cpu" else ""
+    typer.echo(format_profile(profiles) + f"\n\n{predictor.network.precision} on {predictor.device}{threads}")
+
+
+def _predictor(checkpoint: str, device: str, window: int, refine: bool | None, precision: str = "float32"):
     from smml.devices import find_device
     from smml.inference import Predictor
 
     find_device(device)
     options = {"window": window} if window else {}
-    return Predictor.from_checkpoint(checkpoint, device=device, refine=refine, **options)
+    return Predictor.from_checkpoint(checkpoint, device=device, refine=refine, precision=precision, **options)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,17 @@ def test_simulate_train_evaluate_predict_and_info_from_end_to_end(run, tmp_path)
     assert "kernel relation_loss" in text
 
 
+def test_evaluate_profiles_instead_of_scoring(run, small_cohort, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("smml.evaluation.profile.subsets_of", lambda _: [("t1",)])
+    arguments = ["evaluate", small_cohort, "--checkpoint", checkpoint, "--output", tmp_path / "none"]
+    status, text, _ = run(*arguments, "--profile")
+    assert status == 0
+    for words in ("| encoders |", "| decoder |", "skips missing encoders", "as the public code does it", "1 subsets"):
+        assert words in text
+    assert not (tmp_path / "none").exists()
+    assert "float32, bf16" in sentence(run(*arguments, "--precision", "half"))
+
+
 def test_predict_needs_only_the_files_of_the_named_modalities(run, case_folder, checkpoint, tmp_path):
     whole = tmp_path / "whole.nii.gz"
     arguments = ["--modalities", "flair,t2", "--checkpoint", checkpoint]

@@ -66,14 +66,13 @@ def evaluate(
             item, rows = cases[number], by_case.setdefault(number, [])
             case = item if isinstance(item, Case) else read_case(item)
             _check(case, predictor)
-            encoding = predictor.encode(case)
             possible = set(subsets_of(case.modalities))
-            for subset in wanted:
-                if subset in possible:
-                    result = predictor.segment(encoding, subset, branches=branches)
-                    for output, segmentation in _outputs(result):
-                        rows += _score(case, output, segmentation, one_empty, distances)
+            chosen = [subset for subset in wanted if subset in possible]
+            for result in predictor.segment_all(predictor.encode(case), chosen, branches=branches):
+                for output, segmentation in _outputs(result):
+                    rows += _score(case, output, segmentation, one_empty, distances)
                 bar.update()
+            bar.update(len(wanted) - len(chosen))
     everyone = {number: rows for part in ranks.gather(by_case) for number, rows in part.items()}
     frame = pd.DataFrame([row for number in range(len(cases)) for row in everyone[number]])
     frame.attrs["protocol"] = protocol(len(cases), one_empty)

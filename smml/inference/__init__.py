@@ -1,5 +1,6 @@
 """Segmenting cases with a trained model."""
 
-from smml.inference.predictor import Cancelled, Encoding, Predictor, Segmentation
+from smml.inference.predictor import Predictor
+from smml.inference.results import Cancelled, Encoding, Segmentation
 
 __all__ = ["Cancelled", "Encoding", "Predictor", "Segmentation"]

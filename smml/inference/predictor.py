@@ -9,7 +9,6 @@ refinement networks have the last word. Nothing in it looks at a label.
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,73 +17,25 @@ import torch
 from smml.data.case import Case
 from smml.data.labels import scheme_for_classes
 from smml.data.layouts import LAYOUTS
-from smml.data.preprocessing import PreparedCase, prepare
+from smml.data.preprocessing import prepare
 from smml.data.writing import write_probabilities, write_segmentation
 from smml.errors import InputError
-from smml.inference.windows import Slices, WindowPlan, plan_windows
-from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name
-from smml.models import SMML, StudentEncoding
+from smml.inference.network import Blend, WindowNetwork, batches
+from smml.inference.results import Cancelled, Encoding, Progress, Segmentation, watched
+from smml.inference.windows import plan_windows
+from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
+from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, load_checkpoint
+from smml.models.shares import StudentShares
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
 
-# Windows that go through the network together. Besides filling a GPU, more than one makes PyTorch choose oneDNN's
-# convolutions on a CPU, which are several times faster than what it takes for a single small volume.
-WINDOW_BATCH = 4
+# Encodings above this are not kept but computed again for each subset. With it a notebook's kernel stays under 2.5 GB
+# on a case of 240 x 240 x 155 voxels (scripts/measure_large_case.py).
+KEEP_BYTES = 5 * 2**28
 
-# Encodings above this are not kept but computed again for each subset.
-KEEP_BYTES = 4 * 2**30
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A segmentation on the case's own grid.
-
-    Attributes:
-        labels: uint8 [X, Y, Z], in-memory values.
-        probabilities: float32 [K, X, Y, Z], mean of the two branches.
-        affine: float64 [4, 4], the case's.
-        subset: the modalities it was made from.
-        refined: True if the refinement networks had the last word.
-        uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
-        student: where ``refined``, the segmentation of the students alone.
-        branches: float32 [2, K, X, Y, Z], what each branch says by itself; kept only if asked for.
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    affine: np.ndarray
-    subset: Subset
-    refined: bool = False
-    uncertainty: np.ndarray | None = None
-    student: "Segmentation | None" = None
-    branches: np.ndarray | None = None
-
-
-class Cancelled(Exception):
-    """The work was given up between two batches of windows because ``cancelled()`` said so; nothing came of it."""
-
-
-# Told how many batches of windows are done, and of how many.
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What the encoders made of a case.
-
-    Attributes:
-        case: the case, on its own grid.
-        prepared: the network's input.
-        plan: the windows.
-        windows: per batch of up to ``WINDOW_BATCH`` windows, the encoding of branch 1 and of branch 2; None if they
-            are computed when asked for, because keeping them would need too much memory.
-    """
-
-    case: Case
-    prepared: PreparedCase
-    plan: WindowPlan
-    windows: tuple[tuple[StudentEncoding, StudentEncoding], ...] | None = field(repr=False, default=None)
+# Probabilities of subsets that are blended at the same time take no more than this.
+BLEND_BYTES = 2**30
 
 
 class Predictor:
@@ -98,9 +49,10 @@ class Predictor:
         device: torch device that computes.
         keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
         prior: SAM's priors for the refinement networks; None leaves the refinement out.
+        precision: "float32", or "bf16" for autocast of the networks: faster on a GPU, and a little different.
 
     Raises:
-        InputError: sizes out of range, or a prior for a model without refinement.
+        InputError: sizes out of range, an unknown precision, or a prior for a model without refinement.
     """
 
     def __init__(
@@ -113,6 +65,7 @@ class Predictor:
         device: str = "cpu",
         keep_bytes: int = KEEP_BYTES,
         prior: SAMPrior | None = None,
+        precision: str = "float32",
     ) -> None:
         if window < 32 or window % 16:
             raise InputError(f"window must be at least 32 and divisible by 16, found {window}")
@@ -121,9 +74,9 @@ class Predictor:
         if prior is not None and model.refinements is None:
             raise InputError("a prior was given, but the model has no refinement networks; leave the prior out")
         self.prior = prior
-        self.model = model.eval().to(device)
-        self.spacing, self.window, self.overlap = spacing, window, overlap
-        self.device, self.keep_bytes = torch.device(device), keep_bytes
+        self.network = WindowNetwork(model, device, precision)
+        self.model, self.device = self.network.model, self.network.device
+        self.spacing, self.window, self.overlap, self.keep_bytes = spacing, window, overlap, keep_bytes
         self.scheme = scheme_for_classes(model.config.num_classes)
 
     @classmethod
@@ -143,7 +96,7 @@ class Predictor:
             preset: insist on this preset.
             refine: whether the refinement networks have the last word; by default if the checkpoint has them.
             sam: the SAM that makes the priors; by default the one that the checkpoint was trained with.
-            options: ``window``, ``overlap``, ``device``, ``keep_bytes`` of the constructor.
+            options: ``window``, ``overlap``, ``device``, ``keep_bytes``, ``precision`` of the constructor.
 
         Raises:
             InputError: the checkpoint cannot be used; see :func:`smml.models.checkpoint.load_checkpoint`.
@@ -182,7 +135,8 @@ class Predictor:
         encoding = Encoding(case, prepared, plan)
         if self._bytes_of_encodings(encoding) > self.keep_bytes:
             return encoding
-        windows = _watched(self._encode_windows(encoding, prepared.available), plan, cancelled, progress)
+        number = len(batches(plan.places))
+        windows = watched(self._encode_windows(encoding, prepared.available), number, cancelled, progress)
         return Encoding(case, prepared, plan, tuple(windows))
 
     @torch.inference_mode()
@@ -200,7 +154,7 @@ class Predictor:
         Args:
             encoding: of :meth:`encode`.
             subset: names; None uses all that the case has.
-            branches: also keep what each branch says by itself.
+            branches: also keep each branch's own probabilities.
             cancelled: asked before every batch of windows; once it says True the work is given up.
             progress: called after every batch with the number done and the number of all; with refinement the count
                 starts again for each branch's second pass.
@@ -213,21 +167,72 @@ class Predictor:
             InputError: unknown or empty subset, or a modality that the case lacks.
             Cancelled: ``cancelled`` said so.
         """
+        names = encoding.case.modalities if subset is None else parse_subset(subset)
+        segmentations = self.segment_all(encoding, [names], branches=branches, cancelled=cancelled, progress=progress)
+        return next(segmentations)
+
+    def segment_all(
+        self,
+        encoding: Encoding,
+        subsets: Iterable[str | Subset] | None = None,
+        *,
+        branches: bool = False,
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Segmentation]:
+        """Segment from many subsets: the same numbers as :meth:`segment`, in one go over the windows.
+
+        Subsets go through fusion and decoder together where that fills the device, and windows whose encodings were
+        too large to keep are encoded once for many subsets instead of once for each.
+
+        Args:
+            encoding: of :meth:`encode`.
+            subsets: which; None takes every subset of what the case has, in table order.
+            branches: also keep each branch's own probabilities.
+            cancelled: asked before every batch of windows; once it says True the work is given up.
+            progress: as in :meth:`segment`; the count starts again for every group of subsets that fits in memory.
+
+        Returns:
+            An iterator over the segmentations, in the order of ``subsets``. They are made as they are asked for, a
+            group at a time, because 15 sets of probabilities are large.
+
+        Raises:
+            InputError: unknown or empty subset, or a modality that the case lacks; at once.
+            Cancelled: ``cancelled`` said so.
+        """
         case = encoding.case
-        names = case.modalities if subset is None else parse_subset(subset)
-        absent = [name for name in names if name not in case.volumes]
-        if absent:
-            raise InputError(
-                f"case {case.id}: subset {subset_name(names)} asks for {subset_name(absent, ', ')}, but only "
-                f"{subset_name(case.modalities, ', ')} was read; choose a subset of these"
-            )
-        mask = subset_mask(names)
-        coarse = self._blend(encoding, mask, cancelled, progress)
-        student = self._on_own_grid(encoding, coarse, names, keep=branches)
-        if self.prior is None:
-            return student
-        refined = self._refine(encoding, mask, coarse, cancelled, progress)
-        return self._on_own_grid(encoding, refined, names, student=student, keep=branches)
+        wanted = subsets_of(case.modalities) if subsets is None else [parse_subset(subset) for subset in subsets]
+        for names in wanted:
+            absent = [name for name in names if name not in case.volumes]
+            if absent:
+                raise InputError(
+                    f"case {case.id}: subset {subset_name(names)} asks for {subset_name(absent, ', ')}, but only "
+                    f"{subset_name(case.modalities, ', ')} was read; choose a subset of these"
+                )
+        return self._segment_all(encoding, wanted, branches, cancelled, progress)
+
+    @torch.inference_mode()
+    def _segment_all(
+        self,
+        encoding: Encoding,
+        wanted: list[Subset],
+        branches: bool,
+        cancelled: Callable[[], bool] | None,
+        progress: Progress | None,
+    ) -> Iterator[Segmentation]:
+        bytes_of_one = 2 * self.model.config.num_classes * 4 * int(np.prod(encoding.plan.padded_shape))
+        group = max(1, BLEND_BYTES // bytes_of_one)
+        for start in range(0, len(wanted), group):
+            some = wanted[start : start + group]
+            masks = torch.stack([subset_mask(names) for names in some])
+            blended = self._blend(encoding, masks, cancelled, progress)
+            for names, mask, coarse in zip(some, masks, blended, strict=True):
+                student = self._on_own_grid(encoding, coarse, names, keep=branches)
+                if self.prior is None:
+                    yield student
+                else:
+                    refined = self._refine(encoding, mask, coarse, cancelled, progress)
+                    yield self._on_own_grid(encoding, refined, names, student=student, keep=branches)
 
     @torch.inference_mode()
     def coarse(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
@@ -240,7 +245,7 @@ class Predictor:
         Returns:
             float32 [2, K, x, y, z].
         """
-        return encoding.plan.crop(self._blend(encoding, mask))
+        return encoding.plan.crop(self._blend(encoding, mask[None])[0])
 
     def _on_own_grid(
         self,
@@ -251,18 +256,31 @@ class Predictor:
         keep: bool = False,
     ) -> Segmentation:
         """Both branches' probabilities [2, K, padded grid] -> a segmentation on the case's own grid."""
-        cropped = encoding.plan.crop(branches)
-        both = encoding.prepared.geometry.inverse(cropped.flatten(0, 1)).unflatten(0, branches.shape[:2])
-        probabilities = both.mean(dim=0)
+        cropped, shape = encoding.plan.crop(branches), encoding.case.shape
+        probabilities = torch.empty(branches.shape[1], *shape)
+        kept = torch.empty(*branches.shape[:2], *shape) if keep else None
+        uncertainty, highest = torch.zeros(shape), torch.full((2, *shape), -1.0)
+        branch_labels = torch.zeros(2, *shape, dtype=torch.uint8)
+        # Class by class: all of them and both branches at once would be the largest thing in memory by far.
+        for k in range(branches.shape[1]):
+            both = encoding.prepared.geometry.inverse(cropped[:, k])
+            torch.add(both[0], both[1], out=probabilities[k]).div_(2)
+            if keep:
+                kept[:, k] = both
+            higher = both > highest
+            branch_labels[higher] = k
+            torch.maximum(highest, both, out=highest)
+            uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
         return Segmentation(
             labels=probabilities.argmax(dim=0).to(torch.uint8).numpy(),
             probabilities=probabilities.numpy(),
             affine=encoding.case.affine,
             subset=names,
             refined=student is not None,
-            uncertainty=(both[0] - both[1]).abs().sum(dim=0).div(2).numpy(),
+            branch_labels=branch_labels.numpy(),
+            uncertainty=uncertainty.numpy(),
             student=student,
-            branches=both.numpy() if keep else None,
+            branches=kept.numpy() if keep else None,
         )
 
     def _refine(
@@ -276,8 +294,7 @@ class Predictor:
         """Refined probabilities of both branches on the padded grid, from the students' [2, K, X, Y, Z]."""
         plan = encoding.plan
         coarse = plan.crop(branches)
-        total, importance = torch.zeros_like(branches), plan.importance.to(self.device)
-        weight = torch.zeros(plan.padded_shape, device=self.device)
+        blends = []
         for branch, network in enumerate(self.model.refinements):
             if cancelled is not None and cancelled():
                 raise Cancelled
@@ -285,56 +302,50 @@ class Predictor:
             prior = plan.pad(prior[0]).to(self.device)
             # The windows were blended as probabilities; their logarithm is the logits up to a constant a voxel.
             logits = branches[branch].clamp_min(torch.finfo(torch.float32).tiny).log()
-            for places in _watched(_batches(plan.places), plan, cancelled, progress):
+            blend, work = Blend(plan, logits.shape[:1], self.device), batches(plan.places)
+            for places in watched(work, len(work), cancelled, progress):
                 rows = mask.to(self.device).expand(len(places), -1)
                 inputs = [torch.stack([volume[(..., *place)] for place in places]) for volume in (logits, prior)]
-                windows = network(*inputs, rows).logits.float().softmax(dim=1)
-                for place, window in zip(places, windows, strict=True):
-                    total[(branch, slice(None), *place)] += importance * window
-        for place in plan.places:
-            weight[place] += importance
-        return total / weight
+                with self.network.autocast():
+                    refined = network(*inputs, rows).logits
+                for place, window in zip(places, refined.float().softmax(dim=1), strict=True):
+                    blend.add(place, window)
+            blends.append(blend.mean())
+        return torch.stack(blends)
 
     def _blend(
         self,
         encoding: Encoding,
-        mask: torch.Tensor,
+        masks: torch.Tensor,
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
     ) -> torch.Tensor:
-        """Probabilities of both branches on the padded grid, float32 [2, K, X, Y, Z]."""
-        plan, classes = encoding.plan, self.model.config.num_classes
-        total = torch.zeros(2, classes, *plan.padded_shape, device=self.device)
-        weight = torch.zeros(plan.padded_shape, device=self.device)
-        importance = plan.importance.to(self.device)
-        windows = _watched(encoding.windows or self._encode_windows(encoding, mask), plan, cancelled, progress)
-        for places, pair in zip(_batches(plan.places), windows, strict=True):
-            rows = mask.to(self.device).expand(len(places), -1)
-            for branch, (student, features) in enumerate(zip(self.model.branches, pair, strict=True)):
-                probabilities = student.fuse(features, rows).logits.float().softmax(dim=1)
-                for place, window in zip(places, probabilities, strict=True):
-                    total[(branch, slice(None), *place)] += importance * window
-            for place in places:
-                weight[place] += importance
-        return total / weight
+        """Probabilities of both branches for subsets [S, M] on the padded grid, float32 [S, 2, K, X, Y, Z]."""
+        work = batches(encoding.plan.places)
+        blend = Blend(encoding.plan, (len(masks), 2, self.model.config.num_classes), self.device)
+        windows = encoding.windows or self._encode_windows(encoding, masks.any(dim=0))
+        for places, pair in zip(work, watched(windows, len(work), cancelled, progress), strict=True):
+            probabilities = self.network.segment(pair, masks)
+            for number, place in enumerate(places):
+                blend.add(place, probabilities[:, :, number])
+        return blend.mean()
 
     def _encode_windows(
         self, encoding: Encoding, present: torch.Tensor
-    ) -> Iterator[tuple[StudentEncoding, StudentEncoding]]:
+    ) -> Iterator[tuple[StudentShares, StudentShares]]:
         """Encode, a batch of windows at a time, the modalities in ``present`` [M]."""
         image = encoding.plan.pad(encoding.prepared.image)
-        for places in _batches(encoding.plan.places):
+        for places in batches(encoding.plan.places):
             patches = torch.stack([image[(slice(None), *place)] for place in places]).to(self.device)
-            rows = present.to(self.device).expand(len(places), -1)
-            yield tuple(student.encode(patches, rows) for student in self.model.branches)
+            yield self.network.encode(patches, present)
 
     def _bytes_of_encodings(self, encoding: Encoding) -> int:
-        """Memory that all windows' encodings take, in bytes (float32, both branches, the available modalities)."""
+        """Memory that all windows' encodings take, in bytes (both branches, the available modalities)."""
         widths = self.model.config.widths
         voxels = float(np.prod(encoding.plan.window))
         per_modality = sum(width * voxels / 8**level for level, width in enumerate(widths))
-        per_modality += widths[-1] * voxels / 8**4
-        return int(2 * 4 * per_modality * int(encoding.prepared.available.sum()) * len(encoding.plan.places))
+        bytes_each = 2 if self.network.precision == "bf16" else 4
+        return int(2 * bytes_each * per_modality * int(encoding.prepared.available.sum()) * len(encoding.plan.places))
 
     def save(
         self,
@@ -367,22 +378,3 @@ class Predictor:
             write_probabilities(probabilities, segmentation.probabilities, segmentation.affine)
         write_segmentation(path, segmentation.labels, segmentation.affine, scheme)
         return Path(path)
-
-
-def _batches(places: tuple[Slices, ...]) -> list[tuple[Slices, ...]]:
-    """The windows in batches of up to ``WINDOW_BATCH``."""
-    return [places[start : start + WINDOW_BATCH] for start in range(0, len(places), WINDOW_BATCH)]
-
-
-def _watched(
-    batches: Iterable, plan: WindowPlan, cancelled: Callable[[], bool] | None, progress: Progress | None
-) -> Iterator:
-    """The batches one by one, with a look at ``cancelled`` before each and a word to ``progress`` after it."""
-    number = len(_batches(plan.places))
-    batches = iter(batches)
-    for done in range(number):
-        if cancelled is not None and cancelled():
-            raise Cancelled
-        yield next(batches)
-        if progress is not None:
-            progress(done + 1, number)

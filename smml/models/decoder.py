@@ -91,9 +91,7 @@ class FusionDecoder(nn.Module):
             deep_supervision: compute the deep heads too.
         """
         fused = [fuse(maps, mask) for fuse, maps in zip(self.fusions, levels, strict=False)]
-        deepest = list(bottleneck.chunk(self.modalities, dim=1))
-        fused.append(self.fusions[-1](deepest, torch.ones_like(mask)))
-        features = self.decoder(fused)
+        features = self.decode(fused, bottleneck)
         deep = ()
         if deep_supervision:
             deep = tuple(
@@ -103,6 +101,13 @@ class FusionDecoder(nn.Module):
                 for level, head, feature in zip((1, 2, 3, 4), self.deep_heads, features[-2::-1], strict=True)
             )
         return self.head(features[-1]), deep
+
+    def decode(self, fused: list[torch.Tensor], bottleneck: torch.Tensor) -> list[torch.Tensor]:
+        """Fuse the bottleneck and decode: fused maps at strides 1, 2, 4, 8 -> features at strides 16, 8, 4, 2, 1."""
+        # Nothing of the bottleneck is masked any more.
+        everything = torch.ones(len(bottleneck), self.modalities, dtype=torch.bool, device=bottleneck.device)
+        deepest = self.fusions[-1](list(bottleneck.chunk(self.modalities, dim=1)), everything)
+        return self.decoder([*fused, deepest])
 
 
 class SeparateDecoder(nn.Module):

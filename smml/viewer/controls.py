@@ -95,9 +95,11 @@ class Controls:
         self.crosshair = widgets.Checkbox(
             value=state.crosshair, description="crosshair", indent=False, layout=widgets.Layout(width="90px")
         )
+        # Once, because they are asked for with every frame.
+        self._ends = {name: (float(volume.min()), float(volume.max())) for name, volume in case.volumes.items()}
         low, high = state.window()
         self.window = widgets.FloatRangeSlider(
-            value=(low, high), readout=False, layout=widgets.Layout(width="190px"), **self.window_range(case, state)
+            value=(low, high), readout=False, layout=widgets.Layout(width="190px"), **self.window_range(state)
         )
         self.auto = widgets.Button(
             description="auto", tooltip="1st to 99.5th percentile", layout=widgets.Layout(width="52px", height="26px")
@@ -140,12 +142,10 @@ class Controls:
         }
         return [name for name in OVERLAYS if possible[name]]
 
-    @staticmethod
-    def window_range(case: Case, state: ViewState) -> dict[str, float]:
+    def window_range(self, state: ViewState) -> dict[str, float]:
         """Ends and step of the window slider for the shown modality."""
-        volume = case.volumes[state.shown]
         low, high = state.window()
-        first, last = min(float(volume.min()), low), max(float(volume.max()), high)
+        first, last = min(self._ends[state.shown][0], low), max(self._ends[state.shown][1], high)
         return {"min": first, "max": last, "step": max((last - first) / 500, 1e-6)}
 
     def _arranged(self, predicts: bool) -> widgets.VBox:

@@ -49,9 +49,8 @@ class Result:
         student = segmentation.student or segmentation
         labels = {"refined": segmentation.labels} if segmentation.refined else {}
         labels["mean"] = student.labels
-        if student.branches is not None:
-            for number, probabilities in enumerate(student.branches, start=1):
-                labels[f"branch {number}"] = probabilities.argmax(axis=0).astype(np.uint8)
+        if student.branch_labels is not None:
+            labels |= {f"branch {number}": array for number, array in enumerate(student.branch_labels, start=1)}
         doubt = segmentation.uncertainty
         return cls(segmentation.subset, labels, None if doubt is None else doubt.astype(np.float16))
 
@@ -351,9 +350,7 @@ class Segmenter:
                 case, cancelled=cancelled, progress=teller("encoding the sequences, once")
             )
         self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
-        segmentation = predictor.segment(
-            self._encoding, job.subset, branches=True, cancelled=cancelled, progress=teller(step)
-        )
+        segmentation = predictor.segment(self._encoding, job.subset, cancelled=cancelled, progress=teller(step))
         return Result.of(segmentation)
 
     def _score(self, job: _Job, result: Result, source: str) -> None:

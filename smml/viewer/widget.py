@@ -15,11 +15,11 @@ import plotly.graph_objects as go
 from smml.data.case import Case
 from smml.errors import InputError
 from smml.inference import Predictor
-from smml.modalities import MODALITIES, parse_subset, subset_name, subsets_of
-from smml.viewer import panel
+from smml.modalities import parse_subset, subset_name, subsets_of
 from smml.viewer.controls import Controls
+from smml.viewer.gestures import Gestures
 from smml.viewer.mesh import mesh_figure
-from smml.viewer.render import encode_png, plane_sizes, render_plane
+from smml.viewer.screen import Screen
 from smml.viewer.segmenting import CACHE_BYTES, Event, Result, Segmenter
 from smml.viewer.state import NORMAL, PLANES, PRESETS, SOURCES, Display, ViewState, default_window, first_state
 from smml.viewer.static import compose, layers_of, small_png, write_picture
@@ -70,19 +70,21 @@ class ModalityViewer:
         if predictor is None:
             overlay = "truth" if case.label is not None else "none"
             self._state = self._state.changed(overlay=overlay)
-        self._home, self._hidden = self._state.position, None
-        self._sizes = plane_sizes(self._display, size)
         self._result: Result | None = None
         self._predictor = predictor
         self._scheme = case.scheme if predictor is None else predictor.scheme
         self._lock = threading.RLock()
-        self._syncing = self._closed = False
+        self._closed = False
         self._message = self._working = ""
         self.controls = Controls(
             case, self._display, self._state, predicts=predictor is not None, interactive=interactive
         )
+        self._screen = Screen(
+            case, self._display, self.controls, self._scheme, size=size, predicts=predictor is not None
+        )
+        overlays = tuple(self.controls.overlay.options)
+        self._gestures = Gestures(case, self._display, self._state.position, overlays, predicts=predictor is not None)
         self._connect()
-        self.controls.heading.value = panel.heading_html(case, self._display)
         self._segmenter = None
         if predictor is not None:
             # Weak, so that the worker alone cannot keep a viewer's memory.
@@ -158,7 +160,7 @@ class ModalityViewer:
             state, result = self._state, self._result
             scores = self._scores()
             layers = layers_of(self.case, self._display, state, result, self._scheme)
-        size = size or max(max(shape) for shape in self._sizes.values())
+        size = size or self._screen.largest
         of = None if result is None else result.subset
         picture = compose(self.case, self._display, state, layers, size=size, scores=scores, of=of)
         if path is not None:
@@ -190,7 +192,7 @@ class ModalityViewer:
         for widget in self.controls.descendants():
             widget.unobserve_all()
             widget.close()
-        self._result = self._segmenter = self._predictor = self.case = None
+        self._result = self._segmenter = self._predictor = self._screen = self.case = None
 
     def _repr_mimebundle_(self, **_) -> dict:
         bundle = dict(self.widget._repr_mimebundle_() or {})
@@ -204,7 +206,7 @@ class ModalityViewer:
     def _connect(self) -> None:
         c = self.controls
         for name, box in c.given.items():
-            box.observe(lambda _, name=name: self._toggle(name), "value")
+            box.observe(lambda _, name=name: self._apply(lambda s: s.toggled(name)), "value")
         for name, button in c.presets.items():
             button.on_click(lambda _, name=name: self._preset(name))
         for field in ("shown", "overlay", "source", "compared", "opacity", "outline", "crosshair"):
@@ -225,9 +227,15 @@ class ModalityViewer:
         c.mesh.on_click(lambda _: self._show_mesh())
 
     def _apply(self, change) -> None:
-        """Put ``change(state)`` in force, unless a control only follows the state."""
-        if not self._syncing and not self._closed:
+        """Put ``change(state)`` in force, unless a control only follows the state; say why if it is refused."""
+        if self._closed or self._screen.follows:
+            return
+        try:
             self._set(change(self._state))
+        except InputError as error:
+            with self._lock:
+                self._message = str(error)
+                self._refresh()
 
     def _change(self, field: str, value) -> None:
         self._apply(lambda state: state.changed(**{field: value}))
@@ -240,70 +248,12 @@ class ModalityViewer:
 
         self._apply(slid)
 
-    def _toggle(self, name: str) -> None:
-        if self._syncing or self._closed:
-            return
-        try:
-            self._set(self._state.toggled(name))
-        except InputError as error:
-            with self._lock:
-                self._message = str(error)
-                self._refresh()
-
     def _preset(self, name: str) -> None:
         given = self.case.modalities if name == "all" else PRESETS[name]
         self._apply(lambda state: state.changed(given=given))
 
     def _on_plane(self, plane: str, event: dict) -> None:
-        kind, display = event.get("kind"), self._display
-        if kind == "point":
-            self._apply(
-                lambda s: s.changed(position=display.point(plane, s.position, float(event["x"]), float(event["y"])))
-            )
-        elif kind == "wheel":
-            self._apply(lambda s: s.moved(display, plane, slices=int(event["steps"])))
-        elif kind == "drag":
-            self._apply(lambda s: s.dragged(float(event["x"]), float(event["y"])))
-        elif kind == "key":
-            self._on_key(plane, str(event["key"]), 5 if event.get("fast") else 1)
-
-    def _on_key(self, plane: str, key: str, step: int) -> None:
-        display, state = self._display, self._state
-        moves = {
-            "ArrowLeft": {"across": -step},
-            "ArrowRight": {"across": step},
-            "ArrowUp": {"down": -step},
-            "ArrowDown": {"down": step},
-            "PageUp": {"slices": step},
-            "PageDown": {"slices": -step},
-            ".": {"slices": 1},
-            ",": {"slices": -1},
-        }
-        if key in moves:
-            self._apply(lambda s: s.moved(display, plane, **moves[key]))
-        elif key == "Home":
-            self._change("position", self._home)
-        elif key in "1234":
-            name = MODALITIES[int(key) - 1]
-            if not self.controls.given[name].disabled:
-                self._toggle(name)
-        elif key == "b":
-            names = list(self.case.volumes)
-            self._change("shown", names[(names.index(state.shown) + 1) % len(names)])
-        elif key == "t":
-            names = [name for name in self.controls.overlay.options if name != "none"] or ["none"]
-            place = names.index(state.overlay) + 1 if state.overlay in names else 0
-            self._change("overlay", names[place % len(names)])
-        elif key == " ":
-            back = self._hidden or self.controls.overlay.options[0]
-            self._hidden = None if state.overlay == "none" else state.overlay
-            self._change("overlay", back if state.overlay == "none" else "none")
-        elif key in "oc":
-            field = {"o": "outline", "c": "crosshair"}[key]
-            self._change(field, not getattr(state, field))
-        elif key in "[]":
-            change = 0.1 if key == "]" else -0.1
-            self._change("opacity", round(min(1.0, max(0.0, state.opacity + change)), 2))
+        self._apply(lambda state: self._gestures.after(state, plane, event))
 
     def _snapshot(self) -> None:
         shown = "" if self._result is None else "_" + subset_name(self._result.subset)
@@ -358,12 +308,7 @@ class ModalityViewer:
     def _take(self, result: Result) -> None:
         self._result = result
         names = [name for name in SOURCES if name in result.labels]
-        self._syncing = True
-        try:
-            if tuple(self.controls.source.options) != tuple(names):
-                self.controls.source.options = names
-        finally:
-            self._syncing = False
+        self._screen.offer_sources(names)
         if self._state.source not in names:
             self._state = self._state.changed(source=names[0])
         self._segmenter.request_scores(result.subset, self._state.source)
@@ -404,75 +349,22 @@ class ModalityViewer:
             self._refresh()
 
     def _busy(self, text: str, share: float | None) -> None:
-        c = self.controls
         self._working = text
-        visibility = "visible" if text else "hidden"
-        c.progress.value = share or 0.0
-        c.progress.layout.visibility = c.cancel.layout.visibility = visibility
+        self._screen.progress((share or 0.0) if text else None)
         self._refresh_status()
 
     def _refresh(self) -> None:
         """Bring planes, controls and words in line with the state; called with the lock held."""
-        state, c = self._state, self.controls
-        layers = layers_of(self.case, self._display, state, self._result, self._scheme)
-        for plane, canvas in c.planes.items():
-            frame = encode_png(render_plane(state, self._display, layers, plane, self._sizes[plane]))
-            with canvas.hold_sync():
-                canvas.png = frame
-                canvas.label = panel.spoken(self.case, self._display, state, plane)
-        self._follow()
+        self._screen.draw(self._state, self._result)
         self._refresh_words()
 
-    def _follow(self) -> None:
-        """Set the controls to the state, without hearing their echo."""
-        state, c = self._state, self.controls
-        self._syncing = True
-        try:
-            for name, box in c.given.items():
-                box.value = name in state.given and self._predictor is not None
-            for field in ("shown", "overlay", "source", "compared", "opacity", "outline", "crosshair"):
-                getattr(c, field).value = getattr(state, field)
-            for region, box in c.regions.items():
-                box.value = region in state.regions
-            for plane, slider in c.slices.items():
-                slider.value = state.position[NORMAL[plane]]
-            ends = c.window_range(self.case, state)
-            if (c.window.min, c.window.max) != (ends["min"], ends["max"]):
-                # The order keeps min below max at every step.
-                c.window.min = min(ends["min"], c.window.min)
-                c.window.max, c.window.min, c.window.step = ends["max"], ends["min"], ends["step"]
-            c.window.value = state.window()
-            c.compared.disabled = state.overlay != "difference"
-            for box in c.regions.values():
-                box.disabled = state.overlay not in ("prediction", "truth")
-        finally:
-            self._syncing = False
-
     def _refresh_words(self) -> None:
-        state, c = self._state, self.controls
-        c.readout.value = panel.readout_html(self.case, self._display, state, self._result, self._scheme)
-        c.legend.value = panel.legend_html(state)
-        if self._segmenter is not None and not self._closed:
-            subset = state.given if self._result is None else self._result.subset
-            c.scores.value = panel.scores_html(self._scores(), subset, state.source, truth=self.case.label is not None)
-            final = {}
-            for (seen, source), scores in list(self._segmenter.scores.items()):
-                if source == c.source.options[0]:
-                    final[seen] = scores
-            c.chart.value = panel.chart_svg(final, state.given, self.case.modalities)
-            c.rest.disabled = self.case.label is None or len(final) == len(subsets_of(self.case.modalities))
+        scored = {} if self._segmenter is None else dict(self._segmenter.scores)
+        self._screen.words(self._state, self._result, scored)
         self._refresh_status()
 
     def _refresh_status(self) -> None:
-        if self._message:
-            text = f"<span style='color:#b04a00'>⚠ {panel.escape(self._message)}</span>"
-        elif self._working:
-            text = f"<span style='color:#0072B2'>◌ {panel.escape(self._working)} …</span>"
-        elif self._result is not None:
-            text = f"● segmented from {subset_name(self._result.subset, ' + ')}"
-        else:
-            text = "nothing segmented yet"
-        self.controls.status.value = f"<span role='status' aria-live='polite'>{text}</span>"
+        self._screen.status(self._message, self._working, self._result)
 
     def _scores(self):
         if self._result is None or self._segmenter is None:

@@ -11,7 +11,7 @@ from smml.data.labels import BRATS_2023
 from smml.errors import InputError
 from smml.evaluation import evaluate, format_table, summary_table, write_report
 from smml.inference import Segmentation
-from smml.modalities import MODALITIES, SUBSETS, parse_subset, subset_name
+from smml.modalities import MODALITIES, SUBSETS, subset_name
 
 
 class Oracle:
@@ -22,8 +22,10 @@ class Oracle:
     def encode(self, case):
         return case
 
-    def segment(self, case, subset):
-        names = parse_subset(subset)
+    def segment_all(self, case, subsets):
+        return (self.segment(case, subset) for subset in subsets)
+
+    def segment(self, case, names):
         labels = case.label.copy()
         if "t1ce" not in names:
             labels[labels == 3] = 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from smml.data import Case, find_cases, read_case
 from smml.data.preprocessing import prepare
 from smml.errors import InputError
-from smml.inference import Cancelled, Predictor
+from smml.inference import Cancelled, Predictor, network
 from smml.inference.windows import plan_windows
 from smml.modalities import MODALITIES, SUBSETS, subset_mask
 from smml.models import SMML
@@ -53,21 +53,85 @@ def make_case(shape=(40, 37, 33), spacing=(3.0, 3.0, 3.0), modalities=MODALITIES
     )
 
 
+def directly(model, case, subset):
+    """Each branch's probabilities [2, K, X, Y, Z] from the networks called as in training, on the whole volume."""
+    image = prepare(case).image[None]
+    with torch.inference_mode():
+        return torch.stack(
+            [student(image, subset_mask(subset)[None]).logits.softmax(1)[0] for student in model.branches]
+        )
+
+
+def assert_close(array, tensor):
+    torch.testing.assert_close(torch.from_numpy(array), tensor, rtol=0, atol=1e-5)
+
+
 def test_every_subset_gives_the_numbers_of_the_model_called_directly(model):
     case = make_case((48, 32, 32))
     predictor = Predictor(model, case.spacing, window=48)
     encoding = predictor.encode(case)
     assert len(encoding.plan.places) == 1, "one window, so that there is something to compare with"
-    image = prepare(case).image[None]
     for subset in SUBSETS:
-        result = predictor.segment(encoding, subset)
-        with torch.inference_mode():
-            direct = [student(image, subset_mask(subset)[None]).logits.softmax(1)[0] for student in model.branches]
-        torch.testing.assert_close(
-            torch.from_numpy(result.probabilities), (direct[0] + direct[1]) / 2, rtol=0, atol=1e-5
-        )
-        distance = (direct[0] - direct[1]).abs().sum(0) / 2
-        torch.testing.assert_close(torch.from_numpy(result.uncertainty), distance, rtol=0, atol=1e-5)
+        result, direct = predictor.segment(encoding, subset, branches=True), directly(model, case, subset)
+        assert_close(result.branches, direct)
+        assert_close(result.probabilities, direct.mean(0))
+        assert_close(result.uncertainty, (direct[0] - direct[1]).abs().sum(0) / 2)
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 2**30])
+def test_all_subsets_in_one_go_give_the_numbers_of_one_by_one(model, keep_bytes, monkeypatch):
+    # Several subsets share a pass and the last pass is not full; groups of subsets are smaller than all of them.
+    monkeypatch.setitem(network.FUSED_BATCH, "cpu", 8)
+    monkeypatch.setattr("smml.inference.predictor.BLEND_BYTES", 7 * 2 * 4 * 4 * 48 * 32 * 32)
+    predictor = Predictor(model, None, window=32, keep_bytes=keep_bytes)
+    encoding = predictor.encode(make_case((48, 32, 30)))
+    assert (encoding.windows is None) == (keep_bytes == 0)
+    assert len(encoding.plan.places) == 2
+    results = list(predictor.segment_all(encoding, branches=True))
+    assert [result.subset for result in results] == list(SUBSETS)
+    for result in results:
+        alone = predictor.segment(encoding, result.subset, branches=True)
+        np.testing.assert_allclose(result.branches, alone.branches, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(result.probabilities, alone.probabilities, rtol=0, atol=1e-5)
+    assert len({result.probabilities.tobytes() for result in results}) == len(SUBSETS)
+
+
+def test_encodings_that_are_not_kept_are_made_once_for_many_subsets(model, monkeypatch):
+    predictor = Predictor(model, None, window=32, keep_bytes=0)
+    encoding = predictor.encode(make_case((32, 32, 32)))
+    encoded = []
+    plain = predictor.network.encode
+    monkeypatch.setattr(predictor.network, "encode", lambda *given: encoded.append(given) or plain(*given))
+    assert len(list(predictor.segment_all(encoding, ["t1", "t2", "flair"]))) == 3
+    assert len(encoded) == 1
+    assert encoded[0][1].tolist() == subset_mask("flair+t1+t2").tolist(), "and T1ce, which nobody asked for, not at all"
+
+
+def test_all_subsets_are_those_of_what_the_case_has_and_others_are_refused_at_once(model):
+    predictor = Predictor(model, None, window=32)
+    encoding = predictor.encode(make_case((32, 32, 32), modalities=("t1ce", "t2")))
+    assert [result.subset for result in predictor.segment_all(encoding)] == [("t2",), ("t1ce",), ("t1ce", "t2")]
+    with pytest.raises(InputError, match="asks for FLAIR"):
+        predictor.segment_all(encoding, ["t2", "flair"])
+
+
+def test_autocast_reaches_encoders_and_fusion_and_stays_close(model):
+    case = make_case((32, 32, 32))
+    plain, fast = (Predictor(model, None, window=32, precision=name) for name in ("float32", "bf16"))
+    encoding = fast.encode(case)
+    shares = encoding.windows[0][0]
+    assert {share.dtype for level in shares.levels for share in level} == {torch.bfloat16}
+    seen = []
+    handle = model.branches[0].fusion_decoder.head.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    result = fast.segment(encoding, "flair+t2")
+    handle.remove()
+    assert seen == [torch.bfloat16]
+    expected = plain.segment(plain.encode(case), "flair+t2").probabilities
+    assert result.probabilities.dtype == np.float32
+    difference = np.abs(result.probabilities - expected)
+    assert 0 < difference.mean() < 0.02, "another precision, the same answer"
+    with pytest.raises(InputError, match="float32, bf16"):
+        Predictor(model, None, window=32, precision="fp8")
 
 
 def test_probabilities_are_blended_to_a_distribution_and_labels_are_their_argmax(model):
@@ -214,6 +278,11 @@ def test_each_branch_is_kept_on_wish_and_their_mean_is_the_result(model):
     assert result.branches.shape == (2, 4, *encoding.case.shape)
     np.testing.assert_allclose(result.branches.mean(axis=0), result.probabilities, atol=1e-6)
     assert np.abs(result.branches[0] - result.branches[1]).max() > 1e-3
+    assert np.array_equal(result.branch_labels, result.branches.argmax(axis=1))
+    assert len(np.unique(result.branch_labels)) > 1
+    np.testing.assert_allclose(
+        result.uncertainty, np.abs(result.branches[0] - result.branches[1]).sum(0) / 2, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 2**30])

@@ -216,7 +216,7 @@ def test_one_window_gives_the_numbers_of_the_network_called_directly(case, prior
     encoding = predictor.encode(case)
     assert len(encoding.plan.places) == 1
     mask = subset_mask(("t1ce", "t1"))
-    students = predictor._blend(encoding, mask)
+    students = predictor._blend(encoding, mask[None])[0]
     coarse, refined = predictor.coarse(encoding, mask), predictor._refine(encoding, mask, students)
     for branch, network in enumerate(model.refinements):
         volumes = prior(encoding.prepared.image[None], coarse[branch][None], mask[None])

@@ -149,7 +149,7 @@ def test_the_static_picture_shows_truth_or_prediction_and_says_what_was_given():
     assert (truth != plain[: truth.shape[0]]).any()
     predictor = FakePredictor()
     encoding = predictor.encode(case)
-    result = predictor.segment(encoding, ("flair",), branches=True, cancelled=lambda: False, progress=lambda *_: None)
+    result = predictor.segment(encoding, ("flair",), cancelled=lambda: False, progress=lambda *_: None)
     both = viewer_picture(case, result, overlay="difference", position=(3, 4, 5), shown="t2")
     assert both.shape[0] > plain.shape[0], "scores are written below"
     for options, message in (

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -306,6 +307,47 @@ def test_closing_frees_case_predictor_and_viewer():
     gc.collect()
     assert [thing() for thing in kept] == [None] * 4
     assert set(_instances) == before, "no widget is left behind"
+
+
+def test_closing_one_of_two_viewers_frees_what_is_its_own_and_leaves_the_other(show):
+    case, predictor = phantom(), FakePredictor()
+    one, other = ModalityViewer(case, predictor, size=160), show(case, predictor)
+    for subset in SUBSETS[:4]:
+        one.show(given=subset)
+        assert one.wait(SHORT)
+    kept = [weakref.ref(result) for result in one._segmenter.cache._results.values()]
+    kept += [weakref.ref(one), weakref.ref(one._segmenter), weakref.ref(one._segmenter._encoding)]
+    assert len(kept) == 8
+    one.close()
+    del one
+    gc.collect()
+    assert [thing() for thing in kept] == [None] * 8
+    other.controls.given["t1"].value = False
+    assert other.wait(SHORT)
+    assert other.result.subset == ("flair", "t1ce", "t2")
+
+
+def test_opening_and_closing_again_and_again_does_not_add_up():
+    def round_trip():
+        viewer = ModalityViewer(phantom(), FakePredictor(), size=160)
+        assert viewer.wait(SHORT)
+        viewer.close()
+
+    round_trip()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        round_trip()
+        gc.collect()
+        first = tracemalloc.get_traced_memory()[0]
+        for _ in range(2):
+            round_trip()
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - first
+    finally:
+        tracemalloc.stop()
+    # Twice as much if nothing but the volumes stayed.
+    assert grown < sum(volume.nbytes for volume in phantom().volumes.values())
 
 
 def test_without_a_predictor_or_a_truth_only_what_there_is_is_offered(show):

@@ -1,7 +1,6 @@
 """A case that is different on every side, so that a mirrored or turned picture cannot pass."""
 
 import threading
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -62,6 +61,13 @@ def phantom(axes: str = "RAS", *, oblique: float = 0.0, label: bool = True, moda
     )
 
 
+class Encoded:
+    """Stands in for an encoding."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+
 class FakePredictor:
     """Segments at once, or only when told to; what it says tells the subset.
 
@@ -80,9 +86,9 @@ class FakePredictor:
 
     def encode(self, case, *, cancelled=None, progress=None):
         self.encoded += 1
-        return SimpleNamespace(case=case)
+        return Encoded(case)
 
-    def segment(self, encoding, subset, *, branches=False, cancelled=None, progress=None):
+    def segment(self, encoding, subset, *, cancelled=None, progress=None):
         self.calls.append(subset)
         self.begun.set()
         while not self.gate.wait(0.005):
@@ -101,7 +107,7 @@ class FakePredictor:
             affine=encoding.case.affine,
             subset=subset,
             uncertainty=np.abs(one_hot - other).sum(0) / 2,
-            branches=np.stack([one_hot, other]) if branches else None,
+            branch_labels=np.stack([one_hot.argmax(0), other.argmax(0)]).astype(np.uint8),
         )
 
     @staticmethod

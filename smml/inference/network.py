@@ -1,0 +1,91 @@
+"""The two students on batches of windows, and how windows are blended into a volume."""
+
+import torch
+
+from smml.errors import InputError
+from smml.inference.windows import Slices, WindowPlan
+from smml.models import SMML
+from smml.models.shares import StudentShares, decode_fused, fuse_shares, shares_of
+
+# Windows that are encoded together. Besides filling a GPU, more than one makes PyTorch choose oneDNN's convolutions on
+# a CPU, which are several times faster than what it takes for a single small volume.
+WINDOW_BATCH = 4
+
+# Windows times subsets that are fused and decoded together.
+FUSED_BATCH = {"cpu": 4, "cuda": 32}
+
+PRECISIONS = ("float32", "bf16")
+
+
+class WindowNetwork:
+    """Both students on one device, at one precision.
+
+    Args:
+        model: the network; it is put into evaluation mode.
+        device: torch device that computes.
+        precision: "float32", or "bf16" for autocast.
+
+    Raises:
+        InputError: unknown precision.
+    """
+
+    def __init__(self, model: SMML, device: str | torch.device, precision: str = "float32") -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+        self.model, self.device, self.precision = model.eval().to(device), torch.device(device), precision
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the networks compute."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def together(self, windows: int) -> int:
+        """How many subsets of that many windows are fused and decoded in one pass."""
+        return max(1, FUSED_BATCH.get(self.device.type, WINDOW_BATCH) // windows)
+
+    def encode(self, patches: torch.Tensor, present: torch.Tensor) -> tuple[StudentShares, StudentShares]:
+        """Patches [B, M, X, Y, Z] -> what each branch makes of the modalities in ``present``, bool [M]."""
+        rows = present.to(self.device).expand(len(patches), -1)
+        with self.autocast():
+            return tuple(shares_of(student, student.encode(patches, rows)) for student in self.model.branches)
+
+    def segment(self, pair: tuple[StudentShares, StudentShares], masks: torch.Tensor) -> torch.Tensor:
+        """Probabilities of every subset, float32 [S, 2, B, K, X, Y, Z], of B encoded windows; masks is bool [S, M]."""
+        count, parts = len(pair[0].present), []
+        for some in masks.split(self.together(count)):
+            branches = []
+            for student, shares in zip(self.model.branches, pair, strict=True):
+                with self.autocast():
+                    logits = decode_fused(student, *fuse_shares(student, shares, some))
+                branches.append(logits.float().softmax(dim=1).unflatten(0, (len(some), count)))
+            parts.append(torch.stack(branches, dim=1))
+        return torch.cat(parts)
+
+
+class Blend:
+    """Windows added up with the plan's weights, for any leading axes.
+
+    Args:
+        plan: the windows.
+        leading: axes before space of what is blended, such as (2, K).
+        device: that adds up.
+    """
+
+    def __init__(self, plan: WindowPlan, leading: tuple[int, ...], device: torch.device) -> None:
+        self._importance = plan.importance.to(device)
+        self._total = torch.zeros(*leading, *plan.padded_shape, device=device)
+        self._weight = torch.zeros(plan.padded_shape, device=device)
+        for place in plan.places:
+            self._weight[place] += self._importance
+
+    def add(self, place: Slices, window: torch.Tensor) -> None:
+        """Add one window, [..., window]."""
+        self._total[(..., *place)].addcmul_(window, self._importance)
+
+    def mean(self) -> torch.Tensor:
+        """The blended volume, [..., padded grid]; valid once every window of the plan was added."""
+        return self._total.div_(self._weight)
+
+
+def batches(places: tuple[Slices, ...]) -> list[tuple[Slices, ...]]:
+    """The windows in batches of up to ``WINDOW_BATCH``."""
+    return [places[start : start + WINDOW_BATCH] for start in range(0, len(places), WINDOW_BATCH)]

@@ -1,0 +1,82 @@
+"""What prediction hands over: an encoded case, a segmentation, and how work is watched and given up."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smml.data.case import Case
+from smml.data.preprocessing import PreparedCase
+from smml.inference.windows import WindowPlan
+from smml.modalities import Subset
+from smml.models.shares import StudentShares
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmentation on the case's own grid.
+
+    Attributes:
+        labels: uint8 [X, Y, Z], in-memory values.
+        probabilities: float32 [K, X, Y, Z], mean of the two branches.
+        affine: float64 [4, 4], the case's.
+        subset: the modalities it was made from.
+        refined: True if the refinement networks had the last word.
+        branch_labels: uint8 [2, X, Y, Z], what each branch says by itself.
+        uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
+        student: where ``refined``, the segmentation of the students alone.
+        branches: float32 [2, K, X, Y, Z], each branch's own probabilities; kept only if asked for.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    affine: np.ndarray
+    subset: Subset
+    refined: bool = False
+    branch_labels: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+    student: "Segmentation | None" = None
+    branches: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the encoders made of a case.
+
+    Attributes:
+        case: the case, on its own grid.
+        prepared: the network's input.
+        plan: the windows.
+        windows: per batch of windows, what branch 1 and branch 2 made of them; None if that is computed when asked
+            for, because keeping it would need too much memory.
+    """
+
+    case: Case
+    prepared: PreparedCase
+    plan: WindowPlan
+    windows: tuple[tuple[StudentShares, StudentShares], ...] | None = field(repr=False, default=None)
+
+
+class Cancelled(Exception):
+    """The work was given up between two batches of windows because ``cancelled()`` said so; nothing came of it."""
+
+
+# Told how many batches of windows are done, and of how many.
+Progress = Callable[[int, int], None]
+
+
+def watched(
+    batches: Iterable, number: int, cancelled: Callable[[], bool] | None, progress: Progress | None
+) -> Iterator:
+    """The first ``number`` batches one by one, ``cancelled`` asked before each and ``progress`` told after it.
+
+    Raises:
+        Cancelled: ``cancelled`` said so.
+    """
+    batches = iter(batches)
+    for done in range(number):
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        yield next(batches)
+        if progress is not None:
+            progress(done + 1, number)
