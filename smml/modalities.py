@@ -14,7 +14,6 @@ __all__ = [
     "DISPLAY_NAMES",
     "MODALITIES",
     "SUBSETS",
-    "Subset",
     "mask_subset",
     "parse_subset",
     "subset_mask",
