@@ -1,7 +1,7 @@
-# make run, make test, make lab: each sets up its own environment in .venv first (once).
+# make run, make test, make lab, make site: each sets up its own environment in .venv first (once).
 # make gpu-report takes a machine as it finds it: .venv if there is one, else PYTHON.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab gpu-report clean
+.PHONY: help setup run test lab site gpu-report clean
 
 # The first Python that is new enough; name another with `make PYTHON=... run`.
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11 python,\
@@ -12,6 +12,7 @@ help:
 	@echo "make run    set up, then run every notebook on a simulated cohort; results in build/"
 	@echo "make test   set up, then run the whole test suite"
 	@echo "make lab    set up, then open JupyterLab on the notebooks"
+	@echo "make site   set up, then the executed notebooks and their pages as a site that opens from disk"
 	@echo "make gpu-report  test and measure the kernels on an NVIDIA GPU (9 minutes)"
 	@echo "make clean  remove build/ (the environment stays)"
 
@@ -27,6 +28,9 @@ test: setup
 
 lab: setup
 	@$(VENV) -m jupyter lab --notebook-dir=notebooks
+
+site: setup
+	@$(VENV) scripts/build_site.py
 
 gpu-report:
 	@$(or $(wildcard $(VENV)),$(PYTHON)) scripts/gpu_report.py $(if $(OUTPUT),--output $(OUTPUT))

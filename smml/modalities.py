@@ -10,6 +10,17 @@ import torch
 
 from smml.errors import InputError
 
+__all__ = [
+    "DISPLAY_NAMES",
+    "MODALITIES",
+    "SUBSETS",
+    "mask_subset",
+    "parse_subset",
+    "subset_mask",
+    "subset_name",
+    "subsets_of",
+]
+
 MODALITIES: tuple[str, ...] = ("flair", "t1ce", "t1", "t2")
 
 Subset = tuple[str, ...]
@@ -39,6 +50,9 @@ DISPLAY_NAMES: dict[str, str] = {"flair": "FLAIR", "t1ce": "T1ce", "t1": "T1", "
 def parse_subset(text: str | Iterable[str]) -> Subset:
     """Read a subset such as ``"t1ce+t2"``, ``"FLAIR, T2"``, ``"all"`` or a sequence of names.
 
+    Args:
+        text: names joined by "+" or ",", in any case and order, or an iterable of names.
+
     Returns:
         The names in the project's order, without repetition.
 
@@ -62,13 +76,26 @@ def parse_subset(text: str | Iterable[str]) -> Subset:
 
 
 def subset_mask(subset: str | Iterable[str]) -> torch.Tensor:
-    """Boolean mask [M] of a subset, True where the modality is present, in the order of ``MODALITIES``."""
+    """Boolean mask of a subset, True where the modality is present, in the order of ``MODALITIES``.
+
+    Args:
+        subset: as :func:`parse_subset` reads it.
+
+    Returns:
+        Bool [M].
+
+    Raises:
+        InputError: as for :func:`parse_subset`.
+    """
     present = parse_subset(subset)
     return torch.tensor([name in present for name in MODALITIES])
 
 
 def mask_subset(mask: Sequence[bool] | torch.Tensor) -> Subset:
-    """The subset that a boolean mask [M] stands for (inverse of :func:`subset_mask`).
+    """The subset that a boolean mask stands for (inverse of :func:`subset_mask`).
+
+    Args:
+        mask: bool [M], in the order of ``MODALITIES``.
 
     Raises:
         InputError: the mask does not have M entries, or none is True.
@@ -80,7 +107,12 @@ def mask_subset(mask: Sequence[bool] | torch.Tensor) -> Subset:
 
 
 def subset_name(subset: str | Iterable[str], separator: str = "+") -> str:
-    """How a subset is printed, for example ``"FLAIR+T2"``."""
+    """How a subset is printed, for example ``"FLAIR+T2"``.
+
+    Args:
+        subset: as :func:`parse_subset` reads it.
+        separator: between the names.
+    """
     return separator.join(DISPLAY_NAMES[name] for name in parse_subset(subset))
 
 
@@ -88,6 +120,9 @@ def subsets_of(available: Iterable[str]) -> tuple[Subset, ...]:
     """The subsets that can be made from the available modalities, in table order.
 
     A case may lack sequences on disk: training masks and evaluation rows are drawn from these.
+
+    Args:
+        available: names of modalities, at least one.
     """
     have = set(parse_subset(available))
     return tuple(subset for subset in SUBSETS if have.issuperset(subset))

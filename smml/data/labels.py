@@ -36,7 +36,7 @@ class LabelScheme:
         """Disk values -> memory values, uint8 of the same shape.
 
         Args:
-            stored: values as read, integer or integral floats.
+            stored: values as read, [X, Y, Z], integer or integral floats.
             name: file to name in an error.
 
         Raises:
@@ -56,11 +56,20 @@ class LabelScheme:
         return result
 
     def encode(self, labels: np.ndarray) -> np.ndarray:
-        """Memory values -> disk values, uint8 of the same shape (inverse of :meth:`decode`)."""
+        """Memory values -> disk values, uint8 of the same shape (inverse of :meth:`decode`).
+
+        Args:
+            labels: memory values 0 to K-1, integer [X, Y, Z].
+        """
         return np.asarray(self.on_disk, np.uint8)[labels]
 
     def region(self, labels, region: str):
-        """Boolean array or tensor, True inside ``region`` ("WT", "TC" or "ET"), same shape as ``labels``."""
+        """Boolean array or tensor of the shape of ``labels``, True inside a region.
+
+        Args:
+            labels: array or tensor of memory values, [X, Y, Z] or any other shape.
+            region: "WT", "TC" or "ET".
+        """
         inside = labels == self.regions[region][0]
         for value in self.regions[region][1:]:
             inside = inside | (labels == value)
@@ -80,6 +89,9 @@ MSD = LabelScheme(_FOUR, (0, 2, 1, 3), _FOUR_REGIONS)
 
 def scheme_for_classes(num_classes: int) -> LabelScheme:
     """The scheme of a model with K outputs; in memory all four-class data sets agree.
+
+    Args:
+        num_classes: K, background included.
 
     Raises:
         InputError: K is neither 4 nor 5.

@@ -199,6 +199,9 @@ def find_cases(root: str | os.PathLike) -> list[CaseFiles]:
     sequences or its label is listed with what it has; hidden files, such as macOS's ``._`` copies, are left out. In
     2015 the id starts with the grade (``HGG_brats_2013_pat0001_1``), because the grades share patient names.
 
+    Args:
+        root: the folder.
+
     Raises:
         InputError: the folder is missing, holds no case, mixes layouts, or holds two cases of one id.
     """

@@ -27,7 +27,10 @@ _COLUMNS = ("case", "subset", "region", "dice")
 
 
 def read_scores(path: str | os.PathLike) -> dict[str, pd.DataFrame]:
-    """Read a result file; a folder stands for the ``scores.csv`` in it.
+    """Read a result file.
+
+    Args:
+        path: a CSV file; a folder stands for the ``scores.csv`` in it.
 
     Returns:
         Scores by output ("student", "refined"; "" where the file does not say), each with the columns of this module's
@@ -157,7 +160,12 @@ def published(protocol: str, cases: list[str]) -> dict[str, tuple[float, float, 
 
 
 def format_comparison(table: pd.DataFrame, reference: Mapping[str, tuple[float, float, float]] | None = None) -> str:
-    """The comparison as Markdown: Dice in per cent with intervals in points, HD95 in mm, then published means."""
+    """The comparison as Markdown: Dice in per cent with intervals in points, HD95 in mm, then published means.
+
+    Args:
+        table: of :func:`compare`.
+        reference: published means of WT, TC and ET in per cent, by the name of the method; printed below, apart.
+    """
     head = ["result", *(f"Dice {region}" for region in REGIONS), *(f"HD95 {region}" for region in REGIONS)]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for name, row in table.iterrows():

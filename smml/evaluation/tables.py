@@ -65,6 +65,9 @@ def refinement_table(scores: pd.DataFrame) -> pd.DataFrame | None:
     """Student and refined side by side: one row per subset, then "mean"; None where nothing was refined.
 
     Columns "Dice WT student", "Dice WT refined", "Dice TC student", ... (0 to 1).
+
+    Args:
+        scores: of :func:`smml.evaluation.evaluate`.
     """
     if "output" not in scores or not (scores["output"] == "refined").any():
         return None
@@ -76,7 +79,11 @@ def refinement_table(scores: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def format_table(table: pd.DataFrame) -> str:
-    """A Markdown table in the field's style: a dot for each modality given, Dice in per cent, HD95 in mm."""
+    """A Markdown table in the field's style: a dot for each modality given, Dice in per cent, HD95 in mm.
+
+    Args:
+        table: of :func:`summary_table`.
+    """
     lines = [
         "| " + " | ".join([*(DISPLAY_NAMES[m] for m in MODALITIES), *table.columns]) + " |",
         "|" + ":-:|" * len(MODALITIES) + "-:|" * len(table.columns),

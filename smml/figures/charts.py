@@ -71,7 +71,12 @@ def subset_figure(table: pd.DataFrame, title: str = "Mean Dice over the 15 subse
 
 
 def drop_figure(table: pd.DataFrame, title: str = "Best subset without a sequence") -> go.Figure:
-    """Dice of all four sequences against the best that is left when one is taken away."""
+    """Dice of all four sequences against the best that is left when one is taken away.
+
+    Args:
+        table: of :func:`smml.evaluation.summary_table`.
+        title: above the chart.
+    """
     sequences = ["FLAIR", "T1ce", "T1", "T2"]
     rows = table.drop(index=MEAN, errors="ignore")
     figure = go.Figure()

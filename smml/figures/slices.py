@@ -17,12 +17,21 @@ from smml.modalities import DISPLAY_NAMES, MODALITIES
 
 
 def to_canonical(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Turn [X, Y, Z] with the given affine to RAS+ axes (nibabel's closest canonical)."""
+    """Turn a volume to RAS+ axes (nibabel's closest canonical).
+
+    Args:
+        volume: [X, Y, Z] along the axes of its file.
+        affine: voxel index -> mm, [4, 4].
+    """
     return nib.apply_orientation(volume, nib.io_orientation(affine))
 
 
 def widest_slice(labels: np.ndarray) -> int:
-    """Index along Z of the axial slice with most tumour core, else most tumour, else the middle; RAS+ labels."""
+    """Index along Z of the axial slice with most tumour core, else most tumour, else the middle.
+
+    Args:
+        labels: memory values in RAS+, [X, Y, Z].
+    """
     core = ((labels > 0) & (labels != 2)).sum(axis=(0, 1))
     whole = (labels > 0).sum(axis=(0, 1))
     score = core * 10 + whole
@@ -94,7 +103,13 @@ def panels(
 
 
 def modality_figure(case: Case, *, z: int | None = None, title: str | None = None) -> go.Figure:
-    """The case's sequences side by side and, if it has a label, the truth on the first of them."""
+    """The case's sequences side by side and, if it has a label, the truth on the first of them.
+
+    Args:
+        case: to show.
+        z: index of the axial slice in RAS+; None takes :func:`widest_slice`.
+        title: above the pictures; None names the case and the slice.
+    """
     labels = None if case.label is None else to_canonical(case.label, case.affine)
     volumes = {name: to_canonical(volume, case.affine) for name, volume in case.volumes.items()}
     first = next(iter(volumes.values()))
@@ -145,7 +160,12 @@ def add_sides(figure: go.Figure) -> go.Figure:
 
 
 def add_class_legend(figure: go.Figure, scheme: LabelScheme) -> go.Figure:
-    """A legend of the tumour classes below the pictures."""
+    """A legend of the tumour classes below the pictures.
+
+    Args:
+        figure: of :func:`panels`; changed and returned.
+        scheme: names the classes.
+    """
     for name in scheme.classes[1:]:
         marker = {"color": CLASS_COLOURS[name], "symbol": "square", "size": 12}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
@@ -154,7 +174,15 @@ def add_class_legend(figure: go.Figure, scheme: LabelScheme) -> go.Figure:
 
 
 def heat_picture(volume: np.ndarray, z: int, values: np.ndarray, colour: str, opacity: float = 0.8) -> np.ndarray:
-    """An axial slice with a map [X, Y, Z] in [0, 1] painted over it in one colour, uint8 [rows, columns, 3]."""
+    """An axial slice with a map painted over it in one colour, uint8 [rows, columns, 3].
+
+    Args:
+        volume: intensities in RAS+, [X, Y, Z].
+        z: index of the slice.
+        values: the map in [0, 1], [X, Y, Z]: 0 is transparent.
+        colour: "#RRGGBB".
+        opacity: where the map is 1.
+    """
     picture = axial_picture(volume, z).astype(float)
     strength = opacity * np.clip(values[:, :, z], 0, 1).T[::-1, ::-1, None]
     return ((1 - strength) * picture + strength * np.asarray(rgb(colour))).round().astype(np.uint8)

@@ -29,7 +29,13 @@ _SHORTEST = 1e-8
 
 @dataclass(frozen=True)
 class FeatureTerms:
-    """The two parts of L_fc, scalars, and lambda between them."""
+    """The two parts of L_fc and what weighs them.
+
+    Attributes:
+        relation: L_rel, a scalar [].
+        classes: L_cls, a scalar [].
+        class_weight: lambda.
+    """
 
     relation: torch.Tensor
     classes: torch.Tensor
@@ -55,9 +61,9 @@ def feature_consistency(
 
     Args:
         bottleneck1: output of the inter-modal block of branch 1, [B, C, x, y, z].
-        bottleneck2: of branch 2, the same shape.
+        bottleneck2: of branch 2, [B, C, x, y, z].
         logits1: fused logits of branch 1, [B, K, X, Y, Z]; they only say where the prediction is unsure.
-        logits2: of branch 2, the same shape.
+        logits2: of branch 2, [B, K, X, Y, Z].
         target: y, [B, X, Y, Z], uint8 or int64, with labels 0 to K-1.
         class_weight: lambda.
         group: of ranks that hold other samples of the same batch; tokens and prototypes are then those of all of them.

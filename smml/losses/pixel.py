@@ -28,7 +28,7 @@ def pixel_consistency(
 
     Args:
         logits1: fused logits of branch 1, [B, K, X, Y, Z].
-        logits2: fused logits of branch 2, the same shape.
+        logits2: fused logits of branch 2, [B, K, X, Y, Z].
         target: y, [B, X, Y, Z], uint8 or int64 (None is enough for ``gate="entropy"``).
         gate: "lower_ce", "correct", "entropy" or "none".
         min_class_weight: w_min of the class weights, the one of the cross-entropy.

@@ -21,7 +21,12 @@ DIRECTIONS: tuple[str, ...] = ("refined_teaches", "student_teaches", "both")
 
 @dataclass(frozen=True)
 class RefinementTerms:
-    """The two parts of L_refine of one branch, scalars."""
+    """The two parts of L_refine of one branch.
+
+    Attributes:
+        segmentation: cross-entropy and Dice of the refined logits, a scalar []; trains the refinement alone.
+        divergence: the KL between refined and student, a scalar [].
+    """
 
     segmentation: torch.Tensor
     divergence: torch.Tensor
@@ -45,7 +50,7 @@ def refinement_loss(
 
     Args:
         refined_logits: of :class:`smml.models.refinement.RefinementNetwork`, [B, K, X, Y, Z], floating.
-        student_logits: the student's fused logits, the same shape, *not* detached: the divergence teaches them.
+        student_logits: the student's fused logits, [B, K, X, Y, Z], *not* detached: the divergence teaches them.
         target: y, [B, X, Y, Z], uint8 or int64.
         direction: who learns from the divergence: "refined_teaches" the student, by KL(sg[p_refined] || p_student);
             "student_teaches" the refinement, by KL(sg[p_student] || p_refined); "both" is the sum of the two.

@@ -31,7 +31,13 @@ class Heads(Protocol):
 
 @dataclass(frozen=True)
 class SegmentationTerms:
-    """The three parts of L_seg, scalars; ``separate`` and ``deep`` are sums over their heads."""
+    """The three parts of L_seg.
+
+    Attributes:
+        fuse: of the fused output, a scalar [].
+        separate: of the heads that see one modality, their sum, a scalar [].
+        deep: of the heads of deep supervision, their sum, a scalar [].
+    """
 
     fuse: torch.Tensor
     separate: torch.Tensor

@@ -20,6 +20,9 @@ class StudentConfig:
         num_classes: K, background included: 4, or 5 for BraTS 2015.
         num_modalities: M.
         refinement_widths: channels of the refinement network at strides 1, 2, 4, 8: two to four of them.
+
+    Raises:
+        InputError: sizes that are not positive whole numbers, or do not fit together.
     """
 
     widths: tuple[int, int, int, int, int]
@@ -56,6 +59,9 @@ class StudentConfig:
 
         Those are then the ones of the preset that the student's widths belong to, so that a checkpoint of a preset
         stays one.
+
+        Args:
+            values: by field, as a checkpoint stores them.
         """
         widths = tuple(values["widths"])
         same = (known.refinement_widths for known in PRESETS.values() if known.widths == widths)
@@ -86,6 +92,9 @@ PRESETS: dict[str, StudentConfig] = {
 
 def preset(name: str) -> StudentConfig:
     """Look up a preset.
+
+    Args:
+        name: "tiny", "small" or "paper".
 
     Raises:
         InputError: the name is unknown; the valid ones are listed.

@@ -36,8 +36,8 @@ class StudentEncoding:
 
     Attributes:
         levels: at strides 1, 2, 4, 8: M maps [B, widths[l], ...], None where nobody in the batch has the modality.
-        deepest: at stride 16, before the intra-modal transformer, likewise.
-        tokens: at stride 16, after it, likewise.
+        deepest: at stride 16, before the intra-modal transformer: M maps [B, widths[4], ...], likewise.
+        tokens: at stride 16, after it: M maps of the same shape [B, widths[4], ...], likewise.
         present: [B, M] bool, which modalities were encoded for which sample.
     """
 
@@ -54,6 +54,9 @@ class Student(nn.Module):
         config: a preset's name ("tiny", "small", "paper") or a :class:`StudentConfig`.
         separate_heads: which modalities the sep heads see in training: "available" (each that the case has, masked
             from this branch or not, as in the public code) or "masked" (only those of the branch's mask).
+
+    Raises:
+        InputError: an unknown preset, or an unknown word for ``separate_heads``.
     """
 
     STRIDE = 16
@@ -130,7 +133,11 @@ class Student(nn.Module):
         )
 
     def fuse(self, encoding: StudentEncoding, mask: torch.Tensor) -> StudentOutput:
-        """Fuse and decode one subset of what was encoded; ``mask`` is bool [B, M], within ``encoding.present``.
+        """Fuse and decode one subset of what was encoded.
+
+        Args:
+            encoding: of :meth:`encode`.
+            mask: bool [B, M], within ``encoding.present``.
 
         Raises:
             InputError: the mask asks for a modality that was not encoded.

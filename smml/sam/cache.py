@@ -86,7 +86,12 @@ class EmbeddingCache:
         return len(self._kept)
 
     def get(self, key: str, device: torch.device | str = "cpu") -> torch.Tensor | None:
-        """The embedding [C, h, w] on that device, or None; it is not to be changed."""
+        """An embedding [C, h, w] that was put here, or None; it is not to be changed.
+
+        Args:
+            key: it was put under.
+            device: where the embedding is wanted.
+        """
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
@@ -99,7 +104,12 @@ class EmbeddingCache:
         return None if found is None else found.to(device)
 
     def put(self, key: str, embedding: torch.Tensor) -> None:
-        """Keep an embedding [C, h, w]."""
+        """Keep an embedding.
+
+        Args:
+            key: says what it was made from and by which model.
+            embedding: [C, h, w]; copied.
+        """
         # A copy: a row of a batch would keep the whole batch alive.
         embedding = embedding.detach().clone(memory_format=torch.contiguous_format)
         self._keep(key, embedding)

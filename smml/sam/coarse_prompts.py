@@ -40,6 +40,9 @@ class PromptRules:
             former, and so on.
         negatives: points outside: in the surroundings, no further from the box than half its length, the voxels that
             are most certainly background and of these the nearest ones, because a far one tells SAM nothing.
+
+    Raises:
+        InputError: a number outside its range.
     """
 
     threshold: float = 0.5

@@ -91,6 +91,9 @@ def save_tiny(path: str | os.PathLike, sam: nn.Module, config: TinyConfig, facts
 def read_tiny(path: Path) -> tuple[nn.Module, dict]:
     """A tiny SAM in float32 and the facts stored with it; inverse of :func:`save_tiny`.
 
+    Args:
+        path: file of :func:`save_tiny`.
+
     Raises:
         InputError: damaged, truncated or not a tiny SAM.
     """

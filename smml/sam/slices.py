@@ -53,25 +53,41 @@ class SquareFit:
         return self.inside[0] / self.shape[0], self.inside[1] / self.shape[1]
 
     def resize(self, slices: Tensor) -> Tensor:
-        """Resize slices [S, H, W] to the pixels that they cover, ``inside``; averages where it shrinks."""
+        """Resize slices to the pixels that they cover, ``inside``; averages where it shrinks.
+
+        Args:
+            slices: [S, H, W].
+        """
         resized = F.interpolate(slices[:, None], self.inside, mode="bilinear", align_corners=False, antialias=True)
         return resized[:, 0]
 
     def points(self, points: Tensor) -> Tensor:
-        """Points [..., 2] (row, column) -> SAM's (x, y) in pixel centres."""
+        """Points in voxels -> SAM's (x, y) in pixel centres.
+
+        Args:
+            points: (row, column), [..., 2].
+        """
         edges = (points.float() + 0.5) * points.new_tensor(self.scale, dtype=torch.float32)
         # SAM adds the half pixel from the centre to the edge again.
         return edges.flip(-1) - 0.5
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """Half-open boxes [..., 4] (top, left, bottom, right) -> SAM's (x0, y0, x1, y1) in pixel centres."""
+        """Half-open boxes in voxels -> SAM's (x0, y0, x1, y1) in pixel centres.
+
+        Args:
+            boxes: (top, left, bottom, right), [..., 4].
+        """
         edges = boxes.float() * boxes.new_tensor(self.scale * 2, dtype=torch.float32)
         return edges.reshape(*edges.shape[:-1], 2, 2).flip(-1).reshape(edges.shape) - 0.5
 
     def masks_to_square(self, masks: Tensor, pixels: int) -> Tensor:
-        """Masks [S, H, W] in [0, 1] -> [S, pixels, pixels], the share of each mask pixel that is inside, about.
+        """Masks in voxels -> [S, pixels, pixels], the share of each mask pixel that is inside, about.
 
-        The inverse of :meth:`masks_to_slices`; ``pixels`` is the edge of SAM's masks.
+        The inverse of :meth:`masks_to_slices`.
+
+        Args:
+            masks: in [0, 1], [S, H, W].
+            pixels: edge of SAM's masks.
         """
         # Centres of the mask pixels in voxel indices, then in grid_sample's -1 to 1 between edges.
         axes = [
@@ -81,7 +97,11 @@ class SquareFit:
         return _sample(masks.float(), axes, padding="zeros")
 
     def masks_to_slices(self, masks: Tensor) -> Tensor:
-        """SAM's mask logits [S, m, m] -> [S, H, W], by bilinear interpolation at the centres of the voxels."""
+        """SAM's mask logits -> [S, H, W], by bilinear interpolation at the centres of the voxels.
+
+        Args:
+            masks: logits on SAM's square, [S, m, m].
+        """
         axes = [
             (torch.arange(length, device=masks.device) + 0.5) * scale / self.size * 2 - 1
             for scale, length in zip(self.scale, self.shape, strict=True)
@@ -100,7 +120,8 @@ def intensity_window(volume: Tensor) -> tuple[float, float]:
     """The intensities that become the darkest grey and white: percentiles 0.5 and 99.5 of the voxels that are not 0.
 
     Args:
-        volume: of any shape and scale; best the whole volume, so that all its slices look alike. NaN is refused.
+        volume: [X, Y, Z] or any other shape, any scale; best the whole volume, so that all its slices look alike. NaN
+            is refused.
 
     Returns:
         (low, high) with low < high; (0, 1) for an empty volume.
@@ -133,7 +154,12 @@ def to_grey(slices: Tensor, window: tuple[float, float] | None = None) -> Tensor
 
 
 def to_input(sam: nn.Module, slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
-    """What ``sam.image_encoder`` wants: [S, H, W] of any scale -> float32 [S, 3, size, size] on SAM's device.
+    """What ``sam.image_encoder`` wants: float32 [S, 3, size, size] on SAM's device.
+
+    Args:
+        sam: of :func:`smml.sam.load_sam`.
+        slices: [S, H, W], of any scale.
+        window: intensities that become black and white; None takes :func:`intensity_window` of these slices.
 
     Raises:
         InputError: the slices are not [S, H, W] or hold voxels that are not finite.
@@ -226,7 +252,15 @@ def predict_masks(
     *,
     shape: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """The differentiable part of :func:`decode`, with the same arguments.
+    """The differentiable part of :func:`decode`.
+
+    Args:
+        sam: of :func:`smml.sam.load_sam`.
+        embeddings: of the slices, [S, C, h, w].
+        boxes: half-open (top, left, bottom, right) in voxels, [S, 4].
+        points: (row, column) in voxels, [S, P, 2].
+        point_labels: 1 inside, 0 outside, -1 padding, [S, P].
+        shape: (H, W) of the slices.
 
     Returns:
         Mask logits on SAM's square [S, m, m], m four times the edge of the embeddings, and the predicted IoU [S].

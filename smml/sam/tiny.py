@@ -27,6 +27,9 @@ class TinyConfig:
         heads: its attention heads, and those of the mask decoder.
         channels: of the image embeddings and of the mask decoder; divisible by 8.
         decoder_mlp: hidden width of the mask decoder's blocks.
+
+    Raises:
+        InputError: numbers that are not positive and whole, or do not fit together.
     """
 
     image_size: int = 144
@@ -68,6 +71,9 @@ class TinyConfig:
     def from_dict(cls, values: dict) -> "TinyConfig":
         """Inverse of :meth:`to_dict`.
 
+        Args:
+            values: by field.
+
         Raises:
             InputError: names are unknown or values do not fit together.
         """
@@ -85,6 +91,9 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
 
     Every attention of the encoder is global and without relative positions: with 18 x 18 patches windows would save
     nothing. The normalisation of the input is SAM's own.
+
+    Args:
+        config: its size; None is that of the one that ships.
     """
     config = config or TinyConfig()
     modeling = import_segment_anything().modeling

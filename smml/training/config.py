@@ -56,6 +56,9 @@ class TrainingConfig:
         checkpoint_every: steps between checkpoints.
         workers: processes that load data (0: the training process does it).
         device: torch device.
+
+    Raises:
+        InputError: a number outside its range, an unknown word, or options that exclude each other.
     """
 
     preset: str = "tiny"
@@ -138,7 +141,14 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainingConfig":
-        """Inverse of :meth:`to_dict`; unknown keys are refused."""
+        """Inverse of :meth:`to_dict`.
+
+        Args:
+            values: by option; those left out have their defaults.
+
+        Raises:
+            InputError: an option is unknown.
+        """
         known = {f.name for f in fields(cls)}
         unknown = sorted(values.keys() - known)
         if unknown:

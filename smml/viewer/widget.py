@@ -114,7 +114,10 @@ class ModalityViewer:
         return self._result
 
     def show(self, **fields) -> None:
-        """Change what is shown, as the controls would: fields of :class:`smml.viewer.state.ViewState`.
+        """Change what is shown, as the controls would.
+
+        Args:
+            **fields: of :class:`smml.viewer.state.ViewState`, for example ``given="flair+t2"`` or ``overlay="truth"``.
 
         Raises:
             InputError: a field is unknown, or its value is not among the control's choices.
@@ -137,7 +140,11 @@ class ModalityViewer:
         self._set(state)
 
     def wait(self, timeout: float | None = 60.0) -> bool:
-        """Wait until the segmentation is on screen; False if ``timeout`` seconds were not enough."""
+        """Wait until the segmentation is on screen; False if the time was not enough.
+
+        Args:
+            timeout: in seconds; None waits for ever.
+        """
         return self._segmenter is None or self._segmenter.wait(timeout)
 
     def compute_rest(self) -> None:

@@ -46,7 +46,7 @@ def exchange_loss(
 
     Args:
         logits1: of branch 1, [B, K, X, Y, Z], floating.
-        logits2: of branch 2, the same shape.
+        logits2: of branch 2, [B, K, X, Y, Z], floating.
         target: y, [B, X, Y, Z], uint8 or int64; may be None for ``gate="entropy"``, which does not look at it.
         gate: one of ``GATES``.
         min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of each sample.

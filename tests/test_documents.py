@@ -1,0 +1,58 @@
+"""The pages beside the code: what they link to is there, and the glossary and the citation hold what they promise."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import smml
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md"), *ROOT.glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_a_page_lead_to_files_that_are_there(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{target} is not there"
+
+
+def test_files_that_the_guide_for_contributors_names_are_there():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name in re.findall(r"pytest ((?:tests/\S+ ?)+)", guide)[0].split():
+        assert (ROOT / name).exists(), name
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake ([a-z-]+)", guide):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def glossary() -> dict[str, list[tuple[str, str]]]:
+    """By section: the entries, each with its term and its text."""
+    text = (ROOT / "docs" / "GLOSSARY.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    pattern = re.compile(r"^- \*\*(.+?)\*\*(.+(?:\n  .+)*)", re.MULTILINE)
+    return {part.partition("\n")[0]: pattern.findall(part) for part in sections}
+
+
+def test_every_entry_of_the_glossary_says_where_its_term_matters():
+    entries = [entry for part in glossary().values() for entry in part]
+    assert len({term for term, _ in entries}) == len(entries)
+    for term, text in entries:
+        assert re.search(r"\[[^\]]+\]\([^)]+\)\s*$", text), f"{term} has no link"
+
+
+@pytest.mark.parametrize("section", glossary())
+def test_terms_are_in_alphabetical_order(section):
+    terms = [term.lower() for term, _ in glossary()[section]]
+    assert terms == sorted(terms)
+
+
+def test_the_citation_is_of_this_version_and_of_the_method():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == smml.__version__
+    assert citation["preferred-citation"]["url"] == "https://arxiv.org/abs/2507.07592"
+    assert f"## {smml.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
