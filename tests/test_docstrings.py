@@ -98,6 +98,8 @@ def faults(value) -> list[str]:
     found = []
     if isinstance(value, property):
         described, wanted = {}, {}
+        if re.match(r"[^\n]*: ", docstring):
+            found.append("has a colon in its first line, before which Napoleon expects a type")
     else:
         described = section(docstring, "Args") | section(docstring, "Attributes")
         wanted = arguments(value)

@@ -43,7 +43,7 @@ class FeatureTerms:
 
     @property
     def total(self) -> torch.Tensor:
-        """L_fc = L_rel + lambda L_cls. It enters the total loss once: it is symmetric and teaches both branches."""
+        """L_fc = L_rel + lambda L_cls. Symmetric, it teaches both branches and enters the total loss once."""
         return self.relation + self.class_weight * self.classes
 
 
