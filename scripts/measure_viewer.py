@@ -65,10 +65,14 @@ async ([selector, number, kind, canvas]) => {
 CHECK = ".widget-checkbox input"
 
 
-def memory_mb(pid: int) -> float:
+def memory_mb(pid: int) -> dict[str, int]:
     """Resident memory of a process and its peak, in MB."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return {
+        line.split(":")[0]: int(line.split()[1]) * 1024 // 10**6
+        for line in lines
+        if line.startswith(("VmRSS", "VmHWM"))
+    }
 
 
 def main() -> None:
