@@ -7,19 +7,20 @@ resample it to 3 mm), and scrolled while that runs. Then a network of the same s
 takes long: how soon progress shows and how soon a cancelled run has ended. Memory is that of this process.
 """
 
-import dataclasses
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from scipy.ndimage import zoom
 
-from smml.data import Case, read_case, simulate_cohort
+from smml.data import find_case, read_case, simulate_cohort
 from smml.inference import Predictor
 from smml.models import SMML
 from smml.viewer import ModalityViewer
@@ -28,10 +29,9 @@ TARGET = Path(__file__).resolve().parent.parent / "build" / "viewer"
 SHAPE = (240, 240, 155)
 
 
-def large_case() -> Case:
-    """A simulated case on a grid of BraTS's size."""
-    with tempfile.TemporaryDirectory() as folder:
-        case = read_case(simulate_cohort(folder, 1, spacing=3.0, seed=3, workers=1, progress=False)[0])
+def write_large_case(folder: Path) -> None:
+    """A simulated case on a grid of BraTS's size, as files."""
+    case = read_case(simulate_cohort(folder / "coarse", 1, spacing=3.0, seed=3, workers=1, progress=False)[0])
 
     def fine(volume: np.ndarray, order: int) -> np.ndarray:
         volume = zoom(volume, 3, order=order)
@@ -40,17 +40,21 @@ def large_case() -> Case:
         room = [wanted - n for n, wanted in zip(volume.shape, SHAPE, strict=True)]
         return np.pad(volume, [(n // 2, n - n // 2) for n in room])
 
-    volumes = {name: fine(volume, order=1) for name, volume in case.volumes.items()}
     affine = case.affine @ np.diag([1 / 3, 1 / 3, 1 / 3, 1.0])
-    label = fine(case.label, order=0)
-    return dataclasses.replace(case, volumes=volumes, label=label, affine=affine, spacing=(1.0, 1.0, 1.0))
+    target = folder / case.id
+    target.mkdir()
+    files = {name: fine(volume, order=1) for name, volume in case.volumes.items()}
+    # In files of this layout the enhancing tumour is 4.
+    files["seg"] = fine(np.where(case.label == 3, 4, case.label), order=0)
+    for name, volume in files.items():
+        nib.save(nib.Nifti1Image(volume.astype(np.int16), affine), target / f"{case.id}_{name}.nii.gz")
 
 
 def memory_mb() -> dict[str, int]:
     """Resident memory and its peak so far, in MB."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     names = {"VmRSS": "now", "VmHWM": "peak"}
-    return {names[line.split(":")[0]]: int(line.split()[1]) // 1024 for line in lines if line[:5] in names}
+    return {names[line.split(":")[0]]: int(line.split()[1]) * 1024 // 10**6 for line in lines if line[:5] in names}
 
 
 def scroll(viewer: ModalityViewer, steps: int = 20) -> list[int]:
@@ -76,7 +80,12 @@ def wait_for(condition, seconds: float = 120.0) -> float:
 def main() -> None:
     torch.set_num_threads(2)
     found = {"load average at start": os.getloadavg()[0]}
-    case = large_case()
+    with tempfile.TemporaryDirectory() as folder:
+        # By another process, so that the simulator's memory is not counted.
+        writer = multiprocessing.get_context("spawn").Process(target=write_large_case, args=(Path(folder),))
+        writer.start()
+        writer.join()
+        case = read_case(find_case(next(Path(folder).glob("BraTS*"))))
     found["memory with the case, MB"] = memory_mb()
 
     began = time.perf_counter()

@@ -126,7 +126,7 @@ class _Work:
 
     def patches(self, limit: int | None = None) -> Iterator[tuple[tuple, torch.Tensor]]:
         """(places, patches [B, M, window]) of the first ``limit`` batches of windows, all if None."""
-        for places in batches(self.plan.places)[:limit]:
+        for places in batches(self.plan)[:limit]:
             patches = torch.stack([self.image[(slice(None), *place)] for place in places])
             yield places, patches.to(self.network.device)
 
@@ -179,7 +179,7 @@ class _Work:
             seconds["encoders"] += took
             took, shares = self.clock(lambda: shares_of(student, encoding))
             seconds["fusion"] += took
-            for some in self.masks.split(self.network.together(len(patches))):
+            for some in self.masks.split(self.network.together(shares)):
                 took, (fused, bottleneck) = self.clock(lambda some=some: fuse_shares(student, shares, some))
                 seconds["fusion"] += took
                 took, _ = self.clock(

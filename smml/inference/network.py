@@ -1,5 +1,7 @@
 """The two students on batches of windows, and how windows are blended into a volume."""
 
+import math
+
 import torch
 
 from smml.errors import InputError
@@ -11,8 +13,13 @@ from smml.models.shares import StudentShares, decode_fused, fuse_shares, shares_
 # a CPU, which are several times faster than what it takes for a single small volume.
 WINDOW_BATCH = 4
 
-# Windows times subsets that are fused and decoded together.
-FUSED_BATCH = {"cpu": 4, "cuda": 32}
+# Voxels that go through the network together, if that is more than one window. Above, a full-resolution map of 16
+# channels takes more than 32 MiB, for which a C library may ask the system for fresh pages every time: on a CPU four
+# windows of 64 then take longer than twice two.
+BATCH_VOXELS = 2 * 64**3
+
+# Windows times subsets that are fused and decoded together on a GPU.
+FUSED_ON_GPU = 32
 
 PRECISIONS = ("float32", "bf16")
 
@@ -38,9 +45,10 @@ class WindowNetwork:
         """The context in which the networks compute."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def together(self, windows: int) -> int:
-        """How many subsets of that many windows are fused and decoded in one pass."""
-        return max(1, FUSED_BATCH.get(self.device.type, WINDOW_BATCH) // windows)
+    def together(self, shares: StudentShares) -> int:
+        """How many subsets of these windows are fused and decoded in one pass."""
+        most = _per_batch(shares.window) if self.device.type == "cpu" else FUSED_ON_GPU
+        return max(1, most // len(shares.present))
 
     def encode(self, patches: torch.Tensor, present: torch.Tensor) -> tuple[StudentShares, StudentShares]:
         """Patches [B, M, X, Y, Z] -> what each branch makes of the modalities in ``present``, bool [M]."""
@@ -51,7 +59,7 @@ class WindowNetwork:
     def segment(self, pair: tuple[StudentShares, StudentShares], masks: torch.Tensor) -> torch.Tensor:
         """Probabilities of every subset, float32 [S, 2, B, K, X, Y, Z], of B encoded windows; masks is bool [S, M]."""
         count, parts = len(pair[0].present), []
-        for some in masks.split(self.together(count)):
+        for some in masks.split(self.together(pair[0])):
             branches = []
             for student, shares in zip(self.model.branches, pair, strict=True):
                 with self.autocast():
@@ -86,6 +94,11 @@ class Blend:
         return self._total.div_(self._weight)
 
 
-def batches(places: tuple[Slices, ...]) -> list[tuple[Slices, ...]]:
-    """The windows in batches of up to ``WINDOW_BATCH``."""
-    return [places[start : start + WINDOW_BATCH] for start in range(0, len(places), WINDOW_BATCH)]
+def batches(plan: WindowPlan) -> list[tuple[Slices, ...]]:
+    """The places of the windows, in batches that go through the network together."""
+    size = _per_batch(plan.window)
+    return [plan.places[start : start + size] for start in range(0, len(plan.places), size)]
+
+
+def _per_batch(window: tuple[int, int, int]) -> int:
+    return max(1, min(WINDOW_BATCH, BATCH_VOXELS // math.prod(window)))

@@ -135,7 +135,7 @@ class Predictor:
         encoding = Encoding(case, prepared, plan)
         if self._bytes_of_encodings(encoding) > self.keep_bytes:
             return encoding
-        number = len(batches(plan.places))
+        number = len(batches(plan))
         windows = watched(self._encode_windows(encoding, prepared.available), number, cancelled, progress)
         return Encoding(case, prepared, plan, tuple(windows))
 
@@ -302,7 +302,7 @@ class Predictor:
             prior = plan.pad(prior[0]).to(self.device)
             # The windows were blended as probabilities; their logarithm is the logits up to a constant a voxel.
             logits = branches[branch].clamp_min(torch.finfo(torch.float32).tiny).log()
-            blend, work = Blend(plan, logits.shape[:1], self.device), batches(plan.places)
+            blend, work = Blend(plan, logits.shape[:1], self.device), batches(plan)
             for places in watched(work, len(work), cancelled, progress):
                 rows = mask.to(self.device).expand(len(places), -1)
                 inputs = [torch.stack([volume[(..., *place)] for place in places]) for volume in (logits, prior)]
@@ -321,7 +321,7 @@ class Predictor:
         progress: Progress | None = None,
     ) -> torch.Tensor:
         """Probabilities of both branches for subsets [S, M] on the padded grid, float32 [S, 2, K, X, Y, Z]."""
-        work = batches(encoding.plan.places)
+        work = batches(encoding.plan)
         blend = Blend(encoding.plan, (len(masks), 2, self.model.config.num_classes), self.device)
         windows = encoding.windows or self._encode_windows(encoding, masks.any(dim=0))
         for places, pair in zip(work, watched(windows, len(work), cancelled, progress), strict=True):
@@ -335,7 +335,7 @@ class Predictor:
     ) -> Iterator[tuple[StudentShares, StudentShares]]:
         """Encode, a batch of windows at a time, the modalities in ``present`` [M]."""
         image = encoding.plan.pad(encoding.prepared.image)
-        for places in batches(encoding.plan.places):
+        for places in batches(encoding.plan):
             patches = torch.stack([image[(slice(None), *place)] for place in places]).to(self.device)
             yield self.network.encode(patches, present)
 

@@ -30,10 +30,9 @@ class StudentShares:
     present: torch.Tensor
 
     @property
-    def nbytes(self) -> int:
-        """Memory of all maps."""
-        maps = [feature for level in (*self.levels, self.tokens) for feature in level if feature is not None]
-        return sum(feature.nbytes for feature in maps)
+    def window(self) -> tuple[int, int, int]:
+        """Voxels of what was encoded."""
+        return tuple(next(share for share in self.levels[0] if share is not None).shape[2:])
 
 
 def shares_of(student: Student, encoding: StudentEncoding) -> StudentShares:

@@ -81,7 +81,7 @@ def test_every_subset_gives_the_numbers_of_the_model_called_directly(model):
 @pytest.mark.parametrize("keep_bytes", [0, 2**30])
 def test_all_subsets_in_one_go_give_the_numbers_of_one_by_one(model, keep_bytes, monkeypatch):
     # Several subsets share a pass and the last pass is not full; groups of subsets are smaller than all of them.
-    monkeypatch.setitem(network.FUSED_BATCH, "cpu", 8)
+    assert network._per_batch((32, 32, 32)) == 4
     monkeypatch.setattr("smml.inference.predictor.BLEND_BYTES", 7 * 2 * 4 * 4 * 48 * 32 * 32)
     predictor = Predictor(model, None, window=32, keep_bytes=keep_bytes)
     encoding = predictor.encode(make_case((48, 32, 30)))
@@ -94,6 +94,12 @@ def test_all_subsets_in_one_go_give_the_numbers_of_one_by_one(model, keep_bytes,
         np.testing.assert_allclose(result.branches, alone.branches, rtol=0, atol=1e-5)
         np.testing.assert_allclose(result.probabilities, alone.probabilities, rtol=0, atol=1e-5)
     assert len({result.probabilities.tobytes() for result in results}) == len(SUBSETS)
+
+
+@pytest.mark.parametrize(("edge", "together"), [(32, 4), (48, 4), (64, 2), (96, 1), (128, 1)])
+def test_large_windows_go_through_the_network_in_smaller_batches(edge, together):
+    plan = plan_windows((2 * edge, 2 * edge, edge), edge, 0.0)
+    assert [len(places) for places in network.batches(plan)] == [together] * (4 // together)
 
 
 def test_encodings_that_are_not_kept_are_made_once_for_many_subsets(model, monkeypatch):
