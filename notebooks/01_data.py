@@ -61,6 +61,7 @@ figures.modality_figure(largest)
 #
 # A spin-echo image weighs each tissue by its proton density and relaxation times,
 # $$S = \mathrm{PD}\,\bigl(1 - e^{-T_R/T_1}\bigr)\,e^{-T_E/T_2},$$
+# (the *sequence* T1 is named after the *relaxation time* $T_1$ that it emphasises; times are set in italics, in ms),
 # and FLAIR inverts the magnetisation first, so that one $T_1$ (that of fluid) is nulled:
 # $$S = \mathrm{PD}\,\bigl|1 - 2e^{-T_I/T_1} + e^{-T_R/T_1}\bigr|\,e^{-T_E/T_2}.$$
 # Contrast agent does one thing: it shortens $T_1$ where it leaks into the tissue. By hand, then against the package:
@@ -81,7 +82,7 @@ signals = {}
 for sequence, settings in SEQUENCES.items():
     for name in ("white", "grey", "csf", "ED", "ET", "NCR"):
         tissue = TISSUES[name]
-        if sequence == "t1ce" and name in T1_ENHANCED:
+        if sequence == "t1ce" and name in T1_ENHANCED:  # the range of T1 once the agent has leaked in
             tissue = type(tissue)(np.mean(T1_ENHANCED[name]), tissue.t2, tissue.pd)
         signals[sequence, name] = settings.signal(tissue) / settings.signal(TISSUES["white"])
 frame = pd.Series(signals).rename_axis(["sequence", "tissue"]).rename("signal / white matter").reset_index()
@@ -89,6 +90,22 @@ px.bar(frame, x="sequence", y="signal / white matter", color="tissue", barmode="
        title="What the equations give: signal relative to white matter", height=360, width=900)  # fmt: skip
 
 # %% [markdown]
+# T1ce is the T1 sequence run again after contrast agent, with the same $T_R$ and $T_E$. **This is why T1 alone is
+# hopeless for ET:** without the agent, enhancing tumour has nearly the $T_1$ of oedema and of the rest of the core.
+
+# %%
+for name in ("ET", "ED", "NCR", "NET", "white"):
+    tissue = TISSUES[name]
+    print(f"{name:5s} T1 {tissue.t1:4.0f} ms, so {SEQUENCES['t1'].signal(tissue):.3f} on the sequence T1")
+low, high = T1_ENHANCED["ET"]
+print(f"with contrast agent, ET's T1 is {low:.0f} to {high:.0f} ms")
+same = [SEQUENCES["t1"].tr == SEQUENCES["t1ce"].tr, SEQUENCES["t1"].te == SEQUENCES["t1ce"].te]
+assert all(same)
+
+# %% [markdown]
+# What the voxels do not show, no network can read from them: a mask of ET from T1 alone is a guess from the shape of
+# the core, and notebook 8 shows what such guesses are worth.
+#
 # ## And in the images
 #
 # The equations know nothing of noise, bias fields, blur and mixed voxels. Measured in the simulated cohort: the median

@@ -70,6 +70,8 @@ for i in range(6):
 # $$L_{1\to2} = \frac{\sum_v g(v)\,\mathrm{KL}\bigl(\mathrm{sg}[p_1]\,\|\,p_2\bigr)}{\sum_v g(v)},\qquad
 #   g(v) = w_{y_v}\,[c_1(v) < c_2(v)],$$
 # with $w_k = 1 - n_k/n$, so that a rare class weighs more; $\mathrm{sg}$ stops the gradient: the teacher does not move.
+# What is exchanged is the teacher's whole class distribution at that voxel. The comparison is strict: where both err
+# alike, nobody teaches, and the voxel leaves the mean; if no voxel is left, the loss is 0. Sums run over the batch.
 # Four voxels and two classes, by hand:
 
 # %%
@@ -122,8 +124,8 @@ print(f"L_rel {terms.relation:.3f}  L_cls {terms.classes:.3f}  L_fc {terms.total
 #
 # One sum, one backward, one step for both branches:
 # $$L = L_1 + L_2 + L_{fc} + r(t)\,(L_{1\to2} + L_{2\to1}).$$
-# $r(t)$ is 0 for the first tenth: at first neither branch knows anything worth exchanging. This run is far too short
-# for a good model; it is here to be watched.
+# $r(t)$ is 0 for the first tenth: at first neither branch's class probabilities are worth copying. ($L_{fc}$ asks for
+# agreement from the start: it copies no answers.) This run is far too short for a good model; it is here to be watched.
 
 # %%
 steps = course.size(full=70, fast=4)

@@ -19,7 +19,8 @@
 # - design an ablation whose arms differ in one thing, and read its intervals;
 # - train with several processes and know which losses are *not* means of the processes' losses.
 #
-# Two minutes on two CPU cores, 2 GB of memory; needs only the package. All images are **simulated**.
+# Two minutes on two CPU cores, 2 GB of memory. Runs by itself; the terms of the sum are derived in notebooks 3, 4 and
+# 6. All images are **simulated**.
 
 # %%
 from functools import partial
@@ -49,8 +50,10 @@ figures.use_theme()
 # One sum, one backward through both branches, one step of Adam:
 # $$L = L_1 + L_2 + l_{fc} L_{fc}
 #   + r(t)\,\bigl(l_{pc}(L_{1\to2} + L_{2\to1}) + l_{ref}(\mathrm{KL}_1 + \mathrm{KL}_2)\bigr)$$
-# At first neither branch knows anything worth exchanging, so $r(t)$ is 0 for the first tenth of the training and then
-# rises to 1 over the next. The rate falls as $\eta(t) = \eta_0 (1 - t/T)^{0.9}$.
+# with weights $l_{fc}$, $l_{pc}$ and $l_{ref}$ that are 1 unless you say otherwise. At first neither branch's class
+# probabilities are worth copying, so what copies them waits: $r(t)$ is 0 for the first tenth of the training and then
+# rises to 1 over the next. $L_{fc}$ copies no answers and counts from the start. The rate falls as
+# $\eta(t) = \eta_0 (1 - t/T)^{0.9}$.
 
 # %%
 plan = TrainingConfig(steps=1000)
@@ -59,14 +62,17 @@ r = np.clip((t / plan.steps - 0.1) / 0.1, 0, 1)
 eta = plan.learning_rate * (1 - t / plan.steps) ** 0.9
 assert np.allclose(r, [consistency_ramp(plan, step) for step in t])
 assert np.allclose(eta, [learning_rate(plan, step) for step in t])
+print(f"l_fc = {plan.feature_weight:g}, l_pc = {plan.pixel_weight:g}, l_ref = {plan.refinement_weight:g}; "
+      f"class weights are at least {plan.min_class_weight:g}, so that a patch of one class still counts")  # fmt: skip
 for step in (0, 99, 150, 200, 900):
     print(f"step {step:3d} of {plan.steps}: r = {r[step]:.2f}, rate = {eta[step]:.1e}")
 
 # %% [markdown]
-# $L_b$ sums every head of branch $b$: the fused output, each modality alone through the shared decoder, and deep
-# supervision at four levels; with refinement one more head, and a divergence that carries it back to the student:
-# $$L_b = L_{fuse} + \sum_m L_{sep,m} + \sum_l L_{prm,l},\qquad
-#   L_{ref} = \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref}) + \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p\bigr).$$
+# $L_b$ sums every head of branch $b$, each with cross-entropy and Dice: the fused output, each modality alone through
+# the shared decoder, deep supervision at four levels, and with refinement the refined output. The divergence
+# $\mathrm{KL}_b$ carries what the refinement knows back to the student:
+# $$L_b = L_{fuse} + \sum_m L_{sep,m} + \sum_l L_{prm,l} + \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref}),\qquad
+#   \mathrm{KL}_b = \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_b\bigr).$$
 # The whole sum by hand, on noise, half-way up the ramp:
 
 # %%
@@ -188,7 +194,7 @@ print(f"Dice term of the whole batch {soft_dice(p, y):.4f}, mean of the two proc
 #
 # One GPU: `smml train data/train runs/one --preset paper --patch 128 --precision bf16 --device cuda --workers 8`.
 # Several: put `torchrun --standalone --nproc-per-node 4 -m` before `smml train`. Several machines and Slurm: the
-# commands stand in the [README](../README.md). On a GPU nothing has been measured yet.
+# commands stand in the [README](../README.md).
 #
 # ## An ablation: one thing at a time
 #
@@ -202,7 +208,7 @@ for arm in ARMS.values():
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Arm (b) is the one that is easily forgotten. Averaging two networks helps *by itself*; without (b), the ensemble's
+# Arm (b) is the one that is easily forgotten. Averaging two networks can help *by itself*; without (b), the ensemble's
 # gain would be credited to teaching. And (a) costs nothing extra: between the students of (b) nothing is exchanged, so
 # branch 1 of (b) *is* a student trained alone, to the bit.
 #
@@ -238,7 +244,7 @@ for name, values in (("one method", one), ("the other", other), ("difference, pa
 folder = course.results_folder() / "study" / "cpu"
 study = read_study(folder) if folder.exists() else None
 if study is None:
-    print("No study is committed yet: run `smml study` (150 minutes on two cores), and read its report instead.")
+    print("No study is committed yet: run `smml study`, which takes hours, and read its report instead.")
 else:
     rows = [
         {"arm": ARMS[name].title, "seeds": len(study.seeds(name))}
