@@ -43,8 +43,8 @@ print(len(SUBSETS), "subsets:", "; ".join(subset_name(subset) for subset in SUBS
 # %% [markdown]
 # ## Select, never multiply
 #
-# Public code removes a missing modality by multiplying its features with 0. That is only right while the features are
-# finite, and it still lets the encoder run on them:
+# Public code of this family ([docs/METHOD.md](../docs/METHOD.md), "The two branches") removes a missing modality by
+# multiplying its features with 0. That is only right while the features are finite, and it still lets the encoder run:
 
 # %%
 features = torch.tensor([[1.0, 2.0], [float("nan"), 3.0]])  # two modalities, two channels
@@ -57,8 +57,9 @@ print("selected:  ", torch.where(mask[:, None], features, torch.zeros(())).tolis
 #
 # At every level the maps of the present modalities are normalised, activated and mixed by a 1×1×1 convolution,
 # $$y = b + \sum_{m \in \text{present}} W_m\,\mathrm{LReLU}\bigl(\mathrm{IN}(f_m)\bigr).$$
-# A missing modality is exactly zero after InstanceNorm and LeakyReLU, so its term can be *skipped*: no read, no
-# multiplication, no gradient. With two modalities of two channels, by hand:
+# IN is InstanceNorm, LReLU LeakyReLU. A feature *map* set to 0 stays 0 under both, so its term can be *skipped*: no
+# read, no multiplication, no gradient. (An *image* set to 0 is another matter: exercise 2.3.) With two modalities of
+# two channels, by hand:
 
 # %%
 torch.manual_seed(0)
@@ -77,9 +78,10 @@ print("the missing map may be NaN, or not exist at all: same bits")
 # %% [markdown]
 # ## Tokens: keep the modality's own axis
 #
-# A transformer then mixes the deepest features of all present modalities. Its output, tokens `[B, M·S, D]`, must become
-# a map with `M·D` channels. Public code writes `tokens.view(B, S, M·D)`. Label each token with where it came from and
-# see what that does:
+# A transformer then mixes the deepest features of all present modalities. A *token* is the vector of `D` channels that
+# one modality has at one place of the deepest, coarsest grid. With `B` samples, `M` modalities and `S` places the
+# output `[B, M·S, D]` must become a map with `M·D` channels. Public code (docs/METHOD.md again) writes
+# `tokens.view(B, S, M·D)`. Label each token with where it came from and see what that does:
 
 # %%
 M, S = 2, 3
@@ -96,8 +98,9 @@ assert all(len({int(value) % 10 for value in place}) == 1 for place in right[0])
 #
 # ## The student
 #
-# One encoder per modality, fusion at five levels, one decoder. Nothing of a missing modality gets through: here the
-# voxels of T1ce and T1 are not a number, and not one bit of the output changes.
+# One encoder per modality, fusion at five levels, one decoder. The *bottleneck* is the map made of the transformer's
+# tokens, where all modalities meet; later notebooks compare two students there. Nothing of a missing modality gets
+# through: here the voxels of T1ce and T1 are not a number, and not one bit of the output changes.
 
 # %%
 student = Student("tiny").eval()
@@ -144,7 +147,7 @@ for name, labels in results.items():
 
 # %% [markdown]
 # Enhancing tumour is guessed at without T1ce, and found with it. Which subsets suffice for what, over many cases, is
-# the subject of the evaluation notebook.
+# the subject of [notebook 8](08_evaluation.ipynb).
 #
 # ## Key points
 #

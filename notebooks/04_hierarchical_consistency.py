@@ -19,7 +19,7 @@
 # - compute class prototypes, `L_cls` and the entropy weights by hand;
 # - show what the feature terms change in trained features, and what they leave alone.
 #
-# About one minute on two CPU cores, 2 GB of memory. All images are **simulated**. It needs nothing from earlier
+# One to two minutes on two CPU cores, 2 GB of memory. All images are **simulated**. It needs nothing from earlier
 # notebooks; [3. Masked mutual learning](03_masked_mutual_learning.ipynb) says why there are two students.
 #
 # **How we read the paper.** The bodies of these losses are missing from the authors' public code. Gates, weights and
@@ -66,7 +66,10 @@ GATES = ("lower_ce", "correct", "entropy", "none")
 # | `entropy` | $\max(0, H_b(v) - H_a(v))$ | the surer teaches; no truth needed |
 # | `none` | $w_{y_v}$ | both teach everywhere |
 #
-# with $w_k = 1 - n_k/n$ from the voxel counts of the sample. Five voxels of three classes, each with a point to make:
+# with the entropy $H(p) = -\sum_k p_k\log p_k$, and $w_k = 1 - n_k/n$ from the voxel counts of the sample. The sums run
+# over all voxels of the *batch*. In training $w_k$ is at least `min_class_weight`, so that a patch of one class, whose
+# $n_k/n$ is 1, still counts ($w_{\min}$ in [docs/METHOD.md](../docs/METHOD.md), "Supervised terms"). Five voxels of
+# three classes, each with a point to make:
 
 # %%
 y = torch.tensor([0, 1, 0, 1, 0])
@@ -182,10 +185,10 @@ print(f"exact ties: {ties} of {c1.numel():,} voxels")
 pd.DataFrame.from_dict(rows, orient="index")
 
 # %% [markdown]
-# A percentage is branch 1's share of the weight with which that class is taught at all: T1ce has more to say where
-# the share is small. Between real-valued predictions an exact tie is a rare event, and the count above says how rare.
-# The rule matters where two branches agree by construction, and it prefers neither for being called 1 or 2. Note also
-# what `entropy` cannot know: it never looks at the truth, so a branch that is surely wrong teaches.
+# A percentage is branch 1's share of the weight with which that class is taught at all: T1ce has more to say where the
+# share is small. Between real-valued predictions a tie must be exact; the count above says how rare that is. The rule
+# matters where two branches agree by construction, and it prefers neither for being called 1 or 2. Note also what
+# `entropy` cannot know: it never looks at the truth, so a branch that is surely wrong teaches.
 #
 # ## Feature level: relations of tokens
 #
@@ -212,7 +215,8 @@ figures.matrix_figure({"rows of G₁": rows1, "rows of G₂": rows2, "difference
 # Token 2 differs most: its whole row is wrong. Every other token sees one neighbour leave or arrive.
 #
 # **What costs nothing.** $FR(FR)^\top = FF^\top$ for a rotation $R$, and a common factor cancels in the normalised
-# rows. A common *shift* is another matter: it changes every product.
+# rows. A common *shift* is another matter: it changes every product. (Rounding can leave a loss of 0 a little below 0,
+# hence `abs`.)
 
 # %%
 rotation = torch.linalg.qr(torch.randn(3, 3)).Q
@@ -279,14 +283,16 @@ assert abs(switch / C - linear / direct * N / C) < 0.1
 # %% [markdown]
 # So **below about three tokens per channel the linear form does more work than the matrix it avoids**. At equal
 # speed per operation, that is; memory is a second reason for it, as $N \times N$ must fit (the package goes over early
-# where it would not). Which side is this project on?
+# where it would not). Which side is this project on? The paper's rows follow [docs/METHOD.md](../docs/METHOD.md): two
+# patches of $128^3$ voxels at a stride of 16, so $8^3$ tokens each, and $C = 512$ for four modalities of 128 channels
+# (the preset `"paper"`). The batch over GPUs and the finer level are examples.
 
 # %%
 places = {
     "tiny, training (2 patches of 32³)": (2 * 2**3, 128),
     "tiny, the case above": (outputs[0].bottleneck[0, 0].numel(), 128),
     "paper, training (2 patches of 128³)": (2 * 8**3, 512),
-    "paper, batch of 16 over 8 GPUs": (16 * 8**3, 512),
+    "paper's size, 16 patches over 8 GPUs": (16 * 8**3, 512),
     "features at 64³, 16 channels": (64**3, 16),
 }
 rows = []
@@ -499,14 +505,17 @@ pd.DataFrame.from_dict(rows, orient="index")
 # %% [markdown]
 # What is to be seen, and what is not:
 #
-# - The loss does what it says: $L_{rel}$ and $L_{cls}$ are smallest after training with $L_{fc}$, also on the case that
-#   was not trained on. The supervised loss is no better for it, in so few steps.
-# - **Look at how it got there.** Tokens share a large common part: the mean token is almost as long as a token. All
-#   rows of $G$ are then nearly one and the same, in both branches, and $L_{rel}$ is small whatever the rest does.
-#   Making the common part larger lowers the loss without any agreement about what differs from token to token. Compare
-#   the last two lines: if the mean token grew with $L_{fc}$ while $L_{rel}$ *less the mean* did not fall, this is what
-#   happened. (The loss is defined without centring; with it, it would be another loss, and one worth trying.)
-# - In the plane of the first two components there is little that the eye would call a change.
+# - Compare the lines of the table above the pictures: does the loss do what it says, are $L_{rel}$ and $L_{cls}$
+#   smallest after training with $L_{fc}$, also on the case that was not trained on? And is the supervised loss any
+#   better for it, in so few steps?
+# - **Look at how it got there.** Tokens share a large common part: for the mean token's length in units of a token's,
+#   see the first columns of the last table. Near 1, all rows of $G$ are nearly one and the same, in both branches, and
+#   $L_{rel}$ is small whatever the rest does. Making the common part larger lowers the loss without any agreement about
+#   what differs from token to token. Compare the last two lines: if the mean token grew with $L_{fc}$ while $L_{rel}$
+#   *less the mean* did not fall, this is what happened. (The loss is defined without centring; with it, it would be
+#   another loss, and one worth trying.)
+# - Compare the panels along a row: in the plane of the first two components, is there anything that the eye would call
+#   a change?
 #
 # That $L_{fc}$ helps segmentation is a claim for an ablation over whole trainings, and this is not one.
 #

@@ -79,6 +79,7 @@ print("GPU reports:", ", ".join(on_gpu) or "none committed yet, so GPU times bel
 x = torch.randn(1, 8, 100, 100, 100, device=device)
 with Traffic() as traffic:
     out = F.leaky_relu(F.instance_norm(x), 0.2) * 2
+print(f"{traffic.total / x.nbytes:.1f} maps in all")
 pd.DataFrame({"calls": traffic.calls, "maps moved": {k: v / x.nbytes for k, v in traffic.bytes.items()}}).round(2)
 
 # %% [markdown]
@@ -140,9 +141,15 @@ figure.update_layout(width=920, height=480)
 #
 # ## A first kernel
 #
-# A Triton kernel is a Python function that many **programs** run at once. Each asks for its number, loads a **block**
-# of data into registers, computes, and stores. This one normalises a row and activates it: a row is one channel of one
-# map, so this is the heart of the fusion layer. Between the load and the store nothing touches memory.
+# [Triton](https://triton-lang.org/) compiles Python functions marked `@triton.jit` for the GPU. Such a kernel is run by
+# many **programs** at once. Each asks for its number, loads a **block** of data into registers, computes, and stores.
+# This one normalises a row and activates it: a row is one channel of one map, so this is the heart of the fusion layer.
+# Between the load and the store nothing touches memory. To read it:
+#
+# - a tensor argument arrives as a *pointer* to its first number, so `x + row * n + column` is a block of addresses;
+# - `mask` protects those that are out of range: nothing is loaded there (`other` stands in) and nothing stored;
+# - `tl.constexpr` marks what is fixed at compile time;
+# - `normalise_kernel[(len(x),)]` called with the arguments starts `len(x)` programs, here one a row.
 
 # %%
 if triton:
@@ -269,7 +276,7 @@ if triton:
 
 # %% [markdown]
 # What skipping is worth, from the committed report (CPU, PyTorch's form of the same rule). On a GPU: *not measured*,
-# unless the first cell named a report.
+# unless the second cell of this notebook named a report.
 
 # %%
 timed = [row for row in on_cpu["rows"] if row["operation"] == "masked_fusion" and row["status"] == "ok"]
@@ -288,8 +295,24 @@ figure.update_layout(title=title, barmode="group", width=760, height=340)
 # ## The relation loss: linear in N, and when it is not worth it
 #
 # [Notebook 4](04_hierarchical_consistency.ipynb) derives it: all partners of a token enter through three $C\times C$
-# moments, 34 $NC^2$ operations forward and backward against 12 $N^2C$, so the linear form wins above about
-# $N = 2.8\,C$. Operations are not time. Measured here, in float64 both, with $C = 64$:
+# moments. How much work is that, if nothing is stored for the backward pass? Its matrix products, with two operations,
+# a multiplication and an addition, for each term of a sum:
+#
+# | | forward | backward | each |
+# |---|---|---|---|
+# | linear | 3 moments, 3 projections on them | 3 moments weighted by the gradient, 8 projections | $2NC^2$ |
+# | direct | 2 matrices $G$ | the 2 again, and 2 products of their gradients with the tokens | $2N^2C$ |
+
+# %%
+products = {"linear": (3 + 3) + (3 + 8), "direct": 2 + (2 + 2)}
+linear, direct = (2 * number for number in products.values())
+assert linear * 1000 * 64**2 == floors.relation_loss(1000, 64, 4, "linear").flops("both")
+assert direct * 1000**2 * 64 == floors.relation_loss(1000, 64, 4, "direct").flops("both")
+even = linear / direct
+print(f"forward and backward: {linear} NC² against {direct} N²C, equal at N = {even:.2f} C")
+
+# %% [markdown]
+# Operations are not time. Measured here, in float64 both, with $C = 64$:
 
 
 # %%
@@ -312,10 +335,10 @@ figure = go.Figure()
 for form, colour in (("direct", "#D55E00"), ("linear", "#0072B2")):
     label = {"direct": "N × N", "linear": "C × C"}[form]
     figure.add_scatter(x=sizes, y=[1e3 * t for t in times[form]], name=label, line_color=colour, mode="lines+markers")
-figure.add_vline(x=2.8 * 64, line_dash="dot", line_color="#777777")
+figure.add_vline(x=even * 64, line_dash="dot", line_color="#777777")
 figure.update_xaxes(type="log", title="tokens N", tickvals=sizes)
 figure.update_yaxes(type="log", title="ms, forward and backward")
-figure.update_layout(title="L_rel on this machine, C = 64; dotted: N = 2.8 C", width=720, height=360)
+figure.update_layout(title=f"L_rel on this machine, C = 64; dotted: N = {even:.1f} C", width=720, height=360)
 
 # %%
 crossed = [n for n, d, li in zip(sizes, times["direct"], times["linear"], strict=True) if li < d]
@@ -543,9 +566,9 @@ with course.check("5.2"):
 # %% [markdown]
 # ### Exercise 5.3: The break-even, when rates differ
 #
-# Forward and backward the direct form takes $12N^2C$ operations, the linear one $34NC^2$. Suppose that the machine does
-# the products of the direct form (float32) at one rate and those of the linear form (float64) at another. From which
-# $N$ on is the linear form faster?
+# Forward and backward the direct form takes $12N^2C$ operations, the linear one $34NC^2$, as counted above. Suppose
+# that the machine does the products of the direct form (float32) at one rate and those of the linear form (float64) at
+# another. From which $N$ on is the linear form faster?
 
 
 # %%

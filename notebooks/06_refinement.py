@@ -15,8 +15,10 @@
 # truth does the pointing?
 #
 # After this notebook you can
-# - prompt a Segment Anything Model in voxel coordinates and say what a good prompt is, in each sequence;
-# - make prompts from a network's own prediction, and prior volumes from SAM's answers;
+# - prompt a Segment Anything Model (SAM) in voxel coordinates and say what a good *prompt*, the box or points that ask
+#   it, is in each sequence;
+# - make prompts from a network's own prediction, and from SAM's answers *priors*: a probability at each voxel that a
+#   second network may trust or not;
 # - show that neither the label nor a missing sequence can reach them;
 # - explain what the gate looks at, train the refinement, and judge with numbers whether it helped.
 #
@@ -25,10 +27,11 @@
 #
 # All images are **simulated**. The SAM used here is the *tiny*
 # one that ships with the package (segment-anything's modules, trained on simulated slices of other seeds); Meta's own
-# checkpoints are loaded with `load_sam("vit_b")` and need many seconds a slice on such a machine.
+# checkpoints are loaded with `load_sam("vit_b")` and are far slower on such a machine.
 #
 # **How we read the paper.** The authors' public code shows SAM the ground truth, weighs its answers by their overlap
-# with the ground truth, and leaves the refinement out at test time. Here nothing of it ever sees a label.
+# with the ground truth, and leaves the refinement out at test time. Here neither prompts, priors nor gate ever see a
+# label ([docs/METHOD.md](../docs/METHOD.md), "Refinement").
 
 # %%
 import time
@@ -58,9 +61,10 @@ print(f"{sum(p.numel() for p in sam.parameters()):,} parameters, slices of {sam.
 # %% [markdown]
 # ## One box, four sequences
 #
-# SAM knows no classes: it is given a place and answers with a mask. A held-out case, its widest axial slice, and the
-# exact box round the *whole tumour*. (This box is drawn from the truth, to look at SAM. It is the last time in this
-# notebook that the truth does anything but score.)
+# SAM knows no classes: it is given a place and answers with a mask. It reads a slice once, into an *embedding* (a grid
+# of features), and answers any number of prompts from that. A held-out case, its widest axial slice, and the exact box
+# round the *whole tumour*. (In this section and the next, boxes are drawn from the truth, to look at SAM. After that
+# the truth only supervises a training and scores.) IoU is what two masks share, divided by what they cover together.
 
 # %%
 cases = [read_case(file) for file in course.held_out_cohort(course.size(full=6, fast=2))]
@@ -157,9 +161,11 @@ figures.panels({"prediction (blue) and what it asks SAM": picture}, size=330)
 # %% [markdown]
 # ## Prior volumes, and who cannot get in
 #
-# `SAMPrior` asks all of this, region by region, in every sequence that is *given*, and returns
-# $s \in [0,1]^{M\times R\times X\times Y\times Z}$. There is no argument for a label. A missing sequence is not read:
-# here its voxels are not a number, and not one bit changes.
+# `SAMPrior` asks all of this, region by region, in every sequence present, and returns
+# $s \in [0,1]^{M\times R\times X\times Y\times Z}$. SAM sees two things: slices of the sequences that are *given*, each
+# alone, and boxes and points made from the branch's own prediction. It never sees a missing sequence, the label, or the
+# other branch: there is no argument for a label, and a missing sequence is not read. Here its voxels are not a number,
+# a new `SAMPrior` has no embedding in its cache, and not one bit changes.
 
 # %%
 prior = SAMPrior(sam)
@@ -168,10 +174,10 @@ maps = prior(image[None], coarse[:1], given[None])
 cold = time.perf_counter() - began
 poisoned = image[None].clone()
 poisoned[:, ~given] = float("nan")
-began = time.perf_counter()
-again = prior(poisoned, coarse[:1], given[None])
-assert torch.equal(maps, again)
+assert torch.equal(maps, SAMPrior(sam)(poisoned, coarse[:1], given[None]))
 assert not maps[0, ~given].any()
+began = time.perf_counter()
+prior(image[None], coarse[:1], given[None])
 print(f"priors {list(maps.shape)}: {cold:.1f} s, with embeddings in the cache {time.perf_counter() - began:.1f} s")
 
 # %%
@@ -190,8 +196,8 @@ figures.panels(pictures, columns=3, title="What SAM made of the prediction: two 
 # that sees the student's probability $p$, SAM's map $s$, their agreement $1-|p-s|$, the student's entropy, and how much
 # the two overlap over the whole patch,
 # $$o = \frac{2\sum_v p\,s}{\sum_v p + \sum_v s}.$$
-# Public code takes the overlap with the *truth*. The refined logits are the student's plus a correction from a small
-# U-Net that sees $p$ and the mean of the gated maps over the sequences present,
+# Public code takes the overlap with the *truth* (docs/METHOD.md). The refined logits are the student's plus a
+# correction from a small U-Net that sees $p$ and the mean of the gated maps over the sequences present,
 # $\operatorname{mean}_m g_{m,r} s_{m,r}$. Untrained, the correction is exactly zero:
 
 # %%
@@ -211,10 +217,12 @@ print(
 # ## Training it, live
 #
 # $$L_{ref} = \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref})
-#   + r(t)\,\mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_{student}\bigr)$$
-# The first two train the refinement alone, the last brings back to the student what it found. SAM is far too slow to be
-# asked in every step: every case is segmented once under a few pairs of masks, and the priors are kept and turned with
-# the image. One option switches it on, and the log says what it costs. A few steps, from the shipped students:
+#   + \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_{student}\bigr)$$
+# The first two train the refinement alone, the last brings back to the student what it found. In the total the KL is
+# multiplied by the ramp $r(t)$, which starts at 0; the first two are not ([docs/EQUATIONS.md](../docs/EQUATIONS.md),
+# "The total"). SAM is far too slow to be asked in every step: every case is segmented once under a few pairs of masks,
+# and the priors are kept and turned with the image. One option switches it on, and the log says what it costs. A few
+# steps, from the shipped students:
 
 # %%
 files = course.training_cohort(course.size(full=5, fast=1))
@@ -291,11 +299,17 @@ for region in REGIONS:
 for name, place in (("gained", change.idxmax()), ("lost", change.idxmin())):
     before, after = wide.loc[place, "student"], wide.loc[place, "refined"]
     print(f"{name} most: {', '.join(place)}: Dice {before:.2f} -> {after:.2f}")
+committed["there"] = committed[["truth_ml", "predicted_ml"]].min(axis=1) > 0
+both = committed.groupby(["case", "subset", "region"])["there"].all()  # truth, student and refined have the region
+for region in REGIONS:
+    moved = change[both].xs(region, level="region").abs()
+    print(f"{region}, where all have it ({len(moved)} of {len(change.xs(region, level='region'))}): "
+          f"by {moved.mean():.1f} points on average, at most {moved.max():.1f}")  # fmt: skip
 
 # %% [markdown]
 # A Dice that jumps between 0 and 1 is a region that one of truth and prediction lacks: there, refinement decides
-# whether a false alarm stands. Where both have it, it moves little. A mean over few cases can hang on one such case,
-# and the words after "without" say whether it does.
+# whether a false alarm stands. How far it moves where both have it, the last lines say. A mean over few cases can hang
+# on one such case, and the words after "without" say whether it does.
 #
 # These students and this SAM were trained on the same simulator, and SAM sees two-dimensional slices of one sequence at
 # a time: it cannot know what the fused student knows. Its use is bounded by the prompts, and the prompts by the
@@ -304,8 +318,9 @@ for name, place in (("gained", change.idxmax()), ("lost", change.idxmin())):
 # ## Key points
 #
 # - Prompts come from the prediction, priors from the sequences that are given; the label has no way in.
-# - SAM answers from what a sequence shows. Where that is nothing, its answer is the box.
-# - The gate replaces the truth in the public code by what can be known at test time: agreement and overlap.
+# - SAM answers from what a sequence shows. Where that is nothing, its answer is what such boxes usually hold.
+# - The gate replaces the truth in the public code (docs/METHOD.md) by what can be known at test time: agreement and
+#   overlap.
 # - Refinement is an option with a price; the log shows the price and the evaluation shows both outputs.
 #
 # ## Exercises
