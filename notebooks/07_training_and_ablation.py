@@ -48,7 +48,7 @@ figures.use_theme()
 # ## What a step minimises, and when
 #
 # One sum, one backward through both branches, one step of Adam:
-# $$L = L_1 + L_2 + l_{fc} L_{fc}
+# $$L = L_1 + L_2 + S_1 + S_2 + l_{fc} L_{fc}
 #   + r(t)\,\bigl(l_{pc}(L_{1\to2} + L_{2\to1}) + l_{ref}(\mathrm{KL}_1 + \mathrm{KL}_2)\bigr)$$
 # with weights $l_{fc}$, $l_{pc}$ and $l_{ref}$ that are 1 unless you say otherwise. At first neither branch's class
 # probabilities are worth copying, so what copies them waits: $r(t)$ is 0 for the first tenth of the training and then
@@ -68,10 +68,11 @@ for step in (0, 99, 150, 200, 900):
     print(f"step {step:3d} of {plan.steps}: r = {r[step]:.2f}, rate = {eta[step]:.1e}")
 
 # %% [markdown]
-# $L_b$ sums every head of branch $b$, each with cross-entropy and Dice: the fused output, each modality alone through
-# the shared decoder, deep supervision at four levels, and with refinement the refined output. The divergence
-# $\mathrm{KL}_b$ carries what the refinement knows back to the student:
-# $$L_b = L_{fuse} + \sum_m L_{sep,m} + \sum_l L_{prm,l} + \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref}),\qquad
+# $L_b$ sums every head of student $b$, each with cross-entropy and Dice: the fused output, each modality alone through
+# the shared decoder, and deep supervision at four levels. With refinement, $S_b$ teaches the refinement network and
+# $\mathrm{KL}_b$ carries what it knows back to the student:
+# $$L_b = L_{fuse} + \sum_m L_{sep,m} + \sum_l L_{prm,l},\qquad
+#   S_b = \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref}),\qquad
 #   \mathrm{KL}_b = \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_b\bigr).$$
 # The whole sum by hand, on noise, half-way up the ramp:
 
