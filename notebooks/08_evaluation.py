@@ -75,7 +75,7 @@ print(f"false alarm, with the penalty: {penalty} mm")
 # costs fusion and decoding.
 
 # %%
-files = course.held_out_cohort(course.size(full=6, fast=1))
+files = course.held_out_cohort(course.size(full=5, fast=1))
 predictor = Predictor.from_checkpoint("tiny")
 scores = evaluate(predictor, files)
 table = summary_table(scores)

@@ -14,6 +14,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -24,7 +25,17 @@ ENVIRONMENT_VARIABLE = "SMML_KERNELS"
 _SMALLEST_CAPABILITY = (8, 0)
 
 
-@torch.compiler.assume_constant_result  # torch.compile decides once, when it traces
+def constant_when_traced(function: Callable) -> Callable:
+    """Mark a function whose result torch.compile may take as fixed when it traces.
+
+    What ``torch.compiler.assume_constant_result`` does, which imports all of ``torch._dynamo`` for it: seconds that
+    whoever compiles nothing need not wait at import. The tests that compile without a graph break rest on the mark.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant_when_traced
 def use_triton(operation: str, implementation: str, device: torch.device) -> bool:
     """Whether ``operation`` runs by Triton on tensors of ``device``; otherwise it runs by PyTorch.
 

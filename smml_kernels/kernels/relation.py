@@ -16,6 +16,7 @@ from types import ModuleType
 
 import torch
 
+from smml_kernels.dispatch import constant_when_traced
 from smml_kernels.kernels import launch, relation_difference, relation_direct, relation_linear
 from smml_kernels.reference.relation import check_tokens, choose_form
 
@@ -92,7 +93,7 @@ def relation_loss(
     return loss.to(torch.promote_types(dtype, torch.float32))
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _tf32_allowed() -> bool:
     """Whether products of float32 matrices may use TensorFloat-32. Compiled code is made again when that changes."""
     return torch.get_float32_matmul_precision() != "highest"
