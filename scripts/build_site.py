@@ -67,8 +67,11 @@ def is_current(executed: Path) -> bool:
         return False
     books = [nbformat.read(path, as_version=4) for path in (NOTEBOOKS / executed.name, executed)]
     cells = [[(cell.cell_type, cell.source) for cell in book.cells] for book in books]
-    outputs = [output for cell in books[1].cells for output in cell.get("outputs", [])]
-    return cells[0] == cells[1] and all(output.output_type != "error" for output in outputs)
+    code = [cell for cell in books[1].cells if cell.cell_type == "code"]
+    # A cell that ran out of time leaves no error behind, but the kernel never answered it.
+    answered = all("shell.execute_reply" in cell.metadata.get("execution", {}) for cell in code)
+    failed = any(output.output_type == "error" for cell in code for output in cell.outputs)
+    return cells[0] == cells[1] and answered and not failed
 
 
 def build(executed: list[Path], pages: Path, site: Path) -> int:

@@ -96,6 +96,9 @@ def test_a_notebook_that_is_missing_changed_or_failed_is_executed_anew(tmp_path,
     assert not build_site.is_current(done)
     book.cells[0].outputs = [new_output("stream", text="1")]
     nbformat.write(book, done)
+    assert not build_site.is_current(done), "the kernel never answered: the cell ran out of time"
+    book.cells[0].metadata["execution"] = {"shell.execute_reply": "2026-01-01T00:01:05Z"}
+    nbformat.write(book, done)
     assert build_site.is_current(done)
     book.cells[0].outputs = [new_output("error", ename="KeyError", evalue="x")]
     nbformat.write(book, done)
