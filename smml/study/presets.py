@@ -78,7 +78,7 @@ class StudyPreset:
 
 
 PRESETS: dict[str, StudyPreset] = {
-    # 15 trainings on two CPU cores in 150 minutes: coarse images, and far from trained to the end. The rate was chosen
+    # 15 trainings, meant for 150 minutes on two CPU cores: coarse images, not trained to the end. The rate was chosen
     # on other subjects (cohort seed 312, arm "pair", 110 steps: a lower loss than 1e-3).
     "cpu": StudyPreset(
         spacing=4.0,
