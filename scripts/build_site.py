@@ -37,6 +37,7 @@ PACKAGES = (
     "smml.inference",
     "smml.evaluation",
     "smml.training",
+    "smml.study",
     "smml.viewer",
     "smml.figures",
     "smml_kernels",

@@ -68,8 +68,8 @@ def evaluate(
             _check(case, predictor)
             possible = set(subsets_of(case.modalities))
             chosen = [subset for subset in wanted if subset in possible]
-            for result in predictor.segment_all(predictor.encode(case), chosen, branches=branches):
-                for output, segmentation in _outputs(result):
+            for result in predictor.segment_all(predictor.encode(case), chosen):
+                for output, segmentation in _outputs(result, branches):
                     rows += _score(case, output, segmentation, one_empty, distances)
                 bar.update()
             bar.update(len(wanted) - len(chosen))
@@ -99,14 +99,14 @@ def _check(case: Case, predictor: Predictor) -> None:
         )
 
 
-def _outputs(result: Segmentation) -> list[tuple[str, Segmentation]]:
+def _outputs(result: Segmentation, branches: bool) -> list[tuple[str, Segmentation]]:
     """What is scored of a segmentation, by name."""
     student = result.student or result
     found = [("student", student)]
-    if student.branches is not None:
+    if branches:
         found += [
-            (f"branch {number}", replace(student, labels=probabilities.argmax(axis=0).astype(np.uint8)))
-            for number, probabilities in enumerate(student.branches, start=1)
+            (f"branch {number}", replace(student, labels=labels))
+            for number, labels in enumerate(student.branch_labels, start=1)
         ]
     return [*found, ("refined", result)] if result.refined else found
 

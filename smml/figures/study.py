@@ -1,15 +1,17 @@
 """The ablation study in one picture: what each part of the method is worth, with its interval."""
 
+from typing import TYPE_CHECKING
+
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from smml.study import ARMS, READINGS, Study, compare_arms
-from smml.study.report import MEASURES
+if TYPE_CHECKING:
+    from smml.study import Study
 
 _COLOURS = {"WT": "#B8A800", "TC": "#0072B2", "ET": "#D55E00", "mean": "#333333"}
 
 
-def study_figure(study: Study, title: str = "What each part is worth") -> go.Figure:
+def study_figure(study: "Study", title: str = "What each part is worth") -> go.Figure:
     """Differences in Dice between arms and their parents, a panel for each of WT, TC, ET and their mean.
 
     Args:
@@ -20,6 +22,10 @@ def study_figure(study: Study, title: str = "What each part is worth") -> go.Fig
         Points are means over seeds and cases in Dice points, bars the 95 % intervals of the paired bootstrap; an
         interval that crosses the line at 0 has not shown a difference.
     """
+    # Here, as a study brings in all of training, which no other figure needs.
+    from smml.study import ARMS, READINGS, compare_arms
+    from smml.study.report import MEASURES
+
     changes = compare_arms(study)
     names = ARMS | READINGS
     letters = {name: arm.title.split(" ")[0] if name in ARMS else name for name, arm in names.items()}

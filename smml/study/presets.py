@@ -69,7 +69,13 @@ class StudyPreset:
     training: dict
 
     def config(self, arm: Arm, seed: int, device: str = "cpu") -> TrainingConfig:
-        """Options of one training run."""
+        """Options of one training run.
+
+        Args:
+            arm: what is trained.
+            seed: one of ``seeds``.
+            device: torch device.
+        """
         return TrainingConfig(**self.training, **arm.options, spacing=self.spacing, seed=seed, device=device)
 
     def to_dict(self) -> dict:
@@ -117,6 +123,9 @@ PRESETS: dict[str, StudyPreset] = {
 
 def study_preset(name: str) -> StudyPreset:
     """Look up a preset.
+
+    Args:
+        name: a key of ``PRESETS``: "cpu", "gpu" or "smoke".
 
     Raises:
         InputError: the name is unknown; the valid ones are listed.

@@ -46,7 +46,11 @@ class Study:
         return [name for name in ARMS | READINGS if name in present]
 
     def seeds(self, arm: str) -> list[int]:
-        """Seeds of an arm that are done."""
+        """Seeds of an arm that are done.
+
+        Args:
+            arm: its name.
+        """
         return sorted(self.scores.loc[self.scores["arm"] == arm, "seed"].unique().tolist())
 
     @property
@@ -55,12 +59,24 @@ class Study:
         return all(name in self.arms and self.seeds(name) == self.settings["seeds"] for name in ARMS)
 
     def rows(self, arm: str, output: str | None = None) -> pd.DataFrame:
-        """An arm's scores, of the output that counts or of another one."""
+        """An arm's scores.
+
+        Args:
+            arm: its name.
+            output: "student", "branch 1" or "refined"; None takes the one that counts for the arm.
+        """
         output = output or (ARMS | READINGS)[arm].output
         return self.scores[(self.scores["arm"] == arm) & (self.scores["output"] == output)]
 
     def values(self, arm: str, measure: str, *, column: str = "dice", output: str | None = None) -> pd.DataFrame:
-        """Per seed (rows) and case (columns), the mean over the subsets of one region, or of all; NaN is left out."""
+        """Per seed (rows) and case (columns), the mean over the subsets; NaN is left out.
+
+        Args:
+            arm: its name.
+            measure: a region, or "mean" for the mean of all three.
+            column: "dice" (0 to 1) or "hd95" (mm).
+            output: as for :meth:`rows`.
+        """
         rows = self.rows(arm, output)
         rows = rows if measure == "mean" else rows[rows["region"] == measure]
         by_region = rows.groupby(["seed", "case", "region"])[column].mean()
@@ -68,7 +84,10 @@ class Study:
 
 
 def read_study(output: str | os.PathLike) -> Study:
-    """Read what is there of a study: the folder of :func:`run_study`, or of :func:`write_study`.
+    """Read what is there of a study.
+
+    Args:
+        output: the folder of :func:`run_study`, or the one that :func:`write_study` wrote.
 
     Raises:
         InputError: no study there, or no scores yet.
@@ -108,6 +127,9 @@ def _facts(scores: Path) -> dict:
 
 def compare_arms(study: Study) -> pd.DataFrame:
     """Each arm against its parents, over the seeds that both have.
+
+    Args:
+        study: of :func:`read_study`.
 
     Returns:
         A row per pair: ``arm``, ``parent``, ``seeds`` (how many), and for WT, TC, ET and their mean the

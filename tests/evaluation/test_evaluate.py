@@ -22,7 +22,7 @@ class Oracle:
     def encode(self, case):
         return case
 
-    def segment_all(self, case, subsets, *, branches=False):
+    def segment_all(self, case, subsets):
         return (self.segment(case, subset) for subset in subsets)
 
     def segment(self, case, names):
