@@ -10,20 +10,17 @@ with a thread each.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-
-import torch
 
 from smml.data import simulate_cohort
 from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.files import write_text
 from smml.inference import Predictor
+from smml.processes import in_processes
 from smml.study.presets import ARMS, READINGS, StudyPreset, arms_named, study_preset
 from smml.training import train
 
@@ -72,16 +69,11 @@ def run_study(
     jobs = [job for job in jobs if not _scores(output, *job).exists()]
     if workers <= 1:
         for job in jobs:
-            _train_and_score(output, preset, *job, device, progress)
+            _train_and_score(output, sizes, *job, device, progress)
         return output / "scores"
-    # Spawned, as a fork would copy threads that PyTorch has begun already.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        running = {pool.submit(_train_and_score, output, preset, *job, device, False): job for job in jobs}
-        for future in as_completed(running):
-            future.result()
-            if progress:
-                print(f"{run_name(*running[future])} is done", flush=True)
+    for name in in_processes(_train_and_score, [(output, sizes, *job, device, False) for job in jobs], workers):
+        if progress:
+            print(f"{name} is done", flush=True)
     return output / "scores"
 
 
@@ -90,9 +82,9 @@ def run_name(arm: str, seed: int) -> str:
     return f"{arm}-seed{seed}"
 
 
-def _train_and_score(output: Path, preset: str, arm: str, seed: int, device: str, progress: bool) -> None:
-    """One training run, from where it was left, and its scores."""
-    sizes, scores = study_preset(preset), _scores(output, arm, seed)
+def _train_and_score(output: Path, sizes: StudyPreset, arm: str, seed: int, device: str, progress: bool) -> str:
+    """One training run, from where it was left, and its scores; the run's name."""
+    scores = _scores(output, arm, seed)
     training, held_out = (
         simulate_cohort(output / "cohort" / name, count, spacing=sizes.spacing, seed=cohort_seed, progress=False)
         for name, count, cohort_seed in _cohorts(sizes)
@@ -108,6 +100,7 @@ def _train_and_score(output: Path, preset: str, arm: str, seed: int, device: str
         shutil.copyfile(run / file, _beside(scores, file))
     # Last, as its presence says that the arm is done.
     write_text(scores, frame.drop(columns=["modalities"]).to_csv(index=False, float_format="%.5g"))
+    return scores.stem
 
 
 def _cohorts(sizes: StudyPreset) -> tuple[tuple[str, int, int], ...]:

@@ -136,6 +136,13 @@ def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
         run_study(folder, "cpu", progress=False)
 
 
+def test_trainings_run_in_processes_of_their_own(tmp_path, capfd):
+    """The sizes go along: the processes do not see this one's presets, and train the real ``tiny``."""
+    scores = run_study(tmp_path / "study", "smoke", arms=["pair"], workers=2)
+    assert (scores / "pair-seed0.csv").exists()
+    assert "pair-seed0 is done" in capfd.readouterr().out.splitlines()
+
+
 def test_differences_are_paired_by_seed_and_case():
     changes = compare_arms(made_study({"single": 0.0, "pair": 0.03, "both": 0.03}, spread=0.002)).set_index(
         ["arm", "parent"]

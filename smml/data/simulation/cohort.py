@@ -2,8 +2,6 @@
 
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +16,7 @@ from smml.data.writing import write_case
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import write_text
+from smml.processes import in_processes
 
 # What the folder holds and how to make it again; its presence also says that the images are simulated.
 PROVENANCE = "simulated.json"
@@ -71,11 +70,8 @@ def simulate_cohort(
                 _write_subject(*job)
                 bar.update()
         else:
-            # Spawned, not forked: the parent may already run torch's threads, which a fork would leave locked.
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                for done in as_completed([pool.submit(_write_subject, *job) for job in jobs]):
-                    done.result()
-                    bar.update()
+            for _ in in_processes(_write_subject, jobs, workers):
+                bar.update()
     wanted = {_index_id(index, layout) for index in range(cases)}
     return [case for case in find_cases(root) if any(case.id.endswith(name) for name in wanted)]
 
