@@ -24,7 +24,7 @@ run: setup
 	@$(VENV) scripts/run_notebooks.py
 
 test: setup
-	@SMML_FAST=1 $(VENV) -m pytest --nbmake --nbmake-timeout=170 tests notebooks
+	@SMML_FAST=1 OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=170 notebooks tests
 
 lab: setup
 	@$(VENV) -m jupyter lab --notebook-dir=notebooks

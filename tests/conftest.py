@@ -13,8 +13,9 @@ if not torch.cuda.is_available():
 
 from smml.data.simulation.cohort import simulate_cohort
 
-# Two cores is what the project promises to run on; more threads than that only slow each other down.
-torch.set_num_threads(2)
+# Two cores is what the project promises to run on; more threads than that only slow each other down. `make test` runs
+# two processes of pytest on them.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 settings.register_profile("smml", deadline=None)
 settings.load_profile("smml")
