@@ -202,7 +202,7 @@ def compare(
 @app.command()
 def study(
     output: Annotated[Path, typer.Argument(help="Folder of the study, made or completed.")],
-    preset: Annotated[str, typer.Option(help="Sizes: cpu (for two cores, 150 minutes), gpu or smoke.")] = "cpu",
+    preset: Annotated[str, typer.Option(help="Sizes: cpu (two cores), probe (to try things), gpu or smoke.")] = "cpu",
     arms: Annotated[str, typer.Option(help="Only these arms, such as pair,both; default: (a) to (f).")] = "",
     seeds: Annotated[str, typer.Option(help="Only these of the preset's seeds, such as 0,2.")] = "",
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the report of what is there.")] = False,

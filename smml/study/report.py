@@ -224,8 +224,8 @@ def _protocol(study: Study) -> str:
         f"{study.scores['case'].nunique()} held out ({sizes['data_seed'] + 1}), {sizes['spacing']:g} mm; "
         f"{options['steps']} steps of {options['batch_size']} patches of {options['patch']}³, students "
         f"`{options['preset']}`. A case's Dice is its mean over the 15 subsets; intervals (95 %) come from a bootstrap "
-        "over cases and seeds. Dice in per cent; HD95 in mm, one empty left out; no post-processing. (a) is branch 1 "
-        "of (b), between whose students nothing is exchanged."
+        f"over cases and seeds. Windows of {options['patch']}³, overlap 50 %. Dice in per cent; HD95 in mm, one empty "
+        "left out; no post-processing. (a) is branch 1 of (b), between whose students nothing is exchanged."
     )
 
 

@@ -7,6 +7,10 @@
 
 Networks as small as the CPU preset's gain little from a second thread: on a CPU, several trainings run side by side
 with a thread each.
+
+Windows are as large as the training patches: on images as coarse as the CPU preset's the predictor's default, half as
+large again, holds the whole head and so much background that the statistics of the norms shift. The whole tumour then
+comes out up to twice its size (docs/METHOD.md).
 """
 
 import json
@@ -94,7 +98,7 @@ def _train_and_score(output: Path, sizes: StudyPreset, arm: str, seed: int, devi
     if progress:
         print(f"{scores.stem}: {(ARMS | READINGS)[arm].title}", flush=True)
     checkpoint = train(training, run, config, resume=True, progress=progress)
-    predictor = Predictor.from_checkpoint(checkpoint, device=device)
+    predictor = Predictor.from_checkpoint(checkpoint, device=device, window=config.patch)
     frame = evaluate(predictor, held_out, branches=True, progress=progress)
     for file in (_CONFIG, _LOG):
         shutil.copyfile(run / file, _beside(scores, file))

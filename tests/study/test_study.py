@@ -71,6 +71,9 @@ def test_each_arm_differs_from_its_parent_in_what_its_title_says():
     assert changed("both", "pair") == {"pixel_weight", "feature_weight"}
     assert changed("refined", "both") == {"refinement"}
     assert changed("no-classes", "both") == {"class_weight"}
+    assert changed("pixel-weak", "pixel") == changed("both-weak", "both") == {"pixel_weight"}
+    assert changed("refined-weak", "refined") == {"pixel_weight"}
+    assert changed("refined-weak", "both-weak") == {"refinement"}
     assert all(changed(name, "both") == {"gate"} for name in READINGS if name.startswith("gate-"))
     assert config["pair"]["pixel_weight"] == config["pair"]["feature_weight"] == 0
     assert config["both"]["pixel_weight"] == config["both"]["feature_weight"] == 1
@@ -110,7 +113,13 @@ def random_batch(step: int) -> dict[str, torch.Tensor]:
 
 
 def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
-    folder = tmp_path / "study"
+    folder, windows, score = tmp_path / "study", [], study_run.evaluate
+
+    def evaluate(predictor, *rest, **options):
+        windows.append(predictor.window)
+        return score(predictor, *rest, **options)
+
+    monkeypatch.setattr(study_run, "evaluate", evaluate)
     arguments = ["study", str(folder), "--preset", "smoke", "--arms", "single,pair", "--workers", "1"]
     result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
@@ -123,6 +132,7 @@ def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
     outputs = found.scores.groupby(["arm", "output"]).size().to_dict()
     assert outputs == {("single", "branch 1"): 45, ("pair", "student"): 45, ("pair", "branch 1"): 45}
     assert load_checkpoint(folder / "runs" / "pair-seed0").config["pixel_weight"] == 0
+    assert set(windows) == {32}, "windows as large as the patches, whatever the predictor's default"
 
     # Again: nothing is trained a second time, and the committed form reads back as what it was made from.
     monkeypatch.setattr(study_run, "train", lambda *_, **__: pytest.fail("trained again"))
