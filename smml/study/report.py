@@ -22,6 +22,7 @@ from smml.study.presets import ARMS, READINGS
 from smml.study.run import SETTINGS, run_name
 
 MEASURES = (*REGIONS, "mean")
+COLUMNS = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95", "truth_ml", "predicted_ml"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Study:
 
     Attributes:
         settings: its preset.
-        scores: a row each of ``arm``, ``seed``, ``case``, ``subset``, ``output``, ``region``, ``dice`` (0 to 1) and
-            ``hd95`` (mm); every arm has the rows of the output that counts, a trained one "branch 1" and "student" too.
+        scores: a row each of ``arm``, ``seed``, ``case``, ``subset``, ``output``, ``region``, ``dice`` (0 to 1),
+            ``hd95`` (mm) and the region's true and predicted volume, ``truth_ml`` and ``predicted_ml`` (ml); every arm
+            has the rows of the output that counts, a trained one "branch 1" and "student" too.
         runs: options, versions, commit and hardware of each training, by "ARM-seedN", with its minutes.
     """
 
@@ -82,6 +84,17 @@ class Study:
         by_region = rows.groupby(["seed", "case", "region"])[column].mean()
         return by_region.groupby(["seed", "case"]).mean().unstack("case")
 
+    def volume_ratio(self, arm: str, region: str) -> float:
+        """Predicted over true volume of a region, all subsets, seeds and cases that have it added up; 1 is right.
+
+        Args:
+            arm: its name.
+            region: "WT", "TC" or "ET".
+        """
+        rows = self.rows(arm)
+        rows = rows[(rows["region"] == region) & (rows["truth_ml"] > 0)]
+        return float(rows["predicted_ml"].sum() / rows["truth_ml"].sum())
+
 
 def read_study(output: str | os.PathLike) -> Study:
     """Read what is there of a study.
@@ -111,8 +124,7 @@ def read_study(output: str | os.PathLike) -> Study:
             runs[path.stem] = _facts(path)
     if not frames:
         raise InputError(f"{output}: no arm of the study is done yet; run `smml study` to its end")
-    columns = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95"]
-    return Study(settings, pd.concat(frames, ignore_index=True)[columns], runs)
+    return Study(settings, pd.concat(frames, ignore_index=True)[COLUMNS], runs)
 
 
 def _facts(scores: Path) -> dict:
@@ -174,14 +186,17 @@ def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
 def format_study(study: Study, title: str) -> str:
     """The report as Markdown."""
     names = ARMS | READINGS
-    means = ["| arm | seeds | " + " | ".join(f"Dice {m}" for m in MEASURES) + " | HD95 WT | HD95 TC | HD95 ET |"]
-    means.append("|---|---:|" + "---:|" * (len(MEASURES) + 3))
+    heads = [*(f"Dice {m}" for m in MEASURES), *(f"HD95 {region}" for region in REGIONS), "WT volume"]
+    means = [f"| arm | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
     alone = ["| arm | branch 1 alone | both, averaged | gain of averaging |", "|---|---:|---:|---:|"]
     for name in study.arms:
         dice = [bootstrap_mean(study.values(name, measure).to_numpy()) for measure in MEASURES]
         cells = [f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in dice]
         distances = [_distance(study, name, region) for region in REGIONS]
-        means.append("| " + " | ".join([names[name].title, str(len(study.seeds(name))), *cells, *distances]) + " |")
+        volume = f"{study.volume_ratio(name, 'WT'):.2f}"
+        means.append(
+            "| " + " | ".join([names[name].title, str(len(study.seeds(name))), *cells, *distances, volume]) + " |"
+        )
         if names[name].trained_as is None:
             one, two = (study.values(name, "mean", output=o).to_numpy().mean() for o in ("branch 1", "student"))
             alone.append(f"| {names[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
@@ -225,7 +240,8 @@ def _protocol(study: Study) -> str:
         f"{options['steps']} steps of {options['batch_size']} patches of {options['patch']}³, students "
         f"`{options['preset']}`. A case's Dice is its mean over the 15 subsets; intervals (95 %) come from a bootstrap "
         f"over cases and seeds. Windows of {options['patch']}³, overlap 50 %. Dice in per cent; HD95 in mm, one empty "
-        "left out; no post-processing. (a) is branch 1 of (b), between whose students nothing is exchanged."
+        "left out; volume: predicted over true; no post-processing. (a) is branch 1 of (b), between whose students "
+        "nothing is exchanged."
     )
 
 

@@ -31,6 +31,8 @@ class TrainingConfig:
         feature_weight: l_fc, weight of L_fc; 0 switches it off.
         class_weight: lambda, weight of L_cls inside L_fc.
         gate: who teaches whom at pixel level: "lower_ce", "correct", "entropy" or "none".
+        gate_min_class_weight: w_min of the gate's class weights. 1 counts every voxel alike; with the cross-entropy's,
+            L_pc teaches to segment too much and costs Dice (results/study).
         separate_heads: which modalities the sep heads see: "available" or "masked".
         refinement: the SAM that makes priors for the refinement networks ("tiny", "vit_b", ..., or a file); empty
             trains without refinement.
@@ -76,6 +78,7 @@ class TrainingConfig:
     feature_weight: float = 1.0
     class_weight: float = 1.0
     gate: str = "lower_ce"
+    gate_min_class_weight: float = 1.0
     separate_heads: str = "available"
     refinement: str = ""
     refinement_start: float = 0.5
@@ -116,6 +119,9 @@ class TrainingConfig:
         for name in ("validate_every", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 (off) or more, found {getattr(self, name)}")
+        for name in ("min_class_weight", "gate_min_class_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must lie in [0, 1), found {self.ema}; 0 switches it off")
         if not 0 < self.holdout < 1:

@@ -68,7 +68,12 @@ def objective(
     ramp = schedule * config.pixel_weight
     if ramp > 0:
         teach_12, teach_21 = pixel_consistency(
-            first.logits, second.logits, target, gate=config.gate, group=group, **weights
+            first.logits,
+            second.logits,
+            target,
+            gate=config.gate,
+            min_class_weight=config.gate_min_class_weight,
+            group=group,
         )
         total = total + ramp * (teach_12 + teach_21)
         terms |= {"teach_12": teach_12, "teach_21": teach_21}

@@ -18,6 +18,7 @@ from smml.study import ARMS, PRESETS, READINGS, Study, compare_arms, read_study,
 from smml.study import presets as study_presets
 from smml.study import run as study_run
 from smml.study.presets import StudyPreset
+from smml.study.report import COLUMNS
 from smml.training import TrainingConfig
 from smml.training.step import take_step
 
@@ -54,10 +55,10 @@ def made_study(effects: dict[str, float], seeds: int = 3, cases: int = 12, sprea
                 for subset in map(subset_name, SUBSETS):
                     for region in REGIONS:
                         dice = float(np.clip(level[case] + effect + noise[case], 0, 1))
-                        rows.append((arm, seed, f"case{case}", subset, ARMS[arm].output, region, dice, 5.0))
-    columns = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95"]
+                        volumes = (10.0 * (case > 0), 15.0)  # the first case has none
+                        rows.append((arm, seed, f"case{case}", subset, ARMS[arm].output, region, dice, 5.0, *volumes))
     settings = {"preset": "smoke"} | study_preset("smoke").to_dict() | {"seeds": list(range(seeds))}
-    return Study(settings, pd.DataFrame(rows, columns=columns), {})
+    return Study(settings, pd.DataFrame(rows, columns=COLUMNS), {})
 
 
 def test_each_arm_differs_from_its_parent_in_what_its_title_says():
@@ -70,11 +71,11 @@ def test_each_arm_differs_from_its_parent_in_what_its_title_says():
     assert changed("feature", "pair") == {"feature_weight"}
     assert changed("both", "pair") == {"pixel_weight", "feature_weight"}
     assert changed("refined", "both") == {"refinement"}
-    assert changed("no-classes", "both") == {"class_weight"}
-    assert changed("pixel-weak", "pixel") == changed("both-weak", "both") == {"pixel_weight"}
-    assert changed("refined-weak", "refined") == {"pixel_weight"}
-    assert changed("refined-weak", "both-weak") == {"refinement"}
-    assert all(changed(name, "both") == {"gate"} for name in READINGS if name.startswith("gate-"))
+    assert changed("no-classes", "both-even") == {"class_weight"}
+    assert changed("pixel-weak", "pixel") == {"pixel_weight"}
+    assert all(changed(f"{arm}-even", arm) == {"gate_min_class_weight"} for arm in ("pixel", "both", "refined"))
+    assert changed("refined-even", "both-even") == {"refinement"}
+    assert all(changed(name, "both-even") == {"gate"} for name in READINGS if name.startswith("gate-"))
     assert config["pair"]["pixel_weight"] == config["pair"]["feature_weight"] == 0
     assert config["both"]["pixel_weight"] == config["both"]["feature_weight"] == 1
     assert (ARMS["single"].trained_as, ARMS["single"].output) == ("pair", "branch 1")
@@ -165,6 +166,10 @@ def test_differences_are_paired_by_seed_and_case():
     nothing = changes.loc[("both", "pair"), "mean"]
     assert nothing.low < 0 < nothing.high or abs(nothing.mean) < 0.001
     assert ("refined", "both") not in changes.index
+
+
+def test_volumes_count_where_there_is_something_to_find():
+    assert made_study({"pair": 0.0}).volume_ratio("pair", "WT") == pytest.approx(1.5)
 
 
 def test_an_unfinished_seed_does_not_count_in_a_difference():
