@@ -185,10 +185,10 @@ for value, name in enumerate(case.scheme.classes):
 # ## Key points
 #
 # - The branches differ in what they see, not in what they are; each knows something that the other does not.
-# - Pixel level: the branch that is nearer the truth at a voxel teaches the other there, class-weighted, one way.
+# - Pixel level: the branch that is nearer the truth at a voxel teaches the other there, one way.
 # - Feature level: similarities between places and between classes must agree; features themselves need not.
-# - Whether this helps, and how much of the gain is only that of averaging two networks, is an open question until the
-#   ablation is run (notebook 7). Nothing on this page answers it.
+# - Whether this helps, and how much of the gain is only that of averaging two networks, is what the ablation asks
+#   (notebook 7). Nothing on this page answers it.
 #
 # ## Exercises
 #

@@ -67,9 +67,8 @@ GATES = ("lower_ce", "correct", "entropy", "none")
 # | `none` | $w_{y_v}$ | both teach everywhere |
 #
 # with the entropy $H(p) = -\sum_k p_k\log p_k$, and $w_k = 1 - n_k/n$ from the voxel counts of the sample. The sums run
-# over all voxels of the *batch*. In training $w_k$ is at least `min_class_weight`, so that a patch of one class, whose
-# $n_k/n$ is 1, still counts ($w_{\min}$ in [docs/METHOD.md](../docs/METHOD.md), "Supervised terms"). Five voxels of
-# three classes, each with a point to make:
+# over all voxels of the *batch*. In training every voxel counts alike, $w_k = 1$ (`gate_min_class_weight`); you will
+# see why. Five voxels of three classes, each with a point to make:
 
 # %%
 y = torch.tensor([0, 1, 0, 1, 0])
@@ -189,6 +188,33 @@ pd.DataFrame.from_dict(rows, orient="index")
 # share is small. Between real-valued predictions a tie must be exact; the count above says how rare that is. The rule
 # matters where two branches agree by construction, and it prefers neither for being called 1 or 2. Note also what
 # `entropy` cannot know: it never looks at the truth, so a branch that is surely wrong teaches.
+#
+# **What do the class weights do?** Cross-entropy needs them, or a small tumour would drown in background. Here they
+# meet a denominator, $\sum_v g(v)$, that the background hardly enlarges. What branch 2 teaches branch 1, with gates
+# weighted by class as cross-entropy is, and with gates in which every voxel counts alike; a push is how far a step
+# against the gradient raises the logits of the tumour's classes:
+
+# %%
+rows, inside = {}, target[0] > 0
+for name, w_min in (("by class", 0.05), ("alike", 1.0)):
+    logits = [output.logits.detach().requires_grad_() for output in outputs]
+    lesson = pixel_consistency(*logits, target, min_class_weight=w_min)[1]
+    truth = dice_ce_loss(logits[0], target, min_class_weight=0.05)
+    taught, told = (torch.autograd.grad(term, logits[0])[0][0] for term in (lesson, truth))
+    push = -taught[1:].sum(dim=0)
+    weight = (1 - counts / counts.sum()).clamp_min(w_min)[label] * (c2 < c1)
+    rows[name] = {
+        "weight on the tumour": f"{100 * weight[label > 0].sum() / weight.sum():.0f} %",
+        "gradient, times that of L_fuse": f"{taught.norm() / told.norm():.2f}",
+        "push inside the tumour": f"{push[inside].sum():+.4f}",
+        "push outside": f"{push[~inside].sum():+.4f}",
+        "inside / outside": f"{(push[inside].sum() / push[~inside].sum()).abs():.2f}",
+    }
+pd.DataFrame.from_dict(rows, orient="index")
+
+# %% [markdown]
+# Weighted by class, the lesson is as loud as the truth, and what calls for more tumour stands many times stronger
+# against what calls for less. Both students learn to segment too much; notebook 7 shows what that cost.
 #
 # ## Feature level: relations of tokens
 #

@@ -63,7 +63,8 @@ eta = plan.learning_rate * (1 - t / plan.steps) ** 0.9
 assert np.allclose(r, [consistency_ramp(plan, step) for step in t])
 assert np.allclose(eta, [learning_rate(plan, step) for step in t])
 print(f"l_fc = {plan.feature_weight:g}, l_pc = {plan.pixel_weight:g}, l_ref = {plan.refinement_weight:g}; "
-      f"class weights are at least {plan.min_class_weight:g}, so that a patch of one class still counts")  # fmt: skip
+      f"class weights are at least {plan.min_class_weight:g}, so that a patch of one class still counts, "
+      f"and {plan.gate_min_class_weight:g} in the gates of L_pc")  # fmt: skip
 for step in (0, 99, 150, 200, 900):
     print(f"step {step:3d} of {plan.steps}: r = {r[step]:.2f}, rate = {eta[step]:.1e}")
 
@@ -97,7 +98,7 @@ for student, refined in zip(output.branches, output.refined, strict=True):
     theirs = refinement_loss(refined, student.logits, y, min_class_weight=plan.min_class_weight)
     assert torch.allclose(head(refined) + kl, theirs.total)
     total += mine + head(refined) + r[step] * kl
-teaching = pixel_consistency(one.logits, two.logits, y, min_class_weight=plan.min_class_weight)
+teaching = pixel_consistency(one.logits, two.logits, y, min_class_weight=plan.gate_min_class_weight)
 total += r[step] * sum(teaching) + feature_consistency(one.bottleneck, two.bottleneck, one.logits, two.logits, y).total
 assert torch.allclose(total, objective(output, y, masks, ones, plan, step).total)
 print(f"10 heads a branch, refined included, and the constraints: {total:.2f}")

@@ -31,7 +31,7 @@ def pixel_consistency(
         logits2: fused logits of branch 2, [B, K, X, Y, Z].
         target: y, [B, X, Y, Z], uint8 or int64 (None is enough for ``gate="entropy"``).
         gate: "lower_ce", "correct", "entropy" or "none".
-        min_class_weight: w_min of the class weights, the one of the cross-entropy.
+        min_class_weight: w_min of the gate's class weights; 1 counts every voxel alike, as in training.
         group: of ranks that hold other samples of the same batch; the mean then runs over the voxels of all of them.
 
     Raises:

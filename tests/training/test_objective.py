@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from smml.errors import InputError
+from smml.losses import pixel_consistency
 from smml.modalities import subset_mask
 from smml.models import SMML, StudentConfig
 from smml.training import TrainingConfig
@@ -102,6 +103,19 @@ def test_weights_scale_their_terms_and_not_what_is_logged(output, batch, options
     plain, loss = evaluate(output, batch), evaluate(output, batch, **options)
     assert float(loss.total) == pytest.approx(weighted_sum(loss, **weights), rel=1e-5)
     assert {n: float(v) for n, v in loss.terms.items()} == pytest.approx({n: float(v) for n, v in plain.terms.items()})
+
+
+def test_the_gates_have_class_weights_of_their_own(output, batch):
+    logits = [branch.logits for branch in output.branches]
+    found = []
+    for weight in (0.05, 1.0):
+        terms = evaluate(output, batch, gate_min_class_weight=weight).terms
+        found.append([float(terms["teach_12"]), float(terms["teach_21"])])
+        expected = pixel_consistency(*logits, batch[1], min_class_weight=weight)
+        assert found[-1] == pytest.approx([float(value) for value in expected], rel=1e-5)
+    assert found[0] != pytest.approx(found[1], rel=1e-2), "or this test could not tell them apart"
+    with pytest.raises(InputError, match="gate_min_class_weight must lie between 0 and 1"):
+        TrainingConfig(gate_min_class_weight=1.5)
 
 
 def test_the_ramp_scales_the_pixel_level_only(output, batch):
