@@ -28,7 +28,10 @@ def study_figure(study: "Study", title: str = "What each part is worth") -> go.F
 
     changes = compare_arms(study)
     names = ARMS | READINGS
-    letters = {name: arm.title.split(" ")[0] if name in ARMS else name for name, arm in names.items()}
+    letters = {
+        name: arm.title.split(" ")[0] if name in ARMS else f"{arm.title.split(' ')[0]} {name}"
+        for name, arm in names.items()
+    }
     rows = [f"{letters[row.arm]} − {letters[row.parent]}" for row in changes.itertuples()]
     figure = make_subplots(1, len(MEASURES), shared_yaxes=True, subplot_titles=MEASURES, horizontal_spacing=0.02)
     for place, measure in enumerate(MEASURES, start=1):
