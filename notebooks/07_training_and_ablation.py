@@ -137,8 +137,8 @@ print(f"{log['seconds'].median():.2f} s a step (median)")
 # run that was killed goes on as if nothing had happened. Interrupted half-way and resumed, against the same at once:
 
 # %%
-whole, parts = course.build_folder() / "run-07-whole-steps", course.build_folder() / "run-07-parts-steps"
 half = course.size(full=2, fast=1)
+whole, parts = (course.build_folder() / f"run-07-{name}-{2 * half}-steps" for name in ("whole", "parts"))
 short = TrainingConfig(steps=2 * half, checkpoint_every=half)
 
 
