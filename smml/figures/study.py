@@ -55,5 +55,5 @@ def study_figure(study: "Study", title: str = "What each part is worth") -> go.F
         figure.add_vline(x=0, line={"color": "#999999", "dash": "dash"}, row=1, col=place)
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="Dice points", ticksuffix="")
-    figure.update_layout(title=title, height=150 + 42 * len(rows), width=980, margin={"l": 90})
+    figure.update_layout(title=title, height=150 + 42 * len(rows), width=900, margin={"l": 90})
     return figure
