@@ -255,11 +255,12 @@ rows = [
 pd.DataFrame(rows).set_index("arm")
 
 # %%
-figures.study_figure(study, "What each part is worth: simulated cases, 95 % intervals")
+changes = compare_arms(study)
+figures.study_figure(study, "What each part is worth: simulated cases, 95 % intervals", changes=changes)
 
 # %%
 rows = []
-for _, row in compare_arms(study).iterrows():
+for _, row in changes.iterrows():
     gain = row["mean"]
     shown = "no difference" if gain.low < 0 < gain.high else "a gain" if gain.mean > 0 else "a loss"
     points = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"

@@ -6,6 +6,8 @@ import numpy as np
 
 from smml.errors import InputError
 
+_NUMBERS_AT_ONCE = 2**16
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -48,9 +50,16 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 
         raise InputError(f"level must lie in (0, 1) and resamples be 1 or more, found {level} and {resamples}")
     random = np.random.default_rng(seed)
     seeds, cases = values.shape
-    means = np.empty(resamples)
+    rows, columns = np.empty((resamples, seeds), np.intp), np.empty((resamples, cases), np.intp)
     for number in range(resamples):
-        rows, columns = random.integers(seeds, size=seeds), random.integers(cases, size=cases)
-        means[number] = values[np.ix_(rows, columns)].mean()
+        rows[number], columns[number] = random.integers(seeds, size=seeds), random.integers(cases, size=cases)
+    # The means many at a time, but not so many that large cohorts fill the memory.
+    block = max(1, _NUMBERS_AT_ONCE // values.size)
+    means = np.concatenate(
+        [
+            values[rows[first : first + block, :, None], columns[first : first + block, None, :]].mean(axis=(1, 2))
+            for first in range(0, resamples, block)
+        ]
+    )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))

@@ -6,17 +6,22 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from smml.study import Study
 
 _COLOURS = {"WT": "#B8A800", "TC": "#0072B2", "ET": "#D55E00", "mean": "#333333"}
 
 
-def study_figure(study: "Study", title: str = "What each part is worth") -> go.Figure:
+def study_figure(
+    study: "Study", title: str = "What each part is worth", *, changes: "pd.DataFrame | None" = None
+) -> go.Figure:
     """Differences in Dice between arms and their parents, a panel for each of WT, TC, ET and their mean.
 
     Args:
         study: of :func:`smml.study.read_study`.
         title: of the figure; say what data it comes from.
+        changes: of :func:`smml.study.compare_arms`, if it is at hand.
 
     Returns:
         Points are means over seeds and cases in Dice points, bars the 95 % intervals of the paired bootstrap; an
@@ -26,7 +31,7 @@ def study_figure(study: "Study", title: str = "What each part is worth") -> go.F
     from smml.study import ARMS, READINGS, compare_arms
     from smml.study.report import MEASURES
 
-    changes = compare_arms(study)
+    changes = compare_arms(study) if changes is None else changes
     names = ARMS | READINGS
     letters = {
         name: arm.title.split(" ")[0] if name in ARMS else f"{arm.title.split(' ')[0]} {name}"
