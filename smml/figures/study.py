@@ -33,10 +33,8 @@ def study_figure(
 
     changes = compare_arms(study) if changes is None else changes
     names = ARMS | READINGS
-    letters = {
-        name: arm.title.split(" ")[0] if name in ARMS else f"{arm.title.split(' ')[0]} {name}"
-        for name, arm in names.items()
-    }
+    # "(a)", and for those that came later what they change: "(e) both-even".
+    letters = {name: arm.title.split(" ")[0] + ("" if name in ARMS else f" {name}") for name, arm in names.items()}
     rows = [f"{letters[row.arm]} − {letters[row.parent]}" for row in changes.itertuples()]
     figure = make_subplots(1, len(MEASURES), shared_yaxes=True, subplot_titles=MEASURES, horizontal_spacing=0.02)
     for place, measure in enumerate(MEASURES, start=1):

@@ -22,7 +22,7 @@ from smml.data.writing import write_probabilities, write_segmentation
 from smml.errors import InputError
 from smml.inference.network import Blend, WindowNetwork, batches
 from smml.inference.results import Cancelled, Encoding, Progress, Segmentation, watched
-from smml.inference.windows import plan_windows
+from smml.inference.windows import default_window, plan_windows
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, load_checkpoint
@@ -109,8 +109,7 @@ class Predictor:
         if refine or (refine is None and checkpoint.refinement):
             device = options.get("device", "cpu")
             options["prior"] = SAMPrior(load_sam(sam or checkpoint.refinement, device=device))
-        # Half as large again as the training patch: fewer seams; much larger windows shift the statistics of the norms.
-        options.setdefault("window", checkpoint.patch + checkpoint.patch // 32 * 16)
+        options.setdefault("window", default_window(checkpoint.patch))
         return cls(checkpoint.build(), checkpoint.spacing, **options)
 
     @torch.inference_mode()

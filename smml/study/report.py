@@ -22,6 +22,11 @@ from smml.study.presets import ARMS, READINGS
 from smml.study.run import SETTINGS, run_name
 
 MEASURES = (*REGIONS, "mean")
+# Said of committed runs: the option's default today is another one.
+_EARLY_GATES = (
+    "{} of the runs with L_pc do not name `gate_min_class_weight`, which was no option yet: their gates were weighted "
+    "by class, with w_min = 0.05."
+)
 COLUMNS = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95", "truth_ml", "predicted_ml"]
 
 
@@ -205,7 +210,7 @@ def format_study(study: Study, title: str) -> str:
         cells = [f"{100 * row[m].mean:+.1f} ({100 * row[m].low:+.1f} to {100 * row[m].high:+.1f})" for m in MEASURES]
         signs = row["signs mean"].replace("-", "−")
         changes.append("| " + " | ".join([names[row["arm"]].title, names[row["parent"]].title, *cells, signs]) + " |")
-    state = "" if study.complete else "**Unfinished: some arms or seeds are still missing.**\n\n"
+    state = "" if study.complete else "**Unfinished: not all of (a) to (f), or not all of their seeds, are here.**\n\n"
     return f"""# {title}
 
 {state}{_protocol(study)}
@@ -269,11 +274,13 @@ def _provenance(study: Study) -> str:
         return ", ".join(sorted({json.dumps(run[key]).strip('"') for run in study.runs.values()}))
 
     minutes = np.array([run["minutes"] for run in study.runs.values()])
+    arms = "" if study.arms == list(ARMS) else f" --arms {','.join(study.arms)}"
+    early = [run for run in study.runs.values() if run["pixel_weight"] and "gate_min_class_weight" not in run]
     return (
-        f"`smml study FOLDER --preset {study.settings['preset']}`: {len(minutes)} trainings of {minutes.min():.0f} to "
-        f"{minutes.max():.0f} minutes, {minutes.sum():.0f} in all, evaluation not counted; {each('hardware')}; commit "
-        f"{each('commit')}; versions {each('versions')}. Options of every run: `{SETTINGS}` beside this file; every "
-        "score: `scores.csv.gz`."
+        f"`smml study FOLDER --preset {study.settings['preset']}{arms}`: {len(minutes)} trainings of "
+        f"{minutes.min():.0f} to {minutes.max():.0f} minutes, {minutes.sum():.0f} in all, evaluation not counted; "
+        f"{each('hardware')}; commit {each('commit')}; versions {each('versions')}. Options of every run: `{SETTINGS}` "
+        "beside this file; every score: `scores.csv.gz`." + (f" {_EARLY_GATES.format(len(early))}" if early else "")
     )
 
 

@@ -17,6 +17,7 @@ from smml.data.layouts import CaseFiles, find_cases
 from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.inference import Predictor
+from smml.inference.windows import default_window
 from smml.modalities import parse_subset, subset_name
 from smml.models.smml import SMML
 from smml.parallel import Ranks
@@ -114,8 +115,7 @@ def validate(
     """
     was_training = model.training
     try:
-        window = config.patch + config.patch // 32 * 16
-        predictor = Predictor(model, spacing, window=window, device=str(ranks.device))
+        predictor = Predictor(model, spacing, window=default_window(config.patch), device=str(ranks.device))
         scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False)
     finally:
         model.train(was_training)
