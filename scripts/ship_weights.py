@@ -24,11 +24,12 @@ def main() -> None:
     parser.add_argument("--weights", help="what the run started from, where not from random weights")
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.run)
-    half = {name: tensor.to(torch.float16) for name, tensor in checkpoint.weights.items()}
+    # The moving average, where the run kept one: it is what predicts.
+    half = {name: tensor.to(torch.float16) for name, tensor in (checkpoint.ema or checkpoint.weights).items()}
     made = {"commit": arguments.commit, "hardware": arguments.hardware, "data": arguments.data}
     made["weights"] = arguments.weights
     path = SHIPPED / f"{arguments.name}.safetensors"
-    save_checkpoint(path, replace(checkpoint, weights=half, training=None, config=checkpoint.config | made))
+    save_checkpoint(path, replace(checkpoint, weights=half, ema=None, training=None, config=checkpoint.config | made))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")
 
 

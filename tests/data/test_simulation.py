@@ -14,7 +14,7 @@ from smml.data.labels import BRATS_2015, BRATS_2023
 from smml.data.layouts import LAYOUTS, find_cases
 from smml.data.simulation.cohort import simulate_cohort
 from smml.data.simulation.signal import SEQUENCES, TISSUES
-from smml.data.simulation.subject import Subject, simulate_subject
+from smml.data.simulation.subject import Subject, simulate_subject, subject_kind
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
@@ -281,6 +281,7 @@ def test_enhancing_tumour_is_in_most_and_not_in_all(subjects):
     assert 0.6 < enhancing < 1
     necrotic = np.mean([(subject.labels == 1).any() for subject in sick])
     assert 0.4 < necrotic < 1
+    assert [subject_kind(SEED, index) for index in range(len(subjects))] == [subject.kind for subject in subjects]
     kinds = {subject.kind for subject in subjects}
     assert kinds == {"ring", "solid", "low-grade", "healthy"}
     assert all((subject.labels == 0).all() == (subject.kind == "healthy") for subject in subjects)

@@ -40,15 +40,29 @@ def simulate_subject(seed: int, index: int, *, spacing: float = 3.0, device: str
         spacing: voxel edge in mm.
         device: torch device that computes; random numbers always come from the CPU.
     """
-    state = np.random.SeedSequence([seed, index]).generate_state(2, np.uint32)
-    random = torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
     threads = torch.get_num_threads()
     # The order of summation, and with it the last bit, may depend on the number of threads.
     torch.set_num_threads(1)
     try:
-        return _simulate(random, spacing, torch.device(device))
+        return _simulate(_random(seed, index), spacing, torch.device(device))
     finally:
         torch.set_num_threads(threads)
+
+
+def subject_kind(seed: int, index: int) -> str:
+    """What :func:`simulate_subject` would make of these numbers: "ring", "solid", "low-grade" or "healthy".
+
+    Args:
+        seed: the cohort's seed, 0 or more.
+        index: the subject's number in the cohort, 0 or more.
+    """
+    return draw_kind(_random(seed, index))
+
+
+def _random(seed: int, index: int) -> torch.Generator:
+    """The subject's own random numbers; the first of them decides its kind."""
+    state = np.random.SeedSequence([seed, index]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
 def _simulate(random: torch.Generator, spacing: float, device: torch.device) -> Subject:
