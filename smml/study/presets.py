@@ -29,6 +29,8 @@ _NO_EXCHANGE = {"pixel_weight": 0.0, "feature_weight": 0.0}
 # The first reading: gates weighted by class as the cross-entropy is.
 _PIXEL = {"pixel_weight": 1.0, "gate_min_class_weight": 0.05}
 _EVEN = {"pixel_weight": 1.0, "gate_min_class_weight": 1.0}
+# And its refinement's cross-entropy weighted by class too.
+_REFINED = {"refinement": "tiny", "refinement_min_class_weight": 0.05}
 
 ARMS: dict[str, Arm] = {
     # Without exchange nothing couples the two students, not even clipping: branch 1 of "pair" is, to the bit, the
@@ -38,9 +40,7 @@ ARMS: dict[str, Arm] = {
     "pixel": Arm("(c) b + pixel consistency", _PIXEL | {"feature_weight": 0.0}, parents=("pair",)),
     "feature": Arm("(d) b + feature consistency", {"pixel_weight": 0.0}, parents=("pair",)),
     "both": Arm("(e) b + both", _PIXEL, parents=("pair", "single")),
-    "refined": Arm(
-        "(f) e + refinement", _PIXEL | {"refinement": "tiny"}, output="refined", parents=("both", "pair", "single")
-    ),
+    "refined": Arm("(f) e + refinement", _PIXEL | _REFINED, output="refined", parents=("both", "pair", "single")),
 }
 
 # What the paper leaves open (docs/METHOD.md), each against the arm that it changes. The weak and the even ones came
@@ -55,9 +55,15 @@ READINGS: dict[str, Arm] = {
     "both-even": Arm("(e) with even gates", _EVEN, parents=("both", "pair", "single")),
     "refined-even": Arm(
         "(f) with even gates",
-        _EVEN | {"refinement": "tiny"},
+        _EVEN | _REFINED,
         output="refined",
         parents=("refined", "both-even", "pair", "single"),
+    ),
+    "refined-flat": Arm(
+        "(f) with even gates and refinement",
+        _EVEN | {"refinement": "tiny", "refinement_min_class_weight": 1.0},
+        output="refined",
+        parents=("refined-even", "both-even", "pair", "single"),
     ),
     "gate-correct": Arm("(e) with even gates, `correct`", _EVEN | {"gate": "correct"}, parents=("both-even",)),
     "gate-entropy": Arm("(e) with even gates, `entropy`", _EVEN | {"gate": "entropy"}, parents=("both-even",)),

@@ -22,11 +22,9 @@ from smml.study.presets import ARMS, READINGS
 from smml.study.run import SETTINGS, run_name
 
 MEASURES = (*REGIONS, "mean")
-# Said of committed runs: the option's default today is another one.
-_EARLY_GATES = (
-    "{} of the runs with L_pc do not name `gate_min_class_weight`, which was no option yet: their gates were weighted "
-    "by class, with w_min = 0.05."
-)
+# Options that came after the first runs, each with the one that switches on what it weighs. Runs that do not name them
+# had w_min = 0.05, which is no longer the default.
+_LATER = {"gate_min_class_weight": "pixel_weight", "refinement_min_class_weight": "refinement"}
 COLUMNS = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95", "truth_ml", "predicted_ml"]
 
 
@@ -275,12 +273,17 @@ def _provenance(study: Study) -> str:
 
     minutes = np.array([run["minutes"] for run in study.runs.values()])
     arms = "" if study.arms == list(ARMS) else f" --arms {','.join(study.arms)}"
-    early = [run for run in study.runs.values() if run["pixel_weight"] and "gate_min_class_weight" not in run]
+    unnamed = {
+        option: sum(bool(run[switch]) and option not in run for run in study.runs.values())
+        for option, switch in _LATER.items()
+    }
+    early = ", ".join(f"`{option}` ({count})" for option, count in unnamed.items() if count)
     return (
         f"`smml study FOLDER --preset {study.settings['preset']}{arms}`: {len(minutes)} trainings of "
         f"{minutes.min():.0f} to {minutes.max():.0f} minutes, {minutes.sum():.0f} in all, evaluation not counted; "
         f"{each('hardware')}; commit {each('commit')}; versions {each('versions')}. Options of every run: `{SETTINGS}` "
-        "beside this file; every score: `scores.csv.gz`." + (f" {_EARLY_GATES.format(len(early))}" if early else "")
+        "beside this file; every score: `scores.csv.gz`."
+        + (f" Runs made before an option was one do not name it; it was 0.05 there: {early}." if early else "")
     )
 
 

@@ -39,6 +39,8 @@ class TrainingConfig:
         refinement_start: share of the training after which the refinement begins. Then each case's priors are made
             once, from prompts of what the students say of it at that moment, and kept in the run's folder.
         refinement_weight: l_ref, weight of the KL between refined and student.
+        refinement_min_class_weight: w_min of the class weights in the refinement's cross-entropy. 1 counts every voxel
+            alike; with the students' weights it calls the oedema larger than it is (results/study).
         prior_masks: pairs of masks for which a case's priors are made; while the refinement trains, samples draw
             their masks from these.
         tumour_share: share of patches centred on a tumour voxel.
@@ -83,6 +85,7 @@ class TrainingConfig:
     refinement: str = ""
     refinement_start: float = 0.5
     refinement_weight: float = 1.0
+    refinement_min_class_weight: float = 1.0
     prior_masks: int = 2
     tumour_share: float = 0.6
     gradient_clip: float = 12.0
@@ -119,7 +122,7 @@ class TrainingConfig:
         for name in ("validate_every", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 (off) or more, found {getattr(self, name)}")
-        for name in ("min_class_weight", "gate_min_class_weight"):
+        for name in ("min_class_weight", "gate_min_class_weight", "refinement_min_class_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
         if not 0 <= self.ema < 1:

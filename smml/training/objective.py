@@ -90,7 +90,9 @@ def objective(
         total = total + config.feature_weight * features.total
         terms |= {"relation": features.relation, "classes": features.classes}
     for number, (branch, refined) in enumerate(zip((first, second), output.refined or (), strict=False), start=1):
-        refinement = refinement_loss(refined, branch.logits, target, group=group, **weights)
+        refinement = refinement_loss(
+            refined, branch.logits, target, min_class_weight=config.refinement_min_class_weight, group=group
+        )
         total = total + refinement.segmentation + schedule * config.refinement_weight * refinement.divergence
         terms |= {f"refine_{number}": refinement.segmentation, f"refine_kl_{number}": refinement.divergence}
     return Objective(total, {name: terms[name].detach() for name in TERMS})

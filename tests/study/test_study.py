@@ -66,8 +66,11 @@ def test_each_arm_differs_from_its_parent_in_what_its_title_says():
 
     def changed(name: str, parent: str) -> set[str]:
         different = {key for key in config[name] if config[name][key] != config[parent][key]}
-        # Without pixel consistency there are no gates to weigh.
-        return different - {"gate_min_class_weight"} if "pixel_weight" in different else different
+        # Without pixel consistency there are no gates to weigh, and so on.
+        for part, weights in (("pixel_weight", "gate_"), ("refinement", "refinement_")):
+            if part in different:
+                different -= {f"{weights}min_class_weight"}
+        return different
 
     assert changed("pixel", "pair") == {"pixel_weight"}
     assert changed("feature", "pair") == {"feature_weight"}
@@ -76,7 +79,8 @@ def test_each_arm_differs_from_its_parent_in_what_its_title_says():
     assert changed("no-classes", "both-even") == {"class_weight"}
     assert changed("pixel-weak", "pixel") == {"pixel_weight"}
     assert all(changed(f"{arm}-even", arm) == {"gate_min_class_weight"} for arm in ("pixel", "both", "refined"))
-    assert changed("refined-even", "both-even") == {"refinement"}
+    assert changed("refined-even", "both-even") == changed("refined-flat", "both-even") == {"refinement"}
+    assert changed("refined-flat", "refined-even") == {"refinement_min_class_weight"}
     assert all(changed(name, "both-even") == {"gate"} for name in READINGS if name.startswith("gate-"))
     assert config["pair"]["pixel_weight"] == config["pair"]["feature_weight"] == 0
     assert config["both"]["pixel_weight"] == config["both"]["feature_weight"] == 1

@@ -13,6 +13,7 @@ from smml.models import SMML, StudentConfig
 from smml.training import TrainingConfig
 from smml.training.config import consistency_ramp, learning_rate
 from smml.training.objective import TERMS, Objective, objective
+from smml_kernels import dice_ce_loss
 
 EDGE = 32
 AVAILABLE = torch.ones(2, 4, dtype=torch.bool)
@@ -114,8 +115,24 @@ def test_the_gates_have_class_weights_of_their_own(output, batch):
         expected = pixel_consistency(*logits, batch[1], min_class_weight=weight)
         assert found[-1] == pytest.approx([float(value) for value in expected], rel=1e-5)
     assert found[0] != pytest.approx(found[1], rel=1e-2), "or this test could not tell them apart"
-    with pytest.raises(InputError, match="gate_min_class_weight must lie between 0 and 1"):
-        TrainingConfig(gate_min_class_weight=1.5)
+
+
+def test_the_refinement_has_class_weights_of_its_own(output, batch):
+    refined = tuple(branch.logits + 0.5 for branch in output.branches)
+    output = dataclasses.replace(output, refined=(refined[0].flip(1), refined[1]))
+    found = []
+    for weight in (0.05, 1.0):
+        terms = evaluate(output, batch, refinement="tiny", refinement_min_class_weight=weight).terms
+        found.append([float(terms["refine_1"]), float(terms["refine_2"])])
+        expected = [dice_ce_loss(logits, batch[1], min_class_weight=weight) for logits in output.refined]
+        assert found[-1] == pytest.approx([float(value) for value in expected], rel=1e-5)
+    assert found[0] != pytest.approx(found[1], rel=1e-2), "or this test could not tell them apart"
+
+
+@pytest.mark.parametrize("option", ["min_class_weight", "gate_min_class_weight", "refinement_min_class_weight"])
+def test_a_class_weight_is_a_share(option):
+    with pytest.raises(InputError, match=f"{option} must lie between 0 and 1"):
+        TrainingConfig(**{option: 1.5})
 
 
 def test_the_ramp_scales_the_pixel_level_only(output, batch):
