@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 import smml
 from smml.data import REGIONS, CaseFiles, find_cases, write_case
@@ -27,6 +28,8 @@ from smml.evaluation.evaluate import evaluate
 from smml.files import write_text
 from smml.inference import Predictor
 from smml.modalities import SUBSETS, subset_name
+from smml.models.checkpoint import load_checkpoint
+from smml.processes import in_processes
 
 LIMIT_ML = 1.0
 LAYOUT = "brats2021"
@@ -38,12 +41,14 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2, help="cohort seed; training used another")
     parser.add_argument("--output", type=Path, default=Path("results/simulator/small"))
+    parser.add_argument("--workers", type=int, default=2, help="processes, with a thread each")
     arguments = parser.parse_args()
-    predictor = Predictor.from_checkpoint(arguments.checkpoint)
+    spacing = load_checkpoint(arguments.checkpoint).spacing[0]
     with tempfile.TemporaryDirectory() as folder:
-        cases = healthy_subjects(Path(folder), arguments.subjects, arguments.seed, predictor.spacing[0])
-        scores = evaluate(predictor, cases, distances=False)
-    scores = scores[scores["output"] == scores["output"].iloc[-1]]
+        cases = healthy_subjects(Path(folder), arguments.subjects, arguments.seed, spacing)
+        jobs = [(arguments.checkpoint, case) for case in cases]
+        done = tqdm(in_processes(score, jobs, arguments.workers), total=len(jobs), unit="subject")
+        scores = pd.concat(sorted(done, key=lambda frame: frame["case"].iloc[0]), ignore_index=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     kept = scores[["case", "subset", "region", "predicted_ml"]]
     kept.to_csv(arguments.output / "false-alarms.csv", index=False, float_format="%.4f")
@@ -62,6 +67,12 @@ def main() -> None:
     text = as_markdown(table, report, arguments)
     write_text(arguments.output / "false-alarms.md", text)
     print(text)
+
+
+def score(checkpoint: str, case: CaseFiles) -> pd.DataFrame:
+    """What the final output of the weights finds in one subject."""
+    frame = evaluate(Predictor.from_checkpoint(checkpoint), [case], distances=False, progress=False)
+    return frame[frame["output"] == frame["output"].iloc[-1]]
 
 
 def healthy_subjects(folder: Path, count: int, seed: int, spacing: float) -> list[CaseFiles]:
