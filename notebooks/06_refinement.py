@@ -218,9 +218,11 @@ print(
 #
 # $$L_{ref} = \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref})
 #   + \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_{student}\bigr)$$
-# The first two train the refinement alone, the last brings back to the student what it found. In the total the KL is
-# multiplied by the ramp $r(t)$, which starts at 0; the first two are not ([docs/EQUATIONS.md](../docs/EQUATIONS.md),
-# "The total"). SAM is far too slow to be asked in every step: every case is segmented once under a few pairs of masks,
+# The first two train the refinement alone, the last brings back to the student what it found. The CE counts every voxel
+# alike, whatever its class: the students' class weights made what is refined too large
+# ([findings](../results/study/cpu/findings.md)). In the total the KL is multiplied by the ramp $r(t)$, which starts at
+# 0; the first two are not ([docs/EQUATIONS.md](../docs/EQUATIONS.md), "The total"). SAM is far too slow to be asked in
+# every step: every case is segmented once under a few pairs of masks,
 # and the priors are kept and turned with the image. One option switches it on, and the log says what it costs. A few
 # steps, from the shipped students:
 

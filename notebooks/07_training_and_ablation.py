@@ -64,7 +64,7 @@ assert np.allclose(r, [consistency_ramp(plan, step) for step in t])
 assert np.allclose(eta, [learning_rate(plan, step) for step in t])
 print(f"l_fc = {plan.feature_weight:g}, l_pc = {plan.pixel_weight:g}, l_ref = {plan.refinement_weight:g}; "
       f"class weights are at least {plan.min_class_weight:g}, so that a patch of one class still counts, "
-      f"and {plan.gate_min_class_weight:g} in the gates of L_pc")  # fmt: skip
+      f"and {plan.gate_min_class_weight:g} in L_pc's gates, {plan.refinement_min_class_weight:g} in S_b")  # fmt: skip
 for step in (0, 99, 150, 200, 900):
     print(f"step {step:3d} of {plan.steps}: r = {r[step]:.2f}, rate = {eta[step]:.1e}")
 
@@ -86,6 +86,7 @@ with torch.no_grad():
     output = SMML("tiny", refine=True)(x, masks, ones, torch.rand(2, 1, 4, 3, 32, 32, 32))
 one, two = output.branches
 head = partial(dice_ce_loss, target=y, min_class_weight=plan.min_class_weight)
+even = {"min_class_weight": plan.refinement_min_class_weight}
 total = 0
 for student, refined in zip(output.branches, output.refined, strict=True):
     mine = (
@@ -95,9 +96,9 @@ for student, refined in zip(output.branches, output.refined, strict=True):
     assert torch.allclose(mine, theirs.total)
     log_ref, log_p = refined.log_softmax(dim=1), student.logits.log_softmax(dim=1)
     kl = (log_ref.exp() * (log_ref - log_p)).sum(dim=1).mean()
-    theirs = refinement_loss(refined, student.logits, y, min_class_weight=plan.min_class_weight)
-    assert torch.allclose(head(refined) + kl, theirs.total)
-    total += mine + head(refined) + r[step] * kl
+    supervised = dice_ce_loss(refined, y, **even)
+    assert torch.allclose(supervised + kl, refinement_loss(refined, student.logits, y, **even).total)
+    total += mine + supervised + r[step] * kl
 teaching = pixel_consistency(one.logits, two.logits, y, min_class_weight=plan.gate_min_class_weight)
 total += r[step] * sum(teaching) + feature_consistency(one.bottleneck, two.bottleneck, one.logits, two.logits, y).total
 assert torch.allclose(total, objective(output, y, masks, ones, plan, step).total)
