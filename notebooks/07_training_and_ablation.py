@@ -276,8 +276,9 @@ pd.DataFrame(rows, columns=["arm", "against", "mean Dice, points (95 %)", "by se
 # paper leaves open, and the whole tumour comes out too large (last column; notebook 4 shows the gradients). The arms
 # with *even gates* came afterwards, from a search on other subjects and seeds (`--preset probe`), and are the default
 # now. They win back what was lost, and (e) then stands above (b) with every seed, mostly for the whole tumour.
-# Refinement takes that back: that the whole method beats two students that never talk is *not* shown here
-# ([findings](../results/study/cpu/findings.md)).
+# Refinement took that back, and for the same reason: its cross-entropy had the students' class weights, and a rim of
+# oedema was added everywhere. With even weights there too, (f) stands above (a) and (b) with every seed; its interval
+# against (b) leaves 0 behind for the whole tumour only ([findings](../results/study/cpu/findings.md)).
 #
 # A short training on coarse, simulated images is a weak judge: an interval that crosses 0 says that this study cannot
 # tell, not that a part is worthless; a gain here need not be one on patients' images.
