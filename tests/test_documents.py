@@ -9,7 +9,9 @@ import yaml
 import smml
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md"), *ROOT.glob("*.md")])
+PAGES = sorted(
+    [*(page for part in ("docs", "results", "smml") for page in (ROOT / part).rglob("*.md")), *ROOT.glob("*.md")]
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -56,3 +58,16 @@ def test_the_citation_is_of_this_version_and_of_the_method():
     assert citation["version"] == smml.__version__
     assert citation["preferred-citation"]["url"] == "https://arxiv.org/abs/2507.07592"
     assert f"## {smml.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("weights", "page"), [("small", "simulator/small/table.md"), ("tiny", "simulator/sequences.md")]
+)
+def test_the_scores_in_the_readme_are_the_committed_ones(weights, page):
+    text = (ROOT / "results" / page).read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index(f"| `{weights}`, ") :]
+    quoted = re.findall(r"\| (?:mean over the 15 subsets|all four sequences) \|(.+)\|\n", table)[:2]
+    for row, said in zip(("**mean** |  |  |  ", "● | ● | ● | ● "), quoted, strict=True):
+        measured = text[text.index(f"| {row}|") + len(row) + 3 :].split("|")[:3]
+        assert [float(value) for value in said.split("|")] == [float(value) for value in measured]

@@ -10,7 +10,7 @@ NAMES = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
 def test_weights_ship():
-    assert {"tiny", "tiny-refined"} <= set(NAMES)
+    assert {"small", "tiny", "tiny-refined"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
