@@ -5,7 +5,9 @@
 
 The first writes OUTPUT/tiny.json and OUTPUT/tiny.md: mean IoU of the masks from random prompts for the lesions of
 subjects that no training has seen, in each sequence, beside two baselines that see the same box and no image: the box
-filled, and the ellipse inscribed in it. The second copies the weights to smml/sam/weights/sam-tiny.safetensors.
+filled, and the ellipse inscribed in it. Below the table it says how often a box cannot tell what is meant, because the
+enhancing rim and the core that it surrounds have the same. The second copies the weights to
+smml/sam/weights/sam-tiny.safetensors.
 """
 
 import argparse
@@ -34,6 +36,8 @@ from smml.sam.tiny import TinyConfig
 
 # Objects of fewer voxels than this (225 mm2 at 3 mm) are counted but not part of the means.
 SMALLEST = 25
+# From this IoU of their exact boxes on, a rim and the core of its slice count as prompted alike.
+SAME_BOX = 0.8
 METHODS = ("jittered box", "exact box", "box and points", "one point", "box filled", "ellipse", "best threshold")
 
 
@@ -98,6 +102,7 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
             continue
         shape = subject.labels.shape[:2]
         positions = sorted({position for position, _, _ in objects})
+        cores = {position: mask for position, region, mask in objects if region == "TC"}
         repeat = [positions.index(position) for position, _, _ in objects]
         # The same prompts in every sequence.
         jittered = np.stack([jittered_box(mask, random) for _, _, mask in objects])
@@ -121,8 +126,35 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
                 scores["ellipse"] = iou(fill_ellipse(jittered[i], shape), mask)
                 scores["best threshold"] = best_threshold(volume[:, :, position], fill_box(jittered[i], shape), mask)
                 facts = {"subject": index, "slice": position, "region": region, "sequence": name}
+                if region == "ET" and position in cores:
+                    facts |= same_box(mask, cores[position])
                 rows.append(facts | {"voxels": int(mask.sum())} | scores)
     return pd.DataFrame(rows)
+
+
+def same_box(rim: np.ndarray, core: np.ndarray) -> dict[str, float]:
+    """IoU of the exact boxes of two masks [H, W], and of the masks themselves."""
+    boxes = (fill_box(np.array(mask_box(mask)), mask.shape) for mask in (rim, core))
+    return {"box shared with core": iou(*boxes), "IoU with core": iou(rim, core)}
+
+
+def ambiguity(visible: pd.DataFrame) -> dict[str, float]:
+    """What boxes alone allow at most: rims that share their box with the core, and the mean IoU without other errors.
+
+    One mask answers one box. Where a rim R and the core C that it lies in have the same, no mask has more than
+    1 + IoU(R, C) of IoU with the two together: a mask between them, x times as large as C, has x + IoU(R, C) / x,
+    which is convex in x and so highest at an end, C or R itself.
+
+    Args:
+        visible: rows of :func:`measure`, of regions in sequences that show them.
+    """
+    shared = visible[visible["box shared with core"] > SAME_BOX]
+    return {
+        "rims": int((visible["region"] == "ET").sum()),
+        "rims that share their box": len(shared),
+        "IoU of those rims with their cores": float(shared["IoU with core"].mean()),
+        "highest mean IoU": 1 - float((1 - shared["IoU with core"]).sum()) / len(visible),
+    }
 
 
 def best_threshold(image: np.ndarray, inside: np.ndarray, mask: np.ndarray) -> float:
@@ -154,16 +186,25 @@ def report(table: pd.DataFrame, facts: dict, output: Path, name: str) -> None:
     for title, part in summaries.items():
         scores = " | ".join(f"**{part[method].mean():.3f}**" for method in methods)
         lines.append(f"| {title} | | {len(part)} | {scores} |")
+    limits = ambiguity(visible)
     lines += [
         "",
         "\\* the simulated sequence hardly shows this region. *Box filled* and *ellipse* see the jittered box and no",
         "image; *best threshold* is the bright part of the box at the level that suits the truth best: no method, but",
         "a measure of what the image holds. Means are over objects (a region in an axial slice), not over subjects.",
         "",
+        f"A box does not always tell what is meant: {limits['rims that share their box']} of {limits['rims']} "
+        "enhancing rims have that of the core of the same",
+        f"slice (IoU of the exact boxes above {SAME_BOX:g}), while rim and core have an IoU of "
+        f"{limits['IoU of those rims with their cores']:.2f}. One mask cannot be right",
+        "for both: even without any other error, the mean where the region is visible would be "
+        f"{limits['highest mean IoU']:.2f}.",
+        "",
     ]
     data = {
         "facts": facts,
         "means": means.round(4).to_dict("records"),
+        "ambiguity": {name: round(value, 4) for name, value in limits.items()},
         "summary": {title: part[methods].mean().round(4).to_dict() for title, part in summaries.items()},
     }
     text = "\n".join(lines)
