@@ -1,9 +1,13 @@
 """``make run``: every notebook from top to bottom, then a summary of what came out.
 
+    python scripts/run_notebooks.py          # all
+    python scripts/run_notebooks.py 04 07    # these, without the summary; what others left in build stays
+
 Executed notebooks go to build/notebooks, as .ipynb and as .html pages whose figures need neither a kernel nor a network
 (their equations are set by MathJax, which a browser fetches).
 """
 
+import argparse
 import os
 import shutil
 import sys
@@ -26,16 +30,26 @@ CELL_TIMEOUT = 300
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="beginnings of notebooks' names, such as 07; default: all")
+    names = parser.parse_args().names
     notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
-    # Yesterday's results must not pass for today's; the cohort is a function of its seed and may stay.
-    for old in [BUILD / "notebooks", BUILD / "evaluation", *BUILD.glob("run-*-steps")]:
-        shutil.rmtree(old, ignore_errors=True)
-    (BUILD / "notebooks").mkdir(parents=True)
+    for name in names:
+        if not any(path.stem.startswith(name) for path in notebooks):
+            parser.error(f"no notebook begins with {name!r}; there are {', '.join(path.stem for path in notebooks)}")
+    if names:
+        notebooks = [path for path in notebooks if path.stem.startswith(tuple(names))]
+    else:
+        # Yesterday's results must not pass for today's; the cohort is a function of its seed and may stay.
+        for old in [BUILD / "notebooks", BUILD / "evaluation", *BUILD.glob("run-*-steps")]:
+            shutil.rmtree(old, ignore_errors=True)
+    (BUILD / "notebooks").mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     for number, path in enumerate(notebooks, start=1):
         if not execute(path, f"[{number}/{len(notebooks)}]"):
             return 1
-    print(summary(time.perf_counter() - started))
+    if not names:
+        print(summary(time.perf_counter() - started))
     return 0
 
 
