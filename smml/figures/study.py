@@ -1,5 +1,6 @@
 """The ablation study in one picture: what each part of the method is worth, with its interval."""
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -25,7 +26,8 @@ def study_figure(
 
     Returns:
         Points are means over seeds and cases in Dice points, bars the 95 % intervals of the paired bootstrap; an
-        interval that crosses the line at 0 has not shown a difference.
+        interval that crosses the line at 0 has not shown a difference. All panels have one scale. A mean far beyond
+        the others stands as a triangle at the edge, with its value.
     """
     # Here, as a study brings in all of training, which no other figure needs.
     from smml.study import ARMS, READINGS, compare_arms
@@ -36,27 +38,48 @@ def study_figure(
     # "(a)", and for those that came later what they change: "(e) both-even".
     letters = {name: arm.title.split(" ")[0] + ("" if name in ARMS else f" {name}") for name, arm in names.items()}
     rows = [f"{letters[row.arm]} − {letters[row.parent]}" for row in changes.itertuples()]
+    reach = _reach(changes, MEASURES)
     figure = make_subplots(1, len(MEASURES), shared_yaxes=True, subplot_titles=MEASURES, horizontal_spacing=0.02)
     for place, measure in enumerate(MEASURES, start=1):
         intervals = list(changes[measure])
         means = [100 * interval.mean for interval in intervals]
+        beyond = [abs(mean) > reach for mean in means]
         error = {
             "type": "data",
             "symmetric": False,
-            "array": [100 * (interval.high - interval.mean) for interval in intervals],
-            "arrayminus": [100 * (interval.mean - interval.low) for interval in intervals],
+            # A triangle at the edge has no bar: it would start from the wrong place.
+            "array": [0 if far else 100 * (i.high - i.mean) for i, far in zip(intervals, beyond, strict=True)],
+            "arrayminus": [0 if far else 100 * (i.mean - i.low) for i, far in zip(intervals, beyond, strict=True)],
         }
         figure.add_trace(
             go.Scatter(
-                x=means, y=rows, error_x=error, mode="markers", name=measure, showlegend=False,
-                marker={"color": _COLOURS[measure], "size": 9},
-                hovertemplate="%{y}: %{x:+.1f} points<extra></extra>",
+                x=[min(max(mean, -reach), reach) for mean in means], y=rows, error_x=error, showlegend=False,
+                mode="markers+text", name=measure, cliponaxis=False, customdata=means,
+                text=[f" {mean:+.1f} " if far else "" for mean, far in zip(means, beyond, strict=True)],
+                textposition=["middle right" if mean < 0 else "middle left" for mean in means],
+                marker={
+                    "color": _COLOURS[measure],
+                    "size": [11 if far else 9 for far in beyond],
+                    "opacity": 1,
+                    "line": {"width": 0},
+                    "symbol": [
+                        ("triangle-left" if mean < 0 else "triangle-right") if far else "circle"
+                        for mean, far in zip(means, beyond, strict=True)
+                    ],
+                },
+                hovertemplate="%{y}: %{customdata:+.1f} points<extra></extra>",
             ),
             row=1,
             col=place,
         )  # fmt: skip
         figure.add_vline(x=0, line={"color": "#999999", "dash": "dash"}, row=1, col=place)
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title="Dice points", ticksuffix="")
+    figure.update_xaxes(title="Dice points", range=[-1.05 * reach, 1.05 * reach])
     figure.update_layout(title=title, height=150 + 42 * len(rows), width=900, margin={"l": 90})
     return figure
+
+
+def _reach(changes: "pd.DataFrame", measures: tuple[str, ...]) -> float:
+    """Dice points from 0 to the edge: of the widest interval, unless one arm would make the others' unreadable."""
+    ends = [max(abs(100 * change.low), abs(100 * change.high)) for measure in measures for change in changes[measure]]
+    return max(1.0, min(max(ends, default=1.0), 4 * median(ends or [1.0])))

@@ -195,7 +195,7 @@ def format_study(study: Study, title: str) -> str:
     for name in study.arms:
         dice = [bootstrap_mean(study.values(name, measure).to_numpy()) for measure in MEASURES]
         cells = [f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in dice]
-        distances = [_distance(study, name, region) for region in REGIONS]
+        distances = [distance_cell(study, name, region) for region in REGIONS]
         volume = f"{study.volume_ratio(name, 'WT'):.2f}"
         means.append(
             "| " + " | ".join([names[name].title, str(len(study.seeds(name))), *cells, *distances, volume]) + " |"
@@ -243,16 +243,26 @@ def _protocol(study: Study) -> str:
         f"{options['steps']} steps of {options['batch_size']} patches of {options['patch']}³, students "
         f"`{options['preset']}`. A case's Dice is its mean over the 15 subsets; intervals (95 %) come from a bootstrap "
         f"over cases and seeds. Windows of {options['patch']}³, overlap 50 %. Dice in per cent; HD95 in mm, one empty "
-        "left out; volume: predicted over true; no post-processing. (a) is branch 1 of (b), between whose students "
-        "nothing is exchanged."
+        "left out, a dash where fewer than half of the cases have one with every seed; volume: predicted over true; no "
+        "post-processing. (a) is branch 1 of (b), between whose students nothing is exchanged."
     )
 
 
-def _distance(study: Study, arm: str, region: str) -> str:
-    """Mean HD95 over the cases that have one, with its interval."""
-    values = study.values(arm, region, column="hd95").dropna(axis=1)
-    if values.empty:
-        return "–"
+def distance_cell(study: Study, arm: str, region: str) -> str:
+    """Mean HD95 (mm) over the cases that have one with every seed, with its interval, or a dash.
+
+    The dash stands where fewer than half of the cases have one. An arm that finds nothing has one only where there is
+    nothing to find, and it is 0 there.
+
+    Args:
+        study: of :func:`read_study`.
+        arm: its name.
+        region: "WT", "TC" or "ET".
+    """
+    every = study.values(arm, region, column="hd95")
+    values = every.dropna(axis=1)
+    if values.empty or 2 * values.shape[1] < every.shape[1]:
+        return f"– ({values.shape[1]} of {every.shape[1]} cases)"
     interval = bootstrap_mean(values.to_numpy())
     return f"{interval.mean:.1f} ({interval.low:.1f} to {interval.high:.1f})"
 

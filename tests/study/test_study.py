@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from smml import cli
+from smml import cli, figures
 from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML, StudentConfig, presets
@@ -18,7 +18,7 @@ from smml.study import ARMS, PRESETS, READINGS, Study, compare_arms, read_study,
 from smml.study import presets as study_presets
 from smml.study import run as study_run
 from smml.study.presets import StudyPreset
-from smml.study.report import COLUMNS
+from smml.study.report import COLUMNS, distance_cell
 from smml.training import TrainingConfig
 from smml.training.step import take_step
 
@@ -176,6 +176,33 @@ def test_differences_are_paired_by_seed_and_case():
 
 def test_volumes_count_where_there_is_something_to_find():
     assert made_study({"pair": 0.0}).volume_ratio("pair", "WT") == pytest.approx(1.5)
+
+
+def test_an_arm_that_finds_next_to_nothing_has_no_distance_to_boast_of():
+    """With one seed in which only the case without a tumour has an HD95, 0."""
+    study = made_study({"single": 0.0, "pair": 0.0})
+    scores = study.scores
+    collapsed = (scores["arm"] == "pair") & (scores["seed"] == 1)
+    scores.loc[collapsed, "hd95"] = np.where(scores.loc[collapsed, "case"] == "case0", 0.0, np.nan)
+    assert distance_cell(study, "single", "WT") == "5.0 (5.0 to 5.0)"
+    assert distance_cell(study, "pair", "WT") == "– (1 of 12 cases)"
+
+
+def test_an_arm_that_fails_leaves_the_others_readable_in_the_figure():
+    study = made_study({"single": 0.0, "pair": 0.02, "pixel": 0.03, "feature": 0.01, "both": -0.5}, spread=0.005)
+    figure = figures.study_figure(study)
+    (mean,) = (trace for trace in figure.data if trace.name == "mean")
+    low, high = figure.layout.xaxis4.range
+    assert high == -low < 25
+    drawn = zip(mean.x, mean.text, mean.marker.symbol, mean.error_x.arrayminus, strict=True)
+    shown = dict(zip(mean.y, drawn, strict=True))
+    x, text, symbol, minus = shown["(e) − (a)"]
+    assert low <= x < 0.9 * low
+    assert (text.strip()[0], symbol, minus) == ("-", "triangle-left", 0)
+    assert float(text) == pytest.approx(min(mean.customdata), abs=3)
+    x, text, symbol, minus = shown["(b) − (a)"]
+    assert (x, text, symbol) == (pytest.approx(2, abs=0.5), "", "circle")
+    assert minus > 0
 
 
 def test_an_unfinished_seed_does_not_count_in_a_difference():
