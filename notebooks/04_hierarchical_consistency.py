@@ -187,7 +187,8 @@ pd.DataFrame.from_dict(rows, orient="index")
 # A percentage is branch 1's share of the weight with which that class is taught at all: T1ce has more to say where the
 # share is small. Between real-valued predictions a tie must be exact; the count above says how rare that is. The rule
 # matters where two branches agree by construction, and it prefers neither for being called 1 or 2. Note also what
-# `entropy` cannot know: it never looks at the truth, so a branch that is surely wrong teaches.
+# `entropy` cannot know: it never looks at the truth, so a branch that is surely wrong teaches. What comes of that,
+# notebook 7 shows.
 #
 # **What do the class weights do?** Cross-entropy needs them, or a small tumour would drown in background. Here they
 # meet a denominator, $\sum_v g(v)$, that the background hardly enlarges. What branch 2 teaches branch 1, with gates

@@ -280,6 +280,12 @@ pd.DataFrame(rows, columns=["arm", "against", "mean Dice, points (95 %)", "by se
 # oedema was added everywhere. With even weights there too, (f) stands above (a) and (b) with every seed; its interval
 # against (b) leaves 0 behind for the whole tumour only ([findings](../results/study/cpu/findings.md)).
 #
+# **What a gate is for.** The last arms change one open reading each of (e) with even gates. Without L_cls, or with
+# heads of single sequences that are supervised only where the mask has them, the study sees no difference, nor between
+# the two gates that ask the truth. Without any gate every seed loses a little. And `entropy`, the gate that asks only
+# who is surer, ruins the training: look at its volume. Who does not see a tumour may be sure that there is none, and
+# then teaches it.
+#
 # A short training on coarse, simulated images is a weak judge: an interval that crosses 0 says that this study cannot
 # tell, not that a part is worthless; a gain here need not be one on patients' images.
 #
