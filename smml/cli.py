@@ -270,6 +270,8 @@ def train_sam(
     subjects: Annotated[int, typer.Option(help="Simulated subjects with a lesion.")] = 32,
     batch_size: Annotated[int, typer.Option(help="Slices a step, each with three prompts.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Rate after the warm-up.")] = 1e-3,
+    weights: Annotated[str | None, typer.Option(help="Go on from tiny or from a tiny SAM's file.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the model.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of weights, prompts and intensities.")] = 0,
     data_seed: Annotated[int, typer.Option(help="Of the simulated subjects, of no other cohort.")] = 90,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
@@ -284,7 +286,7 @@ def train_sam(
     _use_threads(threads)
     settings = SAMTraining(
         steps=steps, seed=seed, data_seed=data_seed, subjects=subjects, batch=batch_size, learning_rate=learning_rate,
-        checkpoint_every=checkpoint_every, device=device,
+        weights=weights, precision=precision, checkpoint_every=checkpoint_every, device=device,
     )  # fmt: skip
     path = run(output, settings, resume=resume)
     typer.echo(f"trained {steps} steps; weights in {path}, measure them with scripts/measure_sam.py")

@@ -47,7 +47,8 @@ def load_sam(
         progress: show a bar while downloading.
 
     Returns:
-        A ``segment_anything.modeling.Sam``.
+        A ``segment_anything.modeling.Sam``; ``answers_three`` says whether its three masks for ambiguous prompts were
+        trained.
 
     Raises:
         InputError: an unknown name, no such file, a file that is damaged, tampered with, no SAM or pickled code; no
@@ -115,6 +116,8 @@ def read_tiny(path: Path) -> tuple[nn.Module, dict]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     _fill(sam, weights, path)
+    # Files from before the three masks were trained do not say so.
+    sam.answers_three = facts.get("multimask") is True
     return sam, facts
 
 
@@ -143,6 +146,7 @@ def _read_official(path: Path, expected: str | None = None) -> nn.Module:
     with torch.device("meta"):
         sam = package.sam_model_registry[size]()
     _fill(sam, {name: tensor.float() for name, tensor in weights.items()}, path)
+    sam.answers_three = True
     return sam
 
 

@@ -4,6 +4,9 @@ The branch's own coarse prediction is turned into prompts, slice by slice and re
 of each available sequence with these prompts; its masks, as probabilities, form a volume per sequence and region. The
 truth has no part in it and cannot have: there is no argument for it. The prompts are the same for all sequences,
 the answers are not, and which of them to trust is for the gate of the refinement network to find out.
+
+SAM has three answers to a prompt that can be understood in several ways, and a box can: that of a rim is that of the
+core inside it. The branch knows which of them it asked for, so the answer that fits its prediction best is taken.
 """
 
 from collections.abc import Sequence
@@ -72,8 +75,9 @@ class SAMPrior:
 
         Returns:
             float32 [B, M, R, X, Y, Z] in [0, 1] on the image's device: the largest probability among SAM's masks for
-            the components of that slice; exactly 0 for missing modalities and in slices without a prompt. Whether
-            embeddings come from the cache changes no more than the rounding of another batch size would.
+            the components of that slice, the one of :func:`best_answers` for each; exactly 0 for missing modalities and
+            in slices without a prompt. Whether embeddings come from the cache changes no more than the rounding of
+            another batch size would.
 
         Raises:
             InputError: shapes that do not fit, logits in place of probabilities, or a voxel of an available modality
@@ -85,25 +89,31 @@ class SAMPrior:
         with torch.autocast(self.segmenter.device.type, enabled=False):
             for b, available in enumerate(mask.tolist()):
                 modalities = [m for m, flag in enumerate(available) if flag]
-                for plane, prompts in self._prompts(probabilities[b]):
+                coarse = self._regions(probabilities[b])
+                for plane in (PLANES[name] for name in self.planes):
+                    slices = coarse.movedim(1 + plane, 1)
+                    prompts = self._prompts(slices)
                     for m in modalities if prompts else ():
                         # Views of the result: what is written there is written into it.
-                        self._add(image[b, m].movedim(plane, 0), prompts, result[b, m].movedim(1 + plane, 1))
+                        view = result[b, m].movedim(1 + plane, 1)
+                        self._add(image[b, m].movedim(plane, 0), slices, prompts, view)
         return result.div_(len(self.planes)).clamp_(0, 1)
 
-    def _prompts(self, probabilities: torch.Tensor) -> list[tuple[int, dict[int, CoarsePrompts]]]:
-        """Per plane its axis and the prompts by region (number), only regions that have some; from [K, X, Y, Z]."""
+    def _regions(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Probabilities [R, X, Y, Z] of the regions, from those of the classes [K, X, Y, Z], detached, on the CPU."""
         scheme = scheme_for_classes(len(probabilities))
         probabilities = probabilities.detach().float().cpu()
-        volumes = [probabilities[list(scheme.regions[region])].sum(dim=0) for region in self.regions]
-        planes = []
-        for plane in (PLANES[name] for name in self.planes):
-            found = {r: coarse_prompts(volume.movedim(plane, 0), self.rules) for r, volume in enumerate(volumes)}
-            planes.append((plane, {r: prompts for r, prompts in found.items() if len(prompts)}))
-        return planes
+        return torch.stack([probabilities[list(scheme.regions[region])].sum(dim=0) for region in self.regions])
 
-    def _add(self, volume: torch.Tensor, prompts: dict[int, CoarsePrompts], prior: torch.Tensor) -> None:
-        """Add what SAM sees in the slices of one modality, [S, H, W], to its prior, [R, S, H, W]."""
+    def _prompts(self, coarse: torch.Tensor) -> dict[int, CoarsePrompts]:
+        """Prompts by region (number), only regions that have some; from [R, S, H, W]."""
+        found = {r: coarse_prompts(probability, self.rules) for r, probability in enumerate(coarse)}
+        return {r: prompts for r, prompts in found.items() if len(prompts)}
+
+    def _add(
+        self, volume: torch.Tensor, coarse: torch.Tensor, prompts: dict[int, CoarsePrompts], prior: torch.Tensor
+    ) -> None:
+        """Add what SAM sees in the slices of one modality, [S, H, W], to its prior, [R, S, H, W], as is ``coarse``."""
         # The prompts of all regions in one row, so that a slice is encoded once and SAM answers full batches.
         region = torch.cat([torch.full((len(p),), r) for r, p in prompts.items()])
         where, boxes, points, labels = (
@@ -124,7 +134,8 @@ class SAMPrior:
                     None if labels is None else labels[part],
                     tuple(volume.shape[1:]),
                 )
-                answers = logits.float().sigmoid().to(prior.device)
+                wanted = coarse[region[part], where[part]].to(logits.device)
+                answers = best_answers(logits.float().sigmoid(), wanted, boxes[part]).to(prior.device)
                 for r, s, answer in zip(region[part].tolist(), where[part].tolist(), answers, strict=True):
                     torch.maximum(seen[r, s], answer, out=seen[r, s])
         prior += seen
@@ -163,3 +174,28 @@ class SAMPrior:
                 f"probabilities must lie in [0, 1], found {float(lowest):g} to {float(highest):g}; give the softmax of "
                 "the logits"
             )
+
+
+def best_answers(answers: torch.Tensor, coarse: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Of K answers to each prompt the one with the highest soft IoU, sum of minima over sum of maxima, with the coarse
+    prediction inside the prompt's box (s* of docs/EQUATIONS.md); the first of equals.
+
+    Args:
+        answers: in [0, 1], [P, K, H, W].
+        coarse: the region's probability in the prompt's slice, [P, H, W], on the same device.
+        boxes: of the prompts, half-open (top, left, bottom, right) in voxels, [P, 4].
+
+    Returns:
+        [P, H, W].
+    """
+    if answers.shape[1] == 1:
+        return answers[:, 0]
+    rows, columns = (torch.arange(length, device=coarse.device) + 0.5 for length in coarse.shape[1:])
+    top, left, bottom, right = boxes.to(coarse).T[:, :, None]
+    inside = ((rows > top) & (rows < bottom))[:, :, None] & ((columns > left) & (columns < right))[:, None, :]
+    # Another piece of the region has a prompt of its own.
+    wanted = (coarse * inside)[:, None]
+    overlap = torch.minimum(answers, wanted).sum(dim=(2, 3))
+    union = torch.maximum(answers, wanted).sum(dim=(2, 3))
+    best = (overlap / union.clamp(min=1e-6)).argmax(dim=1)
+    return answers[torch.arange(len(answers), device=answers.device), best]

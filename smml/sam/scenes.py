@@ -26,6 +26,8 @@ TRAINING_SEED, HELD_OUT_SEED = 90, 91
 
 # Where a region can be seen: oedema on FLAIR and T2, the core and its rim on T1ce (smml/data/simulation).
 VISIBLE = {("WT", "flair"), ("WT", "t2"), ("TC", "t1ce"), ("ET", "t1ce")}
+# The sequences of lesion scenes: T1 shows none of their objects.
+_SHOWING = tuple(name for name in MODALITIES if name in {sequence for _, sequence in VISIBLE})
 
 SMALLEST_OBJECT = 12  # voxels; below that a mask is a handful of pixels of SAM's square
 _OBJECTS = 4  # kept a slice
@@ -89,20 +91,21 @@ def lesion_scenes(
 ) -> Iterator[Scene]:
     """About ``count`` scenes of one simulated subject's lesion; none where it is healthy.
 
-    Objects are WT, TC, ET and the necrosis in them: the whole region of a slice (several pieces, holes) and its largest
-    piece, whether the sequence shows them (``VISIBLE``) or not.
+    Objects are those of WT, TC, ET and the necrosis in them that the sequence shows (``VISIBLE``): the whole region of
+    a slice (several pieces, holes) and its largest piece. Objects that cannot be seen would teach to guess, and did.
     """
     subject = simulate_subject(seed, index, spacing=spacing)
     if subject.kind == "healthy":
         return
-    windows = _windows(subject.volumes)
+    windows = _windows({name: subject.volumes[name] for name in _SHOWING})
     for _ in range(count):
-        name = MODALITIES[random.integers(len(MODALITIES))]
-        axis, position = _lesion_plane(subject, random)
+        name = _SHOWING[random.integers(len(_SHOWING))]
+        axis, position = _lesion_plane(subject, random, core_only=("WT", name) not in VISIBLE)
         turn = _draw_turn(random)
         labels = turn(np.take(subject.labels, position, axis))
-        objects = {region: BRATS_2015.region(labels, region) for region in REGIONS}
-        objects["necrosis"] = objects["TC"] & ~objects["ET"]
+        objects = {region: BRATS_2015.region(labels, region) for region in REGIONS if (region, name) in VISIBLE}
+        if {"TC", "ET"} <= objects.keys():
+            objects["necrosis"] = objects["TC"] & ~objects["ET"]
         for region in list(objects):
             piece = _largest_piece(objects[region])
             if 0 < piece.sum() < 0.9 * objects[region].sum():
@@ -205,12 +208,13 @@ def _windows(volumes: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     return {name: intensity_window(torch.from_numpy(volume)) for name, volume in volumes.items()}
 
 
-def _lesion_plane(subject: Subject, random: np.random.Generator) -> tuple[int, int]:
-    """An axis and a position along it, half of them through the core, always through the lesion."""
+def _lesion_plane(subject: Subject, random: np.random.Generator, *, core_only: bool) -> tuple[int, int]:
+    """An axis and a position along it, always through the lesion, and through its core, if it has one, in more than
+    half of the cases or always."""
     axis = int(random.integers(3))
     lesion = subject.labels > 0
     core = BRATS_2015.region(subject.labels, "TC")
-    if core.any() and random.random() < 0.6:
+    if core.any() and (core_only or random.random() < 0.6):
         lesion = core
     others = tuple(a for a in range(3) if a != axis)
     areas = lesion.sum(axis=others)

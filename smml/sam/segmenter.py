@@ -32,7 +32,7 @@ class Segmenter(Protocol):
         point_labels: torch.Tensor | None,
         shape: tuple[int, int],
     ) -> torch.Tensor:
-        """One prompt an embedding -> mask logits [S, H, W] on ``device``; the mask is where they are above 0."""
+        """One prompt an embedding -> logits [S, K, H, W] of K answers to it, on ``device``; K may be 1."""
         ...
 
 
@@ -43,12 +43,17 @@ class SAMSegmenter:
 
     Args:
         sam: a ``segment_anything.modeling.Sam``.
+        multimask: answer with SAM's three masks for ambiguous prompts, as a box round a rim and the core in it is one;
+            else with its one mask for clear prompts. None: three if they were trained (``sam.answers_three``).
         encode_batch: slices that are encoded at a time.
         decode_batch: prompts that are answered at a time.
     """
 
-    def __init__(self, sam: nn.Module, *, encode_batch: int = 8, decode_batch: int = 64) -> None:
+    def __init__(
+        self, sam: nn.Module, *, multimask: bool | None = None, encode_batch: int = 8, decode_batch: int = 64
+    ) -> None:
         self.sam = sam
+        self.multimask = getattr(sam, "answers_three", True) if multimask is None else multimask
         self.encode_batch, self.decode_batch = encode_batch, decode_batch
         self.fingerprint = weights_fingerprint(sam)
 
@@ -67,7 +72,9 @@ class SAMSegmenter:
         point_labels: torch.Tensor | None,
         shape: tuple[int, int],
     ) -> torch.Tensor:
-        return decode(self.sam, embeddings, boxes, points, point_labels, shape=shape, batch=self.decode_batch)
+        options = {"shape": shape, "multimask": self.multimask, "batch": self.decode_batch}
+        logits = decode(self.sam, embeddings, boxes, points, point_labels, **options)
+        return logits if self.multimask else logits[:, None]
 
 
 def weights_fingerprint(module: nn.Module) -> str:

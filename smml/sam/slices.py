@@ -209,6 +209,7 @@ def decode(
     point_labels: Tensor | None = None,
     *,
     shape: tuple[int, int],
+    multimask: bool = False,
     batch: int = 64,
 ) -> Tensor:
     """Masks of one prompt a slice, without gradients. Repeat an embedding to prompt its slice several times.
@@ -220,10 +221,12 @@ def decode(
         points: [S, P, 2] (row, column) in voxels, or None.
         point_labels: [S, P], 1 inside, 0 outside, -1 for padding; with ``points``.
         shape: (H, W) of the slices that were encoded.
+        multimask: give SAM's three masks for ambiguous prompts instead of the one for clear ones.
         batch: prompts at a time.
 
     Returns:
-        Mask logits [S, H, W], float32 on SAM's device; the mask is where they are above 0.
+        Mask logits [S, H, W], or [S, 3, H, W] with ``multimask``, float32 on SAM's device; the mask is where they are
+        above 0.
 
     Raises:
         InputError: no prompt at all, or shapes that do not belong together.
@@ -238,9 +241,11 @@ def decode(
             None if points is None else points[part],
             None if point_labels is None else point_labels[part],
             shape=shape,
+            multimask=multimask,
         )
-        parts.append(SquareFit(tuple(shape), image_size(sam)).masks_to_slices(masks))
-    return torch.cat(parts) if parts else torch.zeros(0, *shape, device=sam.device)
+        slices = SquareFit(tuple(shape), image_size(sam)).masks_to_slices(masks.flatten(0, -3))
+        parts.append(slices.reshape(*masks.shape[:-2], *shape))
+    return torch.cat(parts) if parts else torch.zeros(0, *(3,) * multimask, *shape, device=sam.device)
 
 
 def predict_masks(
@@ -251,6 +256,7 @@ def predict_masks(
     point_labels: Tensor | None = None,
     *,
     shape: tuple[int, int],
+    multimask: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The differentiable part of :func:`decode`.
 
@@ -261,9 +267,11 @@ def predict_masks(
         points: (row, column) in voxels, [S, P, 2].
         point_labels: 1 inside, 0 outside, -1 padding, [S, P].
         shape: (H, W) of the slices.
+        multimask: the three masks for ambiguous prompts.
 
     Returns:
-        Mask logits on SAM's square [S, m, m], m four times the edge of the embeddings, and the predicted IoU [S].
+        Mask logits on SAM's square [S, m, m], m four times the edge of the embeddings, and the IoU that SAM expects of
+        them [S]; with ``multimask`` [S, 3, m, m] and [S, 3].
 
     Raises:
         InputError: as for :func:`decode`.
@@ -273,7 +281,7 @@ def predict_masks(
     device = embeddings.device
     if points is not None and not points.shape[1]:
         points = None
-    return predict_on_square(
+    masks, quality = predict_on_square(
         sam,
         embeddings,
         None if boxes is None else fit.boxes(boxes.to(device)),
@@ -281,6 +289,7 @@ def predict_masks(
         None if points is None else point_labels.to(device),
         rough_mask=getattr(sam, "takes_rough_mask", False),
     )
+    return (masks[:, 1:], quality[:, 1:]) if multimask else (masks[:, 0], quality[:, 0])
 
 
 def predict_on_square(
@@ -292,15 +301,18 @@ def predict_on_square(
     *,
     rough_mask: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`predict_masks` with prompts in SAM's own coordinates, for batches of slices of different shapes.
+    """All masks that SAM has for prompts in its own coordinates, for batches of slices of different shapes.
 
     segment-anything's own forward pass of the mask decoder pairs all prompts with one image. Here prompt s belongs to
-    embedding s, so the decoder's parts are called with the embeddings as they are; and of SAM's four masks only the
-    one for unambiguous prompts is made.
+    embedding s, so the decoder's parts are called with the embeddings as they are.
 
     Args:
         boxes, points: from :meth:`SquareFit.boxes` and :meth:`SquareFit.points`.
         rough_mask: also give the filled box as SAM's third kind of prompt, a mask to be refined.
+
+    Returns:
+        Mask logits [S, 4, m, m] and expected IoU [S, 4]: first the one for clear prompts, then three for ambiguous
+        ones.
     """
     count = len(embeddings)
     prompted = None if points is None else (points, point_labels)
@@ -313,9 +325,9 @@ def predict_on_square(
     places = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
     tokens, pixels = decoder.transformer(embeddings + dense, places, tokens)
     features = decoder.output_upscaling(pixels.transpose(1, 2).reshape(embeddings.shape))
-    filters = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
-    masks = torch.einsum("sc,schw->shw", filters, features)
-    return masks, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+    filters = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
+    masks = torch.einsum("skc,schw->skhw", filters, features)
+    return masks, decoder.iou_prediction_head(tokens[:, 0])
 
 
 def _filled(sam: nn.Module, boxes: Tensor) -> Tensor:

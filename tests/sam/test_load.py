@@ -61,6 +61,7 @@ def test_vit_b_works_on_a_slice_from_a_checkpoint_with_the_official_names(vit_b,
     official(monkeypatch, path)
     sam = load_sam("vit_b", cache=path.parent, progress=False)
     assert all(torch.equal(value, vit_b[name]) for name, value in sam.state_dict().items())
+    assert sam.answers_three
     assert len(sam.image_encoder.blocks) == 12
     assert not sam.training
     assert not any(parameter.requires_grad for parameter in sam.parameters())
@@ -206,6 +207,12 @@ def test_a_tiny_sam_comes_back_with_its_facts(tiny, tiny_file):
     assert torch.equal(sam.pixel_mean, tiny.pixel_mean)
     assert torch.equal(sam.pixel_std, tiny.pixel_std)
     assert sam.takes_rough_mask
+
+
+@pytest.mark.parametrize(("facts", "expected"), [({}, False), ({"multimask": True}, True)])
+def test_a_file_says_whether_its_three_masks_were_trained(tiny, tmp_path, facts, expected):
+    save_tiny(tmp_path / "sam.safetensors", tiny, SMALL, facts)
+    assert load_sam(tmp_path / "sam.safetensors").answers_three is expected
 
 
 def test_a_loaded_sam_is_frozen_and_segments_as_the_one_that_was_saved(tiny, tiny_file):

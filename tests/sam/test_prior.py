@@ -5,14 +5,17 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smml.data.labels import REGIONS, scheme_for_classes
 from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_mask, subset_name
 from smml.sam.cache import EmbeddingCache
 from smml.sam.coarse_prompts import PromptRules
-from smml.sam.prior import PLANES, SAMPrior
-from smml.sam.segmenter import weights_fingerprint
+from smml.sam.prior import PLANES, SAMPrior, best_answers
+from smml.sam.prompts import fill_box
+from smml.sam.segmenter import SAMSegmenter, weights_fingerprint
 
 SIZE = (20, 26, 15)
 ALL = torch.ones(1, 4, dtype=torch.bool)
@@ -37,7 +40,7 @@ class BrightInBox:
         rows, columns = torch.arange(shape[0]) + 0.5, torch.arange(shape[1]) + 0.5
         top, left, bottom, right = boxes.T[:, :, None]
         inside = ((rows > top) & (rows < bottom))[:, :, None] & ((columns > left) & (columns < right))[:, None, :]
-        return torch.where(inside & (embeddings[:, 0] > 0.5), 30.0, -200.0)
+        return torch.where(inside & (embeddings[:, 0] > 0.5), 30.0, -200.0)[:, None]
 
 
 class BoxAlone(BrightInBox):
@@ -45,6 +48,18 @@ class BoxAlone(BrightInBox):
 
     def decode(self, embeddings, boxes, points, point_labels, shape):
         return super().decode(torch.ones_like(embeddings), boxes, points, point_labels, shape)
+
+
+class RingDiscOrAll(BrightInBox):
+    """Three answers to every box: its edge, two voxels wide, its inside, and both."""
+
+    def decode(self, embeddings, boxes, points, point_labels, shape):
+        inset = boxes + torch.tensor([2.0, 2, -2, -2])
+        whole, inside = (
+            super(RingDiscOrAll, self).decode(torch.ones_like(embeddings), b, None, None, shape)[:, 0] > 0
+            for b in (boxes, inset)
+        )
+        return torch.where(torch.stack([whole & ~inside, inside, whole], dim=1), 30.0, -200.0)
 
 
 def sphere(centre, radius, size=SIZE):
@@ -127,6 +142,44 @@ def test_each_region_is_prompted_where_it_is_predicted(classes):
     )
     for r, region in enumerate(REGIONS):
         assert torch.equal(prior[0, 0, r] > 0.5, scheme.region(labels[0], region))
+
+
+def test_of_several_answers_the_one_that_the_branch_asked_for_is_taken():
+    whole = torch.zeros(SIZE, dtype=torch.bool)
+    whole[4:16, 6:18, 3:8] = True
+    inside = torch.zeros(SIZE, dtype=torch.bool)
+    inside[6:14, 8:16, 3:8] = True
+    labels = torch.zeros(1, *SIZE, dtype=torch.long)
+    labels[0, whole] = 3  # the rim
+    labels[0, inside] = 1  # the necrosis in it
+    prior = SAMPrior(RingDiscOrAll(), rules=PromptRules(margin=0))(torch.ones(1, 4, *SIZE), certain(labels), ALL)
+    # WT and TC are the whole, ET is the rim, and all three have the same box.
+    for r, expected in enumerate((whole, whole, whole & ~inside)):
+        assert torch.equal(prior[0, :, r] > 0.5, expected.expand(4, *SIZE))
+
+
+def test_another_piece_of_the_region_has_no_say_in_the_answer():
+    small, large = torch.zeros(2, *SIZE, dtype=torch.bool)
+    small[2:8, 2:8, 3:6] = True
+    small[4:6, 4:6, 3:6] = False  # a rim
+    large[9:19, 9:25, 3:6] = True
+    prior = SAMPrior(RingDiscOrAll(), rules=PromptRules(margin=0))(
+        torch.ones(1, 4, *SIZE), certain((3 * (small | large).long())[None]), ALL
+    )
+    assert torch.equal(prior[0, 0, 2] > 0.5, small | large)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_the_best_answer_is_that_of_the_highest_soft_iou(seed, count):
+    random = torch.Generator().manual_seed(seed)
+    answers, coarse = (torch.rand(*shape, generator=random) for shape in ((3, count, 7, 9), (3, 7, 9)))
+    boxes = torch.tensor([[0.0, 0, 7, 9], [1, 2, 5, 6], [2.4, 0, 7, 4]])
+    found = best_answers(answers, coarse, boxes)
+    for p in range(3):
+        wanted = coarse[p] * torch.from_numpy(fill_box(boxes[p].numpy(), (7, 9)))
+        ious = [float(torch.minimum(a, wanted).sum() / torch.maximum(a, wanted).sum()) for a in answers[p]]
+        assert torch.equal(found[p], answers[p, ious.index(max(ious))])
 
 
 # ---------------------------------------------------------------------------------------- missing, empty, and no truth
@@ -246,6 +299,24 @@ def test_a_prior_of_inference_can_train_a_gate(scene):
 
 
 # -------------------------------------------------------------------------------------------------------------- a SAM
+
+
+def test_a_segmenter_answers_with_three_masks_or_one():
+    from smml.sam import TinyConfig, build_tiny, decode
+
+    torch.manual_seed(0)
+    sam = build_tiny(TinyConfig(image_size=64, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)).eval()
+    embeddings = SAMSegmenter(sam).encode(torch.rand(2, 20, 30), (0.0, 1.0))
+    boxes = torch.tensor([[2.0, 3, 9, 12], [1, 1, 18, 28]])
+    three, one = (
+        SAMSegmenter(sam, multimask=flag).decode(embeddings, boxes, None, None, (20, 30)) for flag in (True, False)
+    )
+    assert torch.equal(three, decode(sam, embeddings, boxes, shape=(20, 30), multimask=True))
+    assert torch.equal(one, decode(sam, embeddings, boxes, shape=(20, 30))[:, None])
+    # Masks that were never trained are not asked for.
+    assert SAMSegmenter(sam).multimask
+    sam.answers_three = False
+    assert not SAMSegmenter(sam).multimask
 
 
 def test_the_fingerprint_tells_weights_apart():

@@ -105,12 +105,30 @@ def test_image_and_objects_are_turned_together(marked):
     assert len(turned) > 12
 
 
-def test_lesion_slices_pass_through_the_lesion(marked):
-    drawn = draw(lesion_scenes, 0, 0, 30, spacing=3.0)
-    assert len(drawn) == 30
-    # More often than by chance through the core, which is a sixth of the lesion.
-    assert sum("TC" in scene.names for scene in drawn) > 15
+def test_lesion_slices_pass_through_what_their_sequence_shows(marked):
+    drawn = draw(lesion_scenes, 0, 0, 60, spacing=3.0)
+    assert len(drawn) == 60
+    # A third of the sequences shows the core alone, which is a sixth of the lesion.
+    assert 10 < sum("WT" not in scene.names for scene in drawn) < 30
     assert BRATS_2015.region(marked.labels, "TC").sum() < BRATS_2015.region(marked.labels, "WT").sum()
+
+
+def test_lesion_scenes_hold_only_what_their_sequence_shows(marked):
+    # Of T1, which shows none of the objects, no voxel can be looked at.
+    marked.volumes["t1"] = np.full_like(marked.volumes["t1"], np.nan)
+    # FLAIR and T2 without the inner part of the lesion are told from T1ce by their grey there.
+    core = BRATS_2015.region(marked.labels, "TC")
+    for name in ("flair", "t2"):
+        marked.volumes[name] = np.where(core, 1, marked.volumes[name])
+    seen = set()
+    for scene in draw(lesion_scenes, 0, 0, 60, spacing=3.0):
+        for name, mask in zip(scene.names, scene.masks, strict=True):
+            inside = SquareFit(scene.shape, SIZE).resize(mask[None].float())[0] > 0.99
+            seen.add((name, int(scene.grey[inside].float().median()) == 255))
+            assert set(scene.names) <= {"WT"} or "WT" not in scene.names
+    # The core is white in T1ce alone, and is no object of the others.
+    assert seen >= {("WT", True), ("TC", True), ("ET", True)}
+    assert not seen & {("TC", False), ("ET", False)}
 
 
 def test_a_healthy_subject_has_no_lesion_scenes(marked, monkeypatch):

@@ -69,7 +69,8 @@ def test_masks_come_back_as_with_sams_own_postprocessing(sam):
     assert torch.allclose(fit.masks_to_slices(masks)[:, 2:-2, 2:-2], theirs[:, 2:-2, 2:-2], atol=0.02)
 
 
-def test_masks_agree_with_segment_anythings_own_decoder(sam, monkeypatch):
+@pytest.mark.parametrize("multimask", [False, True])
+def test_masks_agree_with_segment_anythings_own_decoder(sam, monkeypatch, multimask):
     embeddings = encode(sam, torch.rand(2, 70, 56) + 1)
     boxes = torch.tensor([[10.0, 5, 30, 20], [3, 4, 50, 51]])
     points = torch.tensor([[[10.0, 5], [20, 8]], [[3, 3], [0, 0]]])
@@ -77,16 +78,19 @@ def test_masks_agree_with_segment_anythings_own_decoder(sam, monkeypatch):
     fit = SquareFit((70, 56), 144)
     # The official models take no rough mask with a box.
     monkeypatch.setattr(sam, "takes_rough_mask", False)
-    ours, quality = predict_masks(sam, embeddings, boxes, points, labels, shape=(70, 56))
+    ours, quality = predict_masks(sam, embeddings, boxes, points, labels, shape=(70, 56), multimask=multimask)
+    if not multimask:
+        ours, quality = ours[:, None], quality[:, None]
+    assert ours.shape[:2] == quality.shape == (2, 3 if multimask else 1)
     for s in range(2):
         sparse, dense = sam.prompt_encoder(
             (fit.points(points[s : s + 1]), labels[s : s + 1]), fit.boxes(boxes[s : s + 1]), None
         )
         theirs, iou = sam.mask_decoder(
-            embeddings[s : s + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=False
+            embeddings[s : s + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=multimask
         )
-        assert torch.allclose(ours[s], theirs[0, 0], atol=1e-5)
-        assert torch.allclose(quality[s], iou[0, 0], atol=1e-5)
+        assert torch.allclose(ours[s], theirs[0], atol=1e-5)
+        assert torch.allclose(quality[s], iou[0], atol=1e-5)
 
 
 def test_embeddings_agree_with_segment_anythings_own_preprocessing(sam):
@@ -127,11 +131,17 @@ def test_batches_change_nothing(sam):
     whole = decode(sam, embeddings, boxes, shape=(30, 20))
     assert whole.shape == (5, 30, 20)
     assert torch.allclose(whole, decode(sam, embeddings, boxes, shape=(30, 20), batch=2), atol=1e-4)
+    three = decode(sam, embeddings, boxes, shape=(30, 20), multimask=True)
+    assert three.shape == (5, 3, 30, 20)
+    parts = decode(sam, embeddings, boxes, shape=(30, 20), multimask=True, batch=2)
+    assert torch.allclose(three, parts, atol=1e-4)
 
 
 def test_no_slices_give_nothing(sam):
     assert encode(sam, torch.zeros(0, 30, 20)).shape == (0, 32, 18, 18)
     assert decode(sam, torch.zeros(0, 32, 18, 18), torch.zeros(0, 4), shape=(30, 20)).shape == (0, 30, 20)
+    three = decode(sam, torch.zeros(0, 32, 18, 18), torch.zeros(0, 4), shape=(30, 20), multimask=True)
+    assert three.shape == (0, 3, 30, 20)
 
 
 def test_gradients_reach_the_encoder_in_training_only():

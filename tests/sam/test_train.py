@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,8 @@ def test_a_run_writes_weights_that_load_and_a_log(trained):
     assert facts["training"]["steps"] == 4
     assert facts["training"]["data_seed"] == 90
     assert set(facts["versions"]) == {"smml", "torch"}
+    assert "started from" not in facts
+    assert load_sam(path).answers_three
     assert load_sam(path).image_encoder.img_size == 32
     torch.manual_seed(SETTINGS.seed)
     start = build_tiny(SMALL).state_dict()
@@ -101,7 +104,7 @@ def test_a_run_writes_weights_that_load_and_a_log(trained):
     assert any(name.startswith("image_encoder") for name in changed)
     assert any(name.startswith("mask_decoder") for name in changed)
     (row,) = rows(trained)
-    assert list(row) == ["step", "loss", "bce", "dice", "iou", "box_iou", "seconds"]
+    assert list(row) == ["step", "loss", "bce", "dice", "iou", "box_iou", "best_of_three", "seconds"]
     assert row["step"] == "4"
     assert all(math.isfinite(float(value)) for value in row.values())
 
@@ -142,6 +145,49 @@ def test_a_resumed_run_may_be_longer_and_logs_true_means(finished, monkeypatch):
     assert [row["step"] for row in rows(finished)] == ["4", "6"]
     assert float(rows(finished)[1]["loss"]) == 2
     assert torch.load(finished / "checkpoint.pt", weights_only=True)["step"] == 6
+
+
+def test_a_run_goes_on_from_other_weights_and_says_so(trained, quick, tmp_path, monkeypatch):
+    begun = []
+    whole = train._step
+
+    def step(sam, *arguments):
+        if not begun:
+            begun.append({name: value.clone() for name, value in sam.state_dict().items()})
+            assert sam.training
+            assert all(value.requires_grad for value in sam.parameters())
+        return whole(sam, *arguments)
+
+    monkeypatch.setattr(train, "_step", step)
+    start = trained / "sam.safetensors"
+    # The size is that of the weights, whatever the default.
+    path = train_sam(tmp_path / "on", replace(SETTINGS, weights=str(start)), progress=False)
+    before, (after, facts) = read_tiny(start)[0].state_dict(), read_tiny(path)
+    assert all(torch.equal(value, before[name]) for name, value in begun[0].items())
+    assert any(not torch.equal(value, before[name]) for name, value in after.state_dict().items())
+    assert facts["started from"]["commit"] == "abc"
+    assert facts["started from"]["training"]["steps"] == 4
+    assert facts["training"]["weights"] == str(start)
+
+
+def test_weights_to_start_from_must_be_there_and_fit(trained, quick, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.safetensors: no such weights to start from; give tiny or"):
+        train_sam(tmp_path / "run", replace(SETTINGS, weights=str(tmp_path / "nowhere.safetensors")), progress=False)
+    with pytest.raises(InputError, match=r"sam\.safetensors: a tiny SAM of size .* was asked for"):
+        train_sam(
+            tmp_path / "run", replace(SETTINGS, weights=str(trained / "sam.safetensors")), TinyConfig(), progress=False
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_bf16_trains_weights_in_float32(quick, tmp_path):
+    folder = tmp_path / "run"
+    run(folder, replace(SETTINGS, precision="bf16"))
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert {value.dtype for value in content["weights"].values()} == {torch.float32}
+    exact = run(tmp_path / "exact")
+    a, b = (read_tiny(path)[0].state_dict() for path in (folder / "sam.safetensors", exact))
+    assert any(not torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_finished_run_resumed_does_nothing(finished, monkeypatch):
@@ -220,7 +266,15 @@ def test_a_folder_that_cannot_be_written_costs_no_training(quick, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"shapes": -1}, {"checkpoint_every": 0}, {"seed": -1}, {"learning_rate": 0.0}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"shapes": -1},
+        {"checkpoint_every": 0},
+        {"seed": -1},
+        {"learning_rate": 0.0},
+        {"precision": "half"},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong)).split("_")[0]):
@@ -315,7 +369,31 @@ def test_steps_on_one_batch_lower_its_loss(pools):
     batch = train._draw_batch(pools, 2, np.random.default_rng(0))
     reports = [train._step(sam, optimiser, batch, np.random.default_rng(0)) for _ in range(15)]
     assert reports[-1]["loss"] < 0.9 * reports[0]["loss"]
-    assert set(reports[0]) == {"loss", "bce", "dice", "iou", "box_iou"}
+    assert set(reports[0]) == {"loss", "bce", "dice", "iou", "box_iou", "best_of_three"}
+
+
+def test_of_the_three_masks_only_the_best_one_learns(pools, monkeypatch):
+    torch.manual_seed(0)
+    sam = build_tiny(SMALL)
+    optimiser = torch.optim.SGD(sam.parameters(), lr=0.0)
+    targets = []
+
+    def losses(logits, target, areas):
+        """The second of the three is always the best."""
+        targets.append(target.view(-1, 4, *target.shape[1:]))
+        error = logits.mean(dim=(1, 2)).square() + torch.tensor([5.0, 1.0, 0.0, 1.0]).repeat(len(logits) // 4)
+        return error, torch.zeros_like(error), torch.zeros_like(error)
+
+    monkeypatch.setattr(train, "mask_losses", losses)
+    monkeypatch.setattr(train, "_IOU_WEIGHT", 0.0)
+    train._step(sam, optimiser, train._draw_batch(pools, 2, np.random.default_rng(0)), np.random.default_rng(0))
+    learns = [
+        any(p.grad is not None and bool(p.grad.any()) for p in mlp.parameters())
+        for mlp in sam.mask_decoder.output_hypernetworks_mlps
+    ]
+    assert learns == [True, False, True, False]
+    # All four answer the same prompt.
+    assert all(torch.equal(of[:, :1].expand_as(of), of) for of in targets)
 
 
 # -------------------------------------------------------------------------------------------------- losses and schedule
