@@ -64,21 +64,35 @@ def with_gradients(compute, f1, f2, *rest, upstream=1.0, **options):
     return loss.detach(), *torch.autograd.grad(upstream * loss, leaves)
 
 
-def compare(f1, f2, weight=None, form="linear", eager=reference.relation_loss, upstream=1.0):
-    """Value and gradients against eager PyTorch in the same dtype and in float64."""
+def compare(f1, f2, weight=None, form="linear", eager=reference.relation_loss, upstream=1.0, rounded=False):
+    """Value and gradients against eager PyTorch in the same dtype and in float64.
+
+    With ``rounded`` an error that one rounding of G explains is enough: where eager PyTorch happens to do better, and
+    whether it does depends on the machine's matrix product.
+    """
     found = with_gradients(ours, f1, f2, weight, form=form, upstream=upstream)
     eager = with_gradients(eager, f1, f2, weight, upstream=upstream)
     exact = with_gradients(reference.relation_loss, f1.double(), f2.double(), weight, upstream=upstream)
+    atol = rounding(found[0], exact[0], weight) if rounded else 0.0
     for one, other, truth in zip(found, eager, exact, strict=True):
-        assert_as_good_as_eager(one, other, truth)
+        assert_as_good_as_eager(one, other, truth, atol=max(ATOL[one.dtype], atol))
     return found
+
+
+def rounding(found, exact, weight):
+    """What one rounding of G may cost: L sums squares of differences, so its relative error grows with 1 / sqrt(L).
+
+    Of the odd sizes, two tokens with many channels nearly agree (L = 0.008).
+    """
+    total = 1.0 if weight is None else weight.double().sum().item()
+    return 2 * torch.finfo(found.dtype).eps * (total / max(exact.item(), 1e-12)) ** 0.5
 
 
 @both_forms
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "c"), [(33, 5), (2, 33), (70, 20), (65, 1)])
 def test_value_and_gradients_over_odd_sizes(poisoned_memory, form, n, c, weighted):
-    compare(*features(n, c), weights(n) if weighted else None, form)
+    compare(*features(n, c), weights(n) if weighted else None, form, rounded=True)
 
 
 @both_forms
