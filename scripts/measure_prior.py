@@ -35,7 +35,9 @@ def main() -> None:
     image, probabilities = volume(arguments.everywhere)
     mask = torch.ones(1, 4, dtype=torch.bool)
     prior = SAMPrior(sam, planes=arguments.planes)
-    counts = [len(prompts) for _, by_region in prior._prompts(probabilities[0]) for prompts in by_region.values()]
+    coarse = prior._regions(probabilities[0])
+    asked = [prior._prompts(coarse.movedim(1 + PLANES[plane], 1)) for plane in arguments.planes]
+    counts = [len(prompts) for by_region in asked for prompts in by_region.values()]
     print(f"{EDGE}^3, 4 modalities, {'+'.join(arguments.planes)}: {4 * sum(counts)} prompts (per region {counts})")
     for name in ("cold", "cached", "cached"):
         started, busy = time.perf_counter(), time.process_time()

@@ -51,8 +51,8 @@ class EmbeddingCache:
     Args:
         max_bytes: of the embeddings kept in memory, whatever device they are on; 0 keeps none.
         folder: also keep them there, one file each, for later runs and other processes. It is not limited: a case of
-            96 axial slices in four sequences takes 50 MB with the tiny SAM and 1.6 GB with the official ones. Delete it
-            whenever you like.
+            96 axial slices in four sequences takes 110 MB with the tiny SAM and 1.6 GB with the official ones. Delete
+            it whenever you like.
 
     Two processes may fill a folder at once: files appear whole, under names that tell their content. A file that was
     damaged is made anew. A folder that cannot be written to any more (full, say) is reported once, as a warning, and

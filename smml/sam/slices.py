@@ -12,8 +12,8 @@ normalisation, with 0), as SAM's own predictor does. Its pixels are grey: backgr
 the rest runs from 48 to 255 between two percentiles of the brain. So it does not matter whether a volume holds scanner
 units or z-scores, and the darkest tissue still stands out from the background.
 
-``encode`` and ``decode`` are for inference. Training calls what they are made of: :func:`to_input`,
-``sam.image_encoder`` and :func:`predict_masks`, which let gradients through.
+``encode`` and ``decode`` are for inference. Training calls what they are made of, :func:`embed` and
+:func:`predict_on_square`, which let gradients through.
 """
 
 from dataclasses import dataclass
@@ -196,8 +196,28 @@ def encode(sam: nn.Module, slices: Tensor, *, window: tuple[float, float] | None
         window = window or intensity_window(slices)
     side = sam.prompt_encoder.image_embedding_size
     if not len(slices):
-        return torch.zeros(0, sam.prompt_encoder.embed_dim, *side, device=sam.device)
-    return torch.cat([sam.image_encoder(to_input(sam, part, window)) for part in slices.split(batch)])
+        return torch.zeros(0, embedding_channels(sam), *side, device=sam.device)
+    return torch.cat([embed(sam, to_input(sam, part, window)) for part in slices.split(batch)])
+
+
+def embed(sam: nn.Module, images: Tensor) -> Tensor:
+    """The differentiable part of :func:`encode`: embeddings of what SAM sees, with its fine detail if it has any.
+
+    Args:
+        sam: of :func:`smml.sam.load_sam`.
+        images: of :func:`to_input`, [S, 3, size, size].
+
+    Returns:
+        [S, C, h, w]: first SAM's own channels, then those of :mod:`smml.sam.detail`.
+    """
+    embeddings, detail = sam.image_encoder(images), getattr(sam, "detail", None)
+    return embeddings if detail is None else torch.cat([embeddings, detail.see(images)], dim=1)
+
+
+def embedding_channels(sam: nn.Module) -> int:
+    """Channels C of :func:`embed`."""
+    detail = getattr(sam, "detail", None)
+    return sam.prompt_encoder.embed_dim + (0 if detail is None else detail.packed)
 
 
 @torch.no_grad()
@@ -315,23 +335,28 @@ def predict_on_square(
         ones.
     """
     count = len(embeddings)
+    own_channels = sam.prompt_encoder.embed_dim
+    coarse = embeddings[:, :own_channels] if embeddings.shape[1] > own_channels else embeddings
     prompted = None if points is None else (points, point_labels)
-    masks = _filled(sam, boxes) if rough_mask and boxes is not None else None
-    sparse, dense = sam.prompt_encoder(points=prompted, boxes=boxes, masks=masks)
+    filled = None if boxes is None else _filled(sam, boxes)
+    rough = None if filled is None or not rough_mask else 2 * filled - 1
+    sparse, dense = sam.prompt_encoder(points=prompted, boxes=boxes, masks=rough)
 
     decoder = sam.mask_decoder
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
     places = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
-    tokens, pixels = decoder.transformer(embeddings + dense, places, tokens)
-    features = decoder.output_upscaling(pixels.transpose(1, 2).reshape(embeddings.shape))
+    tokens, pixels = decoder.transformer(coarse + dense, places, tokens)
+    features = decoder.output_upscaling(pixels.transpose(1, 2).reshape(coarse.shape))
+    if coarse is not embeddings:
+        features = sam.detail.add(features, embeddings[:, coarse.shape[1] :], filled)
     filters = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
     masks = torch.einsum("skc,schw->skhw", filters, features)
     return masks, decoder.iou_prediction_head(tokens[:, 0])
 
 
 def _filled(sam: nn.Module, boxes: Tensor) -> Tensor:
-    """Boxes in SAM's coordinates [S, 4] -> the share of each mask pixel that they cover, as -1 to 1 [S, 1, m, m]."""
+    """Boxes in SAM's coordinates [S, 4] -> the share of each mask pixel that they cover, [S, 1, m, m]."""
     side = sam.prompt_encoder.mask_input_size[0]
     edges = (boxes + 0.5) * (side / image_size(sam))
     starts = torch.arange(side, device=boxes.device, dtype=edges.dtype)
@@ -339,7 +364,7 @@ def _filled(sam: nn.Module, boxes: Tensor) -> Tensor:
         (torch.minimum(edges[:, i + 2, None], starts + 1) - torch.maximum(edges[:, i, None], starts)).clamp(min=0)
         for i in (0, 1)
     )
-    return 2 * (rows[:, :, None] * columns[:, None, :])[:, None] - 1
+    return (rows[:, :, None] * columns[:, None, :])[:, None]
 
 
 def _check_prompts(count: int, boxes: Tensor | None, points: Tensor | None, point_labels: Tensor | None) -> None:

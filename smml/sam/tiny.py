@@ -1,7 +1,8 @@
-"""The tiny SAM: segment-anything's own modules at a size that two CPU cores can train and run.
+"""The tiny SAM: segment-anything's own modules at a size that two CPU cores can train and run, and fine detail.
 
 SAM's smallest official model takes tens of seconds a slice on such a machine. The tiny one sees a slice as a square of
-144 pixels, cut into 18 x 18 patches; its masks have 72 x 72 pixels. It knows nothing but the simulated images and
+144 pixels, cut into 18 x 18 patches; its masks have 72 x 72 pixels, to which a few convolutions of our own bring what
+the patches are too coarse for (:mod:`smml.sam.detail`). It knows nothing but the simulated images and
 shapes that it was trained on (``smml.sam.train``).
 """
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from smml.errors import InputError
+from smml.sam.detail import MASK_PIXELS, FineDetail
 from smml.sam.torchvision_gap import import_segment_anything
 
 
@@ -27,6 +29,7 @@ class TinyConfig:
         heads: its attention heads, and those of the mask decoder.
         channels: of the image embeddings and of the mask decoder; divisible by 8.
         decoder_mlp: hidden width of the mask decoder's blocks.
+        detail: fine features a mask pixel (``smml.sam.detail``); 0 does without, as the official models do.
 
     Raises:
         InputError: numbers that are not positive and whole, or do not fit together.
@@ -39,12 +42,15 @@ class TinyConfig:
     heads: int = 4
     channels: int = 96
     decoder_mlp: int = 192
+    detail: int = 8
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or value < (field.name != "detail"):
                 raise InputError(f"tiny SAM: {field.name} must be a positive whole number, found {value!r}")
+        if self.detail and self.patch_size % MASK_PIXELS:
+            raise InputError(f"tiny SAM: detail needs a patch_size divisible by {MASK_PIXELS}, found {self.patch_size}")
         # The decoder's attention halves the channels before it shares them out among the heads.
         fits = (
             self.image_size % self.patch_size == 0
@@ -80,7 +86,8 @@ class TinyConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise InputError(f"tiny SAM: unknown setting {', '.join(unknown)}")
-        return cls(**values)
+        # Files from before there was fine detail do not name it.
+        return cls(**{"detail": 0, **values})
 
 
 def build_tiny(config: TinyConfig | None = None) -> nn.Module:
@@ -121,6 +128,8 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
             iou_head_hidden_dim=config.channels,
         ),
     )
+    if config.detail:
+        sam.detail = FineDetail(config.patch_size, config.detail, config.channels // 8)
     _initialise(sam)
     sam.takes_rough_mask = True
     return sam

@@ -29,11 +29,11 @@ from smml.files import replacing
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
 from smml.sam.prompts import draw_points, jittered_box
 from smml.sam.scenes import TRAINING_SEED, Scene, anatomy_scenes, lesion_scenes, shape_scenes
-from smml.sam.slices import SquareFit, predict_on_square
+from smml.sam.slices import SquareFit, embed, predict_on_square
 from smml.sam.tiny import TinyConfig, build_tiny
 
 # How often a slice of each kind is drawn, whatever the size of the pools.
-SHARES = {"lesions": 0.6, "anatomy": 0.1, "shapes": 0.3}
+SHARES = {"lesions": 0.7, "anatomy": 0.1, "shapes": 0.2}
 _POINTS = 4  # the most in a prompt
 # Dice asks for overlap, which is what masks are judged by; where a border is uncertain, cross-entropy alone draws it
 # too tight. With equal weights a threshold below one half had the higher IoU.
@@ -279,7 +279,7 @@ def _step(
     device = sam.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     with autocast:
-        embeddings = sam.image_encoder(torch.stack([sam.preprocess(item.grey.to(device)[None]) for item in batch]))
+        embeddings = embed(sam, torch.stack([sam.preprocess(item.grey.to(device)[None]) for item in batch]))
     boxes, points, labels, targets, areas = (
         torch.stack([getattr(item, name) for item in batch]).to(device)
         for name in ("boxes", "points", "labels", "targets", "areas")
