@@ -26,8 +26,9 @@
 # what the two branches and their losses are.
 #
 # All images are **simulated**. The SAM used here is the *tiny*
-# one that ships with the package (segment-anything's modules, trained on simulated slices of other seeds); Meta's own
-# checkpoints are loaded with `load_sam("vit_b")` and are far slower on such a machine.
+# one that ships with the package (segment-anything's modules and a few convolutions for fine detail, trained on
+# simulated slices of other seeds); Meta's own checkpoints are loaded with `load_sam("vit_b")` and are far slower on
+# such a machine.
 #
 # **How we read the paper.** The authors' public code shows SAM the ground truth, weighs its answers by their overlap
 # with the ground truth, and leaves the refinement out at test time. Here neither prompts, priors nor gate ever see a
@@ -50,7 +51,8 @@ from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_mask
 from smml.models.checkpoint import load_checkpoint
 from smml.models.refinement import RefinementNetwork
 from smml.sam import PromptRules, SAMPrior, coarse_prompts, decode, encode, intensity_window, load_sam
-from smml.sam.prompts import iou, mask_box
+from smml.sam.prior import best_answers
+from smml.sam.prompts import fill_box, iou, mask_box
 from smml.training import TrainingConfig, train
 
 figures.use_theme()
@@ -75,12 +77,13 @@ z = figures.widest_slice(label)
 truth = {region: case.scheme.region(label[:, :, z], region) for region in REGIONS}
 
 
-def ask(name: str, box, points=None, labels=None):
-    """SAM's probability for one prompt in slice z of one sequence."""
+def ask(name: str, box, points=None, labels=None, multimask=False):
+    """SAM's probability for one prompt in slice z of one sequence; with multimask its three answers."""
     volume = torch.from_numpy(volumes[name].copy())
     embedding = encode(sam, volume.movedim(2, 0)[z : z + 1], window=intensity_window(volume))
     box = None if box is None else torch.tensor([box], dtype=torch.float32)
-    return decode(sam, embedding, box, points, labels, shape=label.shape[:2])[0].sigmoid().numpy()
+    logits = decode(sam, embedding, box, points, labels, shape=label.shape[:2], multimask=multimask)
+    return logits[0].sigmoid().numpy()
 
 
 # %%
@@ -132,6 +135,48 @@ for name, (asked, points, labels) in prompts.items():
         volumes["flair"], z, mask=answer, truth=truth["WT"], **shown
     )
 figures.panels(pictures, title="FLAIR, whole tumour: what a prompt is worth", size=220)
+
+# %% [markdown]
+# ## One box, three answers
+#
+# A box round an enhancing rim is nearly always that of the core inside it as well
+# ([results/sam](../results/sam/tiny.md) counts them), and nothing in the image says which of the two is meant. For such
+# prompts SAM has three more masks. In training only the best of them learns, so they come to differ. T1ce, the box of
+# ET:
+
+# %%
+box = mask_box(truth["ET"])
+answers = ask("t1ce", box, multimask=True)  # [3, H, W]
+fits = {region: [iou(a > 0.5, truth[region]) for a in answers] for region in ("ET", "TC")}
+pictures = {
+    f"answer {i + 1}, IoU with ET {fits['ET'][i]:.2f}, with TC {fits['TC'][i]:.2f}": figures.prompt_picture(
+        volumes["t1ce"], z, mask=answer > 0.5, truth=truth["ET"], boxes=[box]
+    )
+    for i, answer in enumerate(answers)
+}
+figures.panels(pictures, columns=3, title="One box (yellow), SAM's three answers (blue), ET (white outline)", size=290)
+
+# %% [markdown]
+# Whoever asked knows what was meant. A branch asks because it predicts a region there, with probability $p_r$. Of the
+# three answers $a$ the prior takes the one with the highest soft IoU with $p_r$ in the box,
+# $$s^{*} = \operatorname*{arg\,max}_{a}\
+#   \frac{\sum_{v\in\text{box}}\min(a,p_r)}{\sum_{v\in\text{box}}\max(a,p_r) + \sum_{v\notin\text{box}} a}.$$
+# With the rim and with the core in the place of a prediction:
+
+
+# %%
+def best_answer(answers, p, box):
+    p = p * fill_box(box, p.shape)
+    return max(answers, key=lambda a: np.minimum(a, p).sum() / np.maximum(a, p).sum())
+
+
+for region in ("ET", "TC"):
+    p = truth[region].astype(np.float32)
+    chosen = best_answer(answers, p, box)
+    package = best_answers(*(torch.tensor(np.array([array], np.float32)) for array in (answers, p, box)))
+    assert torch.equal(package[0], torch.from_numpy(chosen))
+    print(f"asked for {region}: IoU {iou(chosen > 0.5, truth[region]):.2f}; "
+          f"with its one mask {iou(ask('t1ce', box) > 0.5, truth[region]):.2f}")  # fmt: skip
 
 # %% [markdown]
 # ## Prompts from the prediction itself

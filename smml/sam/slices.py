@@ -297,6 +297,11 @@ def predict_masks(
         InputError: as for :func:`decode`.
     """
     _check_prompts(len(embeddings), boxes, points, point_labels)
+    if embeddings.shape[1] != embedding_channels(sam):
+        raise InputError(
+            f"embeddings of {embedding_channels(sam)} channels expected, found {embeddings.shape[1]}; encode slices "
+            "with the SAM that is prompted"
+        )
     fit = SquareFit(tuple(shape), image_size(sam))
     device = embeddings.device
     if points is not None and not points.shape[1]:
@@ -335,21 +340,21 @@ def predict_on_square(
         ones.
     """
     count = len(embeddings)
-    own_channels = sam.prompt_encoder.embed_dim
-    coarse = embeddings[:, :own_channels] if embeddings.shape[1] > own_channels else embeddings
+    own, detail = sam.prompt_encoder.embed_dim, getattr(sam, "detail", None)
+    coarse = embeddings[:, :own]
     prompted = None if points is None else (points, point_labels)
     filled = None if boxes is None else _filled(sam, boxes)
     rough = None if filled is None or not rough_mask else 2 * filled - 1
     sparse, dense = sam.prompt_encoder(points=prompted, boxes=boxes, masks=rough)
 
     decoder = sam.mask_decoder
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
+    outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([outputs.expand(count, -1, -1), sparse], dim=1)
     places = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
     tokens, pixels = decoder.transformer(coarse + dense, places, tokens)
     features = decoder.output_upscaling(pixels.transpose(1, 2).reshape(coarse.shape))
-    if coarse is not embeddings:
-        features = sam.detail.add(features, embeddings[:, coarse.shape[1] :], filled)
+    if detail is not None:
+        features = detail.add(features, embeddings[:, own:], filled)
     filters = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
     masks = torch.einsum("skc,schw->skhw", filters, features)
     return masks, decoder.iou_prediction_head(tokens[:, 0])

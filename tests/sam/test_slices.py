@@ -1,11 +1,13 @@
 """Geometry and intensities between slices and SAM's square, without trained weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from smml.errors import InputError
 from smml.sam import SquareFit, TinyConfig, build_tiny, decode, encode, intensity_window, predict_masks, to_input
-from smml.sam.slices import to_grey
+from smml.sam.slices import embed, to_grey
 from smml.sam.torchvision_gap import import_segment_anything
 
 # Not the shipped size, so that these numbers stay what they are when that one changes.
@@ -17,6 +19,13 @@ SHAPES = [(70, 56), (56, 70), (96, 96), (31, 200), (240, 155), (1, 7)]
 def sam():
     torch.manual_seed(0)
     return build_tiny(SIZE).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Without fine detail, as segment-anything's own models are."""
+    torch.manual_seed(0)
+    return build_tiny(replace(SIZE, detail=0)).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -70,34 +79,36 @@ def test_masks_come_back_as_with_sams_own_postprocessing(sam):
 
 
 @pytest.mark.parametrize("multimask", [False, True])
-def test_masks_agree_with_segment_anythings_own_decoder(sam, monkeypatch, multimask):
-    embeddings = encode(sam, torch.rand(2, 70, 56) + 1)
+def test_masks_agree_with_segment_anythings_own_decoder(plain, monkeypatch, multimask):
+    embeddings = encode(plain, torch.rand(2, 70, 56) + 1)
     boxes = torch.tensor([[10.0, 5, 30, 20], [3, 4, 50, 51]])
     points = torch.tensor([[[10.0, 5], [20, 8]], [[3, 3], [0, 0]]])
     labels = torch.tensor([[1, 0], [1, -1]])
     fit = SquareFit((70, 56), 144)
     # The official models take no rough mask with a box.
-    monkeypatch.setattr(sam, "takes_rough_mask", False)
-    ours, quality = predict_masks(sam, embeddings, boxes, points, labels, shape=(70, 56), multimask=multimask)
+    monkeypatch.setattr(plain, "takes_rough_mask", False)
+    ours, quality = predict_masks(plain, embeddings, boxes, points, labels, shape=(70, 56), multimask=multimask)
     if not multimask:
         ours, quality = ours[:, None], quality[:, None]
     assert ours.shape[:2] == quality.shape == (2, 3 if multimask else 1)
     for s in range(2):
-        sparse, dense = sam.prompt_encoder(
+        sparse, dense = plain.prompt_encoder(
             (fit.points(points[s : s + 1]), labels[s : s + 1]), fit.boxes(boxes[s : s + 1]), None
         )
-        theirs, iou = sam.mask_decoder(
-            embeddings[s : s + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=multimask
+        theirs, iou = plain.mask_decoder(
+            embeddings[s : s + 1], plain.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=multimask
         )
         assert torch.allclose(ours[s], theirs[0], atol=1e-5)
         assert torch.allclose(quality[s], iou[0], atol=1e-5)
 
 
-def test_embeddings_agree_with_segment_anythings_own_preprocessing(sam):
+def test_embeddings_agree_with_segment_anythings_own_preprocessing(plain):
     slices = torch.rand(1, 72, 144) * 100 + 1
     window = intensity_window(slices)
     image = to_grey(slices, window).expand(3, -1, -1)
-    assert torch.allclose(encode(sam, slices, window=window), sam.image_encoder(sam.preprocess(image)[None]), atol=1e-4)
+    assert torch.allclose(
+        encode(plain, slices, window=window), plain.image_encoder(plain.preprocess(image)[None]), atol=1e-4
+    )
 
 
 def test_the_scale_of_intensities_does_not_matter(sam):
@@ -137,19 +148,22 @@ def test_batches_change_nothing(sam):
     assert torch.allclose(three, parts, atol=1e-4)
 
 
-def test_no_slices_give_nothing(sam):
-    assert encode(sam, torch.zeros(0, 30, 20)).shape == (0, 32, 18, 18)
-    assert decode(sam, torch.zeros(0, 32, 18, 18), torch.zeros(0, 4), shape=(30, 20)).shape == (0, 30, 20)
-    three = decode(sam, torch.zeros(0, 32, 18, 18), torch.zeros(0, 4), shape=(30, 20), multimask=True)
+def test_no_slices_give_nothing(sam, plain):
+    assert encode(plain, torch.zeros(0, 30, 20)).shape == (0, 32, 18, 18)
+    nothing = encode(sam, torch.zeros(0, 30, 20))
+    assert nothing.shape == (0, 32 + 8 * 16, 18, 18)
+    assert decode(sam, nothing, torch.zeros(0, 4), shape=(30, 20)).shape == (0, 30, 20)
+    three = decode(sam, nothing, torch.zeros(0, 4), shape=(30, 20), multimask=True)
     assert three.shape == (0, 3, 30, 20)
 
 
 def test_gradients_reach_the_encoder_in_training_only():
     sam = build_tiny(SIZE)
     slices, boxes = torch.rand(1, 30, 20) + 1, torch.tensor([[5.0, 5, 12, 12]])
-    masks, _ = predict_masks(sam, sam.image_encoder(to_input(sam, slices)), boxes, shape=(30, 20))
+    masks, _ = predict_masks(sam, embed(sam, to_input(sam, slices)), boxes, shape=(30, 20))
     masks.sum().backward()
     assert float(sam.image_encoder.patch_embed.proj.weight.grad.abs().sum()) > 0
+    assert float(sam.detail.look[0].weight.grad.abs().sum()) > 0
     assert not encode(sam, slices).requires_grad
     assert not decode(sam, encode(sam, slices), boxes, shape=(30, 20)).requires_grad
 
@@ -166,7 +180,13 @@ def test_gradients_reach_the_encoder_in_training_only():
 )
 def test_prompts_that_do_not_fit_are_refused(sam, prompts, message):
     with pytest.raises(InputError, match=message):
-        decode(sam, torch.zeros(1, 32, 18, 18), **prompts, shape=(30, 20))
+        decode(sam, torch.zeros(1, 32 + 8 * 16, 18, 18), **prompts, shape=(30, 20))
+
+
+def test_embeddings_of_another_sam_are_refused(sam, plain):
+    boxes = torch.tensor([[1.0, 1, 9, 9]])
+    with pytest.raises(InputError, match="embeddings of 160 channels expected, found 32"):
+        decode(sam, encode(plain, torch.rand(1, 30, 20)), boxes, shape=(30, 20))
 
 
 def test_slices_that_cannot_be_shown_are_refused(sam):
