@@ -8,6 +8,7 @@ refinement networks have the last word. Nothing in it looks at a label.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -95,7 +96,8 @@ class Predictor:
             name_or_path: see :func:`smml.models.checkpoint.find_checkpoint`.
             preset: insist on this preset.
             refine: whether the refinement networks have the last word; by default if the checkpoint has them.
-            sam: the SAM that makes the priors; by default the one that the checkpoint was trained with.
+            sam: the SAM that makes the priors; by default the one of the name or file that the checkpoint was trained
+                with, and a warning if its weights are not the same any more.
             options: ``window``, ``overlap``, ``device``, ``keep_bytes``, ``precision`` of the constructor.
 
         Raises:
@@ -109,6 +111,8 @@ class Predictor:
         if refine or (refine is None and checkpoint.refinement):
             device = options.get("device", "cpu")
             options["prior"] = SAMPrior(load_sam(sam or checkpoint.refinement, device=device))
+            if sam is None:
+                _check_sam(name_or_path, checkpoint, options["prior"])
         options.setdefault("window", default_window(checkpoint.patch))
         return cls(checkpoint.build(), checkpoint.spacing, **options)
 
@@ -377,3 +381,15 @@ class Predictor:
             write_probabilities(probabilities, segmentation.probabilities, segmentation.affine)
         write_segmentation(path, segmentation.labels, segmentation.affine, scheme)
         return Path(path)
+
+
+def _check_sam(name: str | os.PathLike, checkpoint: Checkpoint, prior: SAMPrior) -> None:
+    """Warn if the SAM that the checkpoint names has other weights than in its training."""
+    known = checkpoint.config.get("sam")  # earlier files do not say
+    if known not in (None, prior.segmenter.fingerprint):
+        warnings.warn(
+            f"{name}: its refinement was trained with other weights of the SAM {checkpoint.refinement!r} than are "
+            "here now; its refined output may be worse than it was. Train the refinement again, name the SAM's file "
+            "(sam=), or leave the refinement out",
+            stacklevel=3,
+        )

@@ -37,7 +37,7 @@ class Checkpoint:
         spacing: voxel edges in mm that the model was trained at.
         patch: edge of the training patch in voxels, the window of inference.
         step: training steps done.
-        config: the training configuration.
+        config: the training configuration; with refinement ``sam`` is the fingerprint of the SAM's weights.
         training: optimiser and random states, None in shipped weights.
         versions: of smml and torch that wrote it.
         ema: the moving average of the weights, where training kept one; it is what predicts.

@@ -37,8 +37,8 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
     if not resume:
         raise InputError(f"{output}: holds a training run already; continue it with --resume or choose another folder")
     checkpoint = load_checkpoint(existing)
-    # A run of an earlier version had no options that are off by default now.
-    stored = TrainingConfig().to_dict() | checkpoint.config
+    # A run of an earlier version had no options that are off by default now, and did not say which SAM it had.
+    stored = TrainingConfig().to_dict() | {"sam": wanted.get("sam")} | checkpoint.config
     different = sorted(key for key in wanted.keys() - FREE_OPTIONS if stored.get(key) != wanted[key])
     if different:
         raise InputError(

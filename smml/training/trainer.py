@@ -22,6 +22,7 @@ from smml.models.smml import SMML
 from smml.parallel import Ranks, start_ranks
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
+from smml.sam.segmenter import weights_fingerprint
 from smml.training.config import TrainingConfig
 from smml.training.ema import AverageWeights
 from smml.training.log import Board, TrainingLog
@@ -108,6 +109,9 @@ class _Run:
         files, self.held_out = split_cases(cases, config)
         self.files, self.output, self.config, self.ranks, self.progress = files, output, config, ranks, progress
         self.identity = {"cases": run_identity(files), "weights": None if weights is None else str(weights)}
+        self.sam = load_sam(config.refinement, device=str(ranks.device)) if config.refinement else None
+        # A name does not say which weights: those that ship change with the version, and a file can be replaced.
+        self.identity["sam"] = None if self.sam is None else weights_fingerprint(self.sam)
         start = resume_point(output, config.to_dict() | self.identity, resume)
         self.spacing = (config.spacing,) * 3 if config.spacing else _spacing_of(files)
         self.dataset = CohortDataset(
@@ -120,7 +124,6 @@ class _Run:
             tumour_share=config.tumour_share,
         )
         shares(config, ranks, 0, 1)  # refuses a batch that is too small, before anything is written
-        self.sam = load_sam(config.refinement, device=str(ranks.device)) if config.refinement else None
         torch.manual_seed(config.seed)
         self.model = SMML(
             config.preset,
@@ -262,9 +265,14 @@ class _Run:
             self.step,
             self.config.to_dict() | self.identity,
             training,
-            refinement=self.config.refinement,
+            refinement=_lasting(self.config.refinement),
             ema=average,
         )
+
+
+def _lasting(sam: str) -> str:
+    """A SAM's name as it is, its file by a path that holds in any working directory."""
+    return str(Path(sam).resolve()) if Path(sam).is_file() else sam
 
 
 def _phases(config: TrainingConfig, step: int) -> list[int]:

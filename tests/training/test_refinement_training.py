@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import shutil
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from smml.modalities import MODALITIES, subset_mask
 from smml.models import SMML, StudentConfig, presets
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.sam import SAMPrior, TinyConfig, build_tiny, load_sam, save_tiny
+from smml.sam.segmenter import weights_fingerprint
 from smml.training import TrainingConfig, train
 from smml.training.priors import PriorFolder, make_priors
 from smml.training.trainer import COLUMNS
@@ -247,6 +250,44 @@ def test_a_checkpoint_knows_its_sam_and_the_predictor_follows_it(run, sam_file, 
     assert Predictor.from_checkpoint(run, refine=False).prior is None
     moved = shutil.copy(sam_file, tmp_path / "moved.safetensors")
     assert Predictor.from_checkpoint(run, refine=True, sam=moved).prior is not None
+
+
+def test_other_weights_under_the_same_name_do_not_pass_unnoticed(run, sam_file, tmp_path):
+    own = shutil.copy(sam_file, tmp_path / "own.safetensors")
+    shutil.copytree(run, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert checkpoint.config["sam"] == weights_fingerprint(load_sam(sam_file))
+    save_checkpoint(tmp_path / "run" / "checkpoint.pt", replace(checkpoint, refinement=str(own)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Predictor.from_checkpoint(tmp_path / "run")
+    torch.manual_seed(1)
+    save_tiny(own, build_tiny(SAM_SIZE), SAM_SIZE, {"training": "none"})
+    with pytest.warns(UserWarning, match="trained with other weights of the SAM"):
+        Predictor.from_checkpoint(tmp_path / "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Predictor.from_checkpoint(tmp_path / "run", sam=own)  # whoever names it means it
+        Predictor.from_checkpoint(tmp_path / "run", refine=False)
+
+
+def test_a_run_is_not_resumed_with_other_weights_of_its_sam(small_cohort, config, sam_file, tmp_path):
+    own = shutil.copy(sam_file, tmp_path / "own.safetensors")
+    short = replace(config, refinement=str(own), steps=1, refinement_start=0.0)
+    train(small_cohort, tmp_path / "run", short, progress=False)
+    torch.manual_seed(1)
+    save_tiny(own, build_tiny(SAM_SIZE), SAM_SIZE, {"training": "none"})
+    with pytest.raises(InputError, match=r"was trained with sam='\w{40}' instead of '\w{40}'"):
+        train(small_cohort, tmp_path / "run", short, resume=True, progress=False)
+
+
+def test_a_sam_named_by_its_file_is_found_from_any_folder(small_cohort, config, sam_file, tmp_path, monkeypatch):
+    shutil.copy(sam_file, tmp_path / "own.safetensors")
+    monkeypatch.chdir(tmp_path)
+    short = replace(config, refinement="own.safetensors", steps=1, refinement_start=0.0)
+    train(small_cohort, "run", short, progress=False)
+    monkeypatch.chdir("/")
+    assert load_checkpoint(tmp_path / "run").refinement == str(tmp_path / "own.safetensors")
 
 
 def test_a_checkpoint_without_refinement_cannot_refine(tmp_path):
