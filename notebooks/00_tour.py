@@ -174,10 +174,10 @@ for subset in ("T1ce", "T1"):
 # | "I have scans of my own, with sequences missing." | 9, then 2 |
 # | "I have BraTS and want to train." | 1, 3, 7, then `smml train --help` |
 # | "Is it any good, and compared with what?" | 8, and [results](../results/simulator/table.md) |
-# | "What exactly are the losses?" | 3, 4, then [docs/METHOD.md](../docs/METHOD.md) |
+# | "What exactly are the losses?" | 3, 4, then [docs/EQUATIONS.md](../docs/EQUATIONS.md) |
 # | "Why is L_rel linear in N, and when is it not worth it?" | 4, then 5 |
 # | "I build my own model and want the parts." | 2, 4, 5, and *The kernels* in the [README](../README.md) |
-# | "Does a foundation model help?" | 6 |
+# | "Does a foundation model help, and what may it see?" | 6 |
 # | "Does teaching help, or is it the average of two? How would I find out?" | 7 |
 # | "What does that word mean?" | [docs/GLOSSARY.md](../docs/GLOSSARY.md) |
 #

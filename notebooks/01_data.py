@@ -64,7 +64,8 @@ figures.modality_figure(largest)
 # (the *sequence* T1 is named after the *relaxation time* $T_1$ that it emphasises; times are set in italics, in ms),
 # and FLAIR inverts the magnetisation first, so that one $T_1$ (that of fluid) is nulled:
 # $$S = \mathrm{PD}\,\bigl|1 - 2e^{-T_I/T_1} + e^{-T_R/T_1}\bigr|\,e^{-T_E/T_2}.$$
-# Contrast agent does one thing: it shortens $T_1$ where it leaks into the tissue. By hand, then against the package:
+# What matters here of contrast agent is that it shortens $T_1$: where it leaks into the tissue, and in vessels. By
+# hand, then against the package:
 
 
 # %%
@@ -91,7 +92,8 @@ px.bar(frame, x="sequence", y="signal / white matter", color="tissue", barmode="
 
 # %% [markdown]
 # T1ce is the T1 sequence run again after contrast agent, with the same $T_R$ and $T_E$. **This is why T1 alone is
-# hopeless for ET:** without the agent, enhancing tumour has nearly the $T_1$ of oedema and of the rest of the core.
+# hopeless for ET:** without the agent, enhancing tumour has nearly the $T_1$ of oedema and of tumour that does not
+# enhance. Only necrosis is longer, and a little darker, which is not much beside the noise of an image.
 
 # %%
 for name in ("ET", "ED", "NCR", "NET", "white"):
@@ -104,12 +106,13 @@ assert all(same)
 
 # %% [markdown]
 # What the voxels do not show, no network can read from them: a mask of ET from T1 alone is a guess from the shape of
-# the core, and notebook 8 shows what such guesses are worth.
+# the core and the faint shade of its necrosis, and notebook 8 shows what such guesses are worth.
 #
 # ## And in the images
 #
 # The equations know nothing of noise, bias fields, blur and mixed voxels. Measured in the simulated cohort: the median
-# of each class over the median of normal brain.
+# of each class over the median of normal brain: grey matter and fluid too, so that on T1 a class may lie above 1 here
+# and below white matter in the figure above.
 
 # %%
 rows = []

@@ -57,7 +57,8 @@ print("selected:  ", torch.where(mask[:, None], features, torch.zeros(())).tolis
 #
 # At every level the maps of the present modalities are normalised, activated and mixed by a 1×1×1 convolution,
 # $$y = b + \sum_{m \in \text{present}} W_m\,\mathrm{LReLU}\bigl(\mathrm{IN}(f_m)\bigr).$$
-# IN is InstanceNorm, LReLU LeakyReLU. A feature *map* set to 0 stays 0 under both, so its term can be *skipped*: no
+# (At the deepest level the transformer has mixed the modalities already, and all parts of its output are fused.) IN is
+# InstanceNorm, LReLU LeakyReLU. A feature *map* set to 0 stays 0 under both, so its term can be *skipped*: no
 # read, no multiplication, no gradient. (An *image* set to 0 is another matter: exercise 2.3.) With two modalities of
 # two channels, by hand:
 
@@ -118,7 +119,8 @@ print(f"logits {list(output.logits.shape)}, bottleneck {list(output.bottleneck.s
 # %% [markdown]
 # ## Encode once, fuse any subset
 #
-# Encoders do not see the mask. So a case is encoded once, and each of the 15 subsets only repeats fusion and decoding.
+# Encoders do not see the mask. So a case is encoded once, and each of the 15 subsets only repeats
+# the transformer across modalities, fusion and decoding.
 # The trained pair of students on a simulated case that it has never seen:
 
 # %%
@@ -152,7 +154,7 @@ for name, labels in results.items():
 # ## Key points
 #
 # - A missing modality is skipped, not zeroed: no read, no gradient, no attention, no position embedding.
-# - Encoders are independent of the subset; fusion and decoding are what a subset costs.
+# - Encoders are independent of the subset; what follows them is what a subset costs.
 # - "Robust to missing modalities" is a property that can be tested to the bit. It is, for every subset.
 #
 # ## Exercises

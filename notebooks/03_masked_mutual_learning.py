@@ -69,7 +69,9 @@ for i in range(6):
 # Let $c_b(v) = -\log p_b(y_v)$ be branch $b$'s error at voxel $v$. Where $c_1(v) < c_2(v)$, branch 1 teaches branch 2:
 # $$L_{1\to2} = \frac{\sum_v g(v)\,\mathrm{KL}\bigl(\mathrm{sg}[p_1]\,\|\,p_2\bigr)}{\sum_v g(v)},\qquad
 #   g(v) = w_{y_v}\,[c_1(v) < c_2(v)],$$
-# with $w_k = 1 - n_k/n$, so that a rare class weighs more; $\mathrm{sg}$ stops the gradient: the teacher does not move.
+# with $w_k = \max(w_{min},\,1 - n_k/n)$; $\mathrm{sg}$ stops the gradient: the teacher does not move. Here
+# $w_{min} = 0$, so that a rare class weighs more, our first reading; in training it is 1, so that every voxel counts
+# alike (notebook 4 shows why).
 # What is exchanged is the teacher's whole class distribution at that voxel. The comparison is strict: where both err
 # alike, nobody teaches, and the voxel leaves the mean; if no voxel is left, the loss is 0. Sums run over the batch.
 # Four voxels and two classes, by hand:
@@ -95,8 +97,8 @@ print(
 # Two branches that see different sequences should not have equal features. But if branch 1 finds two places (of one
 # brain or of two) alike, branch 2 should too. $G_b = F_b F_b^\top$ holds all pairwise similarities of the $N$ tokens;
 # with its rows divided by their length,
-# $$L_{rel} = \sum_i w_i\,\bigl\|\hat g^{\,1}_i - \hat g^{\,2}_i\bigr\|^2 .$$
-# Six tokens, a 6 × 6 matrix:
+# $$L_{rel} = \sum_i w_i\,\bigl\|\hat g^{\,1}_i - \hat g^{\,2}_i\bigr\|^2 ,$$
+# with weights $w_i$ of sum 1, here $1/N$. Six tokens, a 6 × 6 matrix:
 
 # %%
 f1, f2 = torch.randn(6, 3), torch.randn(6, 3)

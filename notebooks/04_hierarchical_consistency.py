@@ -19,8 +19,9 @@
 # - compute class prototypes, `L_cls` and the entropy weights by hand;
 # - show what the feature terms change in trained features, and what they leave alone.
 #
-# One to two minutes on two CPU cores, 2 GB of memory. All images are **simulated**. It needs nothing from earlier
-# notebooks; [3. Masked mutual learning](03_masked_mutual_learning.ipynb) says why there are two students.
+# One to two minutes on two CPU cores, 2 GB of memory. All images are **simulated**. From
+# [notebook 2](02_missing_modalities.ipynb) it needs what a *token* and the *bottleneck* are;
+# [3. Masked mutual learning](03_masked_mutual_learning.ipynb) says why there are two students.
 #
 # **How we read the paper.** The bodies of these losses are missing from the authors' public code. Gates, weights and
 # forms below are this project's reading ([docs/METHOD.md](../docs/METHOD.md)).
@@ -206,7 +207,7 @@ for name, w_min in (("by class", 0.05), ("alike", 1.0)):
     weight = (1 - counts / counts.sum()).clamp_min(w_min)[label] * (c2 < c1)
     rows[name] = {
         "weight on the tumour": f"{100 * weight[label > 0].sum() / weight.sum():.0f} %",
-        "gradient, times that of L_fuse": f"{taught.norm() / told.norm():.2f}",
+        "gradient, times that of the fused head's loss": f"{taught.norm() / told.norm():.2f}",
         "push inside the tumour": f"{push[inside].sum():+.4f}",
         "push outside": f"{push[~inside].sum():+.4f}",
         "inside / outside": f"{(push[inside].sum() / push[~inside].sum()).abs():.2f}",
@@ -278,7 +279,7 @@ print(f"N × N: {(w * per_token).sum():.6f}   C × C: {mine:.6f}")
 
 # %% [markdown]
 # The moments of a batch are sums of the moments of its parts, so they also add up over GPUs: relations *across*
-# machines for $3C^2$ numbers of traffic.
+# machines for $3C^2$ numbers of traffic forward, and as many backward.
 #
 # ## When it is not worth it
 #

@@ -83,8 +83,8 @@ print(f"{traffic.total / x.nbytes:.1f} maps in all")
 pd.DataFrame({"calls": traffic.calls, "maps moved": {k: v / x.nbytes for k, v in traffic.bytes.items()}}).round(2)
 
 # %% [markdown]
-# Six maps to turn one into another, where two would do: read it, write it. Now the pixel loss of the last notebook: one
-# formula, a dozen lines. Forward and backward, in units of one map of logits:
+# Six maps to turn one into another, where three would do: read it for the mean, read it again, write it. Now the pixel
+# loss of the last notebook: one formula, a dozen lines. Forward and backward, in units of one map of logits:
 
 # %%
 shape = (1, 4, 48, 48, 48)

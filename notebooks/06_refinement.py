@@ -242,8 +242,8 @@ figures.panels(pictures, columns=3, title="What SAM made of the prediction: two 
 # the two overlap over the whole patch,
 # $$o = \frac{2\sum_v p\,s}{\sum_v p + \sum_v s}.$$
 # Public code takes the overlap with the *truth* (docs/METHOD.md). The refined logits are the student's plus a
-# correction from a small U-Net that sees $p$ and the mean of the gated maps over the sequences present,
-# $\operatorname{mean}_m g_{m,r} s_{m,r}$. Untrained, the correction is exactly zero:
+# correction from a small U-Net that sees $p$, its logarithm, and two means over the sequences present: of the gated
+# maps, $\operatorname{mean}_m g_{m,r} s_{m,r}$, and of the gates. Untrained, the correction is exactly zero:
 
 # %%
 network = RefinementNetwork(widths=(4, 8))

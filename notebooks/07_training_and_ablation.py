@@ -196,13 +196,14 @@ print(f"Dice term of the whole batch {soft_dice(p, y):.4f}, mean of the two proc
 # process then has the loss of the whole batch (a test of the suite compares two processes with one, term by term).
 #
 # One GPU: `smml train data/train runs/one --preset paper --patch 128 --precision bf16 --device cuda --workers 8`.
-# Several: put `torchrun --standalone --nproc-per-node 4 -m` before `smml train`. Several machines and Slurm: the
-# commands stand in the [README](../README.md).
+# Several: put `torchrun --standalone --nproc-per-node 4 -m` before `smml train`, and add `--batch-size 8`: a batch is
+# that of all processes together. Several machines and Slurm: the commands stand in the [README](../README.md).
 #
 # ## An ablation: one thing at a time
 #
-# The claim is that each part helps when sequences are missing. To credit a gain to the right part, each arm differs
-# from its parent in one thing:
+# The claim is that each part helps when sequences are missing. To credit a gain to the right part, every part has a
+# pair of arms that differ in it alone: (b) and (a) in averaging, (c) and (b), (e) and (d) in pixel consistency, (d) and
+# (b), (e) and (c) in feature consistency, (f) and (e) in refinement. The other comparisons are of sums:
 
 # %%
 lines = ["| arm | compared with |", "|---|---|"]
@@ -240,8 +241,9 @@ for name, values in (("one method", one), ("the other", other), ("difference, pa
 #
 # ## The committed study
 #
-# `smml study FOLDER --preset cpu` trains all arms for three seeds on simulated subjects and scores them on held-out
-# ones, over the 15 subsets. What is committed in [results/study/cpu](../results/study/cpu/study.md):
+# `smml study FOLDER --preset cpu` trains arms (a) to (f) for three seeds on simulated subjects and scores them on
+# held-out ones, over the 15 subsets; `--arms` names others, as the end of the report does. What is committed in
+# [results/study/cpu](../results/study/cpu/study.md):
 
 # %%
 folder = course.results_folder() / "study" / "cpu"
@@ -263,7 +265,7 @@ figures.study_figure(study, "What each part is worth: simulated cases, 95 % inte
 rows = []
 for _, row in changes.iterrows():
     gain = row["mean"]
-    shown = "no difference" if gain.low < 0 < gain.high else "a gain" if gain.mean > 0 else "a loss"
+    shown = "not shown" if gain.low < 0 < gain.high else "a gain" if gain.mean > 0 else "a loss"
     points = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     rows.append((titles[row["arm"]], titles[row["parent"]], points, row["signs mean"], shown))
 if not study.complete:
@@ -287,7 +289,8 @@ pd.DataFrame(rows, columns=["arm", "against", "mean Dice, points (95 %)", "by se
 # then teaches it.
 #
 # A short training on coarse, simulated images is a weak judge: an interval that crosses 0 says that this study cannot
-# tell, not that a part is worthless; a gain here need not be one on patients' images.
+# tell (*not shown*), not that a part is worthless, and three equal signs come up one time in four by chance alone. A
+# gain here need not be one on patients' images.
 #
 # ## Key points
 #

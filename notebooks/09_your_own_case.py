@@ -123,7 +123,7 @@ print("label values on disk:", np.unique(np.asanyarray(written.dataobj)).tolist(
 
 # %% [markdown]
 # Files whose names say nothing are assigned: `--case flair=scan_07.nii.gz --case t1ce=scan_09.nii.gz`. With
-# `--probabilities`, the classes' probabilities are written too; `--checkpoint` takes your own run.
+# `--probabilities FILE.nii.gz`, the classes' probabilities are written too; `--checkpoint` takes your own run.
 #
 # ## The same from Python, and what can be exported
 #
@@ -316,4 +316,5 @@ with course.check("9.2"):
 # ## Read next
 #
 # This was the last notebook. Back to [0. A tour](00_tour.ipynb), on to training with your own data
-# (the [README](../README.md) has the commands), or to [docs/METHOD.md](../docs/METHOD.md) for every equation.
+# (the [README](../README.md) has the commands), or to
+# [docs/EQUATIONS.md](../docs/EQUATIONS.md) for every equation.

@@ -39,7 +39,7 @@ ARMS: dict[str, Arm] = {
     "pair": Arm("(b) two students, no exchange, averaged", _NO_EXCHANGE, parents=("single",)),
     "pixel": Arm("(c) b + pixel consistency", _PIXEL | {"feature_weight": 0.0}, parents=("pair",)),
     "feature": Arm("(d) b + feature consistency", {"pixel_weight": 0.0}, parents=("pair",)),
-    "both": Arm("(e) b + both", _PIXEL, parents=("pair", "single")),
+    "both": Arm("(e) b + both", _PIXEL, parents=("pair", "single", "pixel", "feature")),
     "refined": Arm("(f) e + refinement", _PIXEL | _REFINED, output="refined", parents=("both", "pair", "single")),
 }
 
