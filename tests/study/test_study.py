@@ -1,6 +1,8 @@
 """The ablation study: its arms differ in what they say they do, it resumes, and its report counts what it should."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from smml.models.checkpoint import load_checkpoint
 from smml.parallel import Ranks
 from smml.study import ARMS, PRESETS, READINGS, Study, compare_arms, read_study, run_study, study_preset, write_study
 from smml.study import presets as study_presets
+from smml.study import report as study_report
 from smml.study import run as study_run
 from smml.study.presets import StudyPreset
 from smml.study.report import COLUMNS, distance_cell
@@ -189,14 +192,14 @@ def test_an_arm_that_finds_next_to_nothing_has_no_distance_to_boast_of():
 
 
 def test_an_arm_that_fails_leaves_the_others_readable_in_the_figure():
-    study = made_study({"single": 0.0, "pair": 0.02, "pixel": 0.03, "feature": 0.01, "both": -0.5}, spread=0.005)
+    study = made_study({"single": 0.0, "pair": 0.02, "pixel": 0.03, "feature": -0.5, "both": 0.01}, spread=0.005)
     figure = figures.study_figure(study)
     (mean,) = (trace for trace in figure.data if trace.name == "mean")
     low, high = figure.layout.xaxis4.range
     assert high == -low < 25
     drawn = zip(mean.x, mean.text, mean.marker.symbol, mean.error_x.arrayminus, strict=True)
     shown = dict(zip(mean.y, drawn, strict=True))
-    x, text, symbol, minus = shown["(e) − (a)"]
+    x, text, symbol, minus = shown["(d) − (b)"]
     assert low <= x < 0.9 * low
     assert (text.strip()[0], symbol, minus) == ("-", "triangle-left", 0)
     assert float(text) == pytest.approx(min(mean.customdata), abs=3)
@@ -231,3 +234,86 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path, argument
 def test_no_study_is_named(tmp_path):
     with pytest.raises(InputError, match="holds no study"):
         read_study(tmp_path)
+
+
+# ---------------------------------------------------------------- where the report goes
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def asked(*words) -> Exception | None:
+    """What the command ends with, None if it works."""
+    return CliRunner().invoke(cli.app, ["study", *map(str, words)]).exception
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(study_run, "simulate_cohort", lambda *_, **__: pytest.fail("a cohort was simulated"))
+    monkeypatch.setattr(study_run, "train", lambda *_, **__: pytest.fail("trained"))
+
+
+def made_folder(folder: Path) -> Path:
+    """A study as far as its folder goes: settings and runs, and no scores."""
+    (folder / "runs" / "pair-seed0").mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps({"preset": "smoke"} | study_preset("smoke").to_dict()))
+    return folder
+
+
+@pytest.mark.parametrize("report", [[], ["--report"]])
+def test_a_report_never_takes_the_place_of_a_study(tmp_path, no_training, report):
+    one, other = made_folder(tmp_path / "one"), made_folder(tmp_path / "other")
+    new, before = tmp_path / "new", content(tmp_path)
+    for output, results in ((one, one), (one, one / "runs" / ".."), (one, other), (new, new)):
+        error = asked(output, "--preset", "smoke", "--results", results, *report)
+        assert isinstance(error, InputError)
+        assert "is the folder of a study" in str(error)
+    assert content(tmp_path) == before
+    assert not new.exists()
+    with pytest.raises(InputError, match=r"name another folder for the report"):
+        write_study_of_two_arms(one)
+    assert content(tmp_path) == before
+
+
+def test_a_report_that_cannot_be_a_folder_is_refused_before_anything_is_trained(tmp_path, no_training):
+    (tmp_path / "file").write_text("mine")
+    for results in (tmp_path / "file", tmp_path / "file" / "report"):
+        error = asked(tmp_path / "study", "--preset", "smoke", "--results", results)
+        assert isinstance(error, InputError)
+        assert f"{tmp_path / 'file'} is a file, expected a folder for the report" in str(error)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_report_is_written_anew_in_its_place_and_holds_no_study_to_go_on_with(tmp_path, no_training):
+    """Committed results: the same scores are the same bytes, whatever the file was called while it was written."""
+    committed = Path(__file__).parents[2] / "results" / "study" / "probe"
+    folder = tmp_path / "probe"
+    shutil.copytree(committed, folder)
+    (folder / "study.md").unlink()
+    assert asked(folder, "--report", "--results", folder) is None
+    for name in ("scores.csv.gz", "study.json"):
+        assert (folder / name).read_bytes() == (committed / name).read_bytes(), name
+    assert (folder / "study.md").read_text(encoding="utf-8").startswith("# Ablation study `probe`")
+    assert "holds the report of a study, not its trainings" in str(asked(folder, "--preset", "smoke"))
+
+
+def test_scores_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch):
+    class Broken(Exception):
+        pass
+
+    def broken(*_, **__):
+        raise Broken
+
+    folder = write_study_of_two_arms(tmp_path / "report")
+    before = content(folder)
+    monkeypatch.setattr(study_report.gzip.GzipFile, "write", broken)
+    with pytest.raises(Broken):
+        write_study_of_two_arms(folder)
+    assert content(folder) == before
+
+
+def write_study_of_two_arms(folder: Path) -> Path:
+    study = made_study({"single": 0.0, "pair": 0.0})
+    facts = {"hardware": "none", "commit": "0", "versions": {}, "pixel_weight": 0, "refinement": "", "minutes": 1.0}
+    return write_study(Study(study.settings, study.scores, {"pair-seed0": facts}), folder, "title").parent
