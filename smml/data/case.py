@@ -22,6 +22,13 @@ from smml.modalities import parse_subset, subset_name
 # Furthest that two files of a case may put the same voxel apart, in mm: headers round to single precision.
 GRID_TOLERANCE = 1e-3
 
+# Voxel edges of an image of a head, in mm: outside them, the header is wrong or in another unit than it says.
+VOXEL_EDGES = (0.05, 50.0)
+
+# NIfTI's codes for the unit of its affine, in mm (nibabel's names: meter, mm, micron). Unknown and undefined ones mean
+# mm, as for every reader.
+_NIFTI_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
+
 # MetaImage's element types and their bytes per value.
 _MHA_TYPES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
@@ -43,7 +50,7 @@ class Case:
         id: name of the case.
         volumes: by modality, in the order of ``MODALITIES``, float32 [X, Y, Z] on the grid of the file.
         label: uint8 [X, Y, Z] in memory values (labels.py), or None if there is none or it was not asked for.
-        affine: float64 [4, 4], voxel index -> mm to the right, front and top (RAS+).
+        affine: float64 [4, 4], voxel index -> mm to the right, front and top (RAS+), also where the file has metres.
         spacing: size of a voxel along each axis in mm.
         orientation: direction that each axis points to, such as ("L", "P", "S").
         layout: key in ``LAYOUTS``.
@@ -141,10 +148,11 @@ def read_image(
 
     Returns:
         Values [X, Y, Z] in the type of the file (floating if it carries a scale), and the affine, float64 [4, 4],
-        voxel index -> RAS+ mm.
+        voxel index -> RAS+ mm, whatever unit of length a NIfTI header uses.
 
     Raises:
-        InputError: the file is missing, a folder, damaged, or not an image of that many dimensions.
+        InputError: the file is missing, a folder, damaged, not an image of that many dimensions, or has voxels of an
+            impossible size.
     """
     path = Path(path)
     _, suffix = split_suffix(path)
@@ -175,6 +183,13 @@ def read_image(
         raise InputError(
             f"{path}: expected an invertible voxel-to-mm matrix, found {linear.tolist()}; repair its header"
         )
+    shortest, longest = VOXEL_EDGES
+    # Headers hold single precision, so an edge of exactly the limit may come out just beyond it.
+    if lengths.min() < shortest * (1 - 1e-5) or lengths.max() > longest * (1 + 1e-5):
+        raise InputError(
+            f"{path}: expected voxel edges of {shortest:g} to {longest:g} mm, found "
+            f"{' x '.join(f'{length:.4g}' for length in lengths)} mm; repair the voxel size or its unit in the header"
+        )
     return stored, affine
 
 
@@ -201,7 +216,9 @@ def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | No
             index = (*index[:3], channel, *index[4:])
         # Slicing the proxy reads the asked channel alone.
         stored = image.dataobj[index] if len(shape) > 3 else np.asanyarray(image.dataobj)
-        return np.asarray(stored), np.asarray(image.affine, np.float64)
+        affine = np.asarray(image.affine, np.float64)
+        affine[:3] *= _NIFTI_UNITS.get(int(image.header["xyzt_units"]) % 8, 1.0)
+        return np.asarray(stored), affine
 
 
 def _check_dimensions(path: Path, shape: tuple[int, ...], axes: int, channels: int | None) -> None:

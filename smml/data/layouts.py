@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from smml.data.free_names import ENDINGS, FreeName, read_free_name
 from smml.data.labels import BRATS_2015, BRATS_2018, BRATS_2023, MSD, LabelScheme
 from smml.errors import InputError
 from smml.modalities import MODALITIES
@@ -126,15 +127,6 @@ LAYOUTS: dict[str, Layout] = {
 
 # A 2015 sequence: its folder and the file inside share one name, in which the image number differs per sequence.
 _SEQUENCE = re.compile(r"VSD\.Brain(?:_\dmore)?\.XX\.(?:O|XX)\.(?P<token>MR_Flair|MR_T1c|MR_T1|MR_T2|OT)\.\d+", re.I)
-# Files that follow no data set's naming still tell the modality by their ending.
-_ENDINGS = {
-    **dict.fromkeys(("flair", "t2f"), "flair"),
-    **dict.fromkeys(("t1ce", "t1c", "t1gd"), "t1ce"),
-    **dict.fromkeys(("t1", "t1n", "t1w"), "t1"),
-    **dict.fromkeys(("t2", "t2w"), "t2"),
-    **dict.fromkeys(("seg", "segm", "label"), "label"),
-}
-_FREE_NAME = re.compile(rf"(?:(?P<stem>.+)(?P<separator>[_\-. ]))?(?P<token>{'|'.join(_ENDINGS)})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -203,7 +195,8 @@ def find_cases(root: str | os.PathLike) -> list[CaseFiles]:
         root: the folder.
 
     Raises:
-        InputError: the folder is missing, holds no case, mixes layouts, or holds two cases of one id.
+        InputError: the folder is missing, holds no case, mixes layouts, or holds two cases of one id; or a folder in it
+            cannot be listed.
     """
     root = Path(root)
     cases = _collect(root)
@@ -219,8 +212,9 @@ def find_case(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> CaseFil
 
     Args:
         paths: a folder that holds exactly one case; or files whose names tell the modality in the way of any layout
-            (``*_flair.nii.gz``, ``*-t2f.nii.gz``, ``flair.nii.gz``) or that are assigned (``"flair=scan.nii.gz"``,
-            also ``"label=..."``); or a 4D file of MSD. Files that follow no data set's names count as "brats2021".
+            (``*_flair.nii.gz``, ``*-t2f.nii.gz``, ``flair.nii.gz``) or of BIDS (``*_ce-gadolinium_T1w.nii.gz`` is a
+            T1ce), or that are assigned (``"flair=scan.nii.gz"``, also ``"label=..."``); or a 4D file of MSD. Files that
+            follow no data set's names count as "brats2021".
 
     Raises:
         InputError: a file is missing, its modality unclear or given twice, or there is not exactly one case.
@@ -249,14 +243,16 @@ def _expectation() -> str:
 
 def _walk(root: Path) -> Iterator[Path]:
     """Visible files below ``root`` in a fixed order, each folder once even where links form a loop."""
-    try:
-        os.scandir(root).close()
-    except OSError as error:
+
+    def refuse(error: OSError) -> None:
         raise InputError(
-            f"{root}: cannot be listed ({error.strerror}); expected a folder of cases; check the path"
+            f"{error.filename}: cannot be listed ({error.strerror}); expected a folder of cases; check the path and "
+            "its permissions"
         ) from error
+
     seen = set()
-    for name, folders, files in os.walk(root, followlinks=True):
+    # Below the root too: the cases of a folder that is silently left out would be missed by nobody.
+    for name, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         folder = Path(name)
         real = os.path.realpath(folder)
         if real in seen or len(folder.relative_to(root).parts) > _MAX_DEPTH:
@@ -355,9 +351,9 @@ def _case_files(case: str, layout: str, roles: dict[str, Path]) -> CaseFiles:
     return CaseFiles(case, layout, images, label)
 
 
-def _free_name(path: Path) -> re.Match | None:
+def _free_name(path: Path) -> FreeName | None:
     stem, suffix = split_suffix(path)
-    return _FREE_NAME.fullmatch(stem) if suffix else None
+    return read_free_name(stem) if suffix else None
 
 
 def _case_of_files(items: list[str | os.PathLike]) -> CaseFiles:
@@ -372,22 +368,25 @@ def _case_of_files(items: list[str | os.PathLike]) -> CaseFiles:
         part, free = _recognise(path), _free_name(path)
         if part and part.role == "4d" and _folder_name(path).startswith("labels"):
             part = _Part(part.layout, part.folder, part.case, "label", path)
-        role = explicit or (part.role if part else free and _ENDINGS[free["token"].lower()])
+        role = explicit or (part.role if part else free and free.role)
         if not role:
             raise InputError(
                 f"{path}: its name does not tell the modality; expected an ending such as _flair.nii.gz, "
                 f"_t1ce.nii.gz, -t2f.nii.gz or .mha, or BRATS_*.nii.gz; write flair={path} (or t1ce=, t1=, t2=, label=)"
             )
         if role in roles:
-            raise InputError(f"{path}: {role} was given already as {roles[role]}; give each modality once")
+            raise InputError(
+                f"{path}: {role} was given already as {roles[role]}; give each modality once, and where a name is "
+                "misread, write flair=FILE, t1ce=FILE, t1=FILE or t2=FILE"
+            )
         roles[role] = path
         if part:
             layouts.add(part.layout)
             ids[part.case] = path
         elif not explicit:
-            if free["separator"] == "-" and free["token"].lower() in ("t1n", "t1c", "t2w", "t2f"):
-                layouts.add("brats2023")
-            ids[free["stem"] or _folder_name(path)] = path
+            if free.layout:
+                layouts.add(free.layout)
+            ids[free.case or _folder_name(path)] = path
     if len(ids) > 1 or len(layouts) > 1:
         raise InputError(
             f"{', '.join(map(str, ids.values()))}: expected the files of one case, found the names of "
@@ -408,7 +407,7 @@ def _assignment(item: str | os.PathLike) -> tuple[str | None, Path]:
     name, separator, rest = os.fspath(item).partition("=")
     if not separator or Path(item).exists():
         return None, Path(item)
-    role = _ENDINGS.get(name.strip().lower())
+    role = ENDINGS.get(name.strip().lower())
     if role is None:
         raise InputError(
             f"{item}: {name!r} is not a modality; write flair=FILE, t1ce=FILE, t1=FILE, t2=FILE or label=FILE"

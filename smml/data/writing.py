@@ -81,6 +81,9 @@ def write_case(
 def write_segmentation(path: str | os.PathLike, labels: np.ndarray, affine: np.ndarray, scheme: LabelScheme) -> None:
     """Write a segmentation in the label values of its data set.
 
+    The header is in mm, also where that of the case is in metres or micrometres: every reader that heeds the unit finds
+    both at one place.
+
     Args:
         path: ends in .nii, .nii.gz or .mha.
         labels: integers [X, Y, Z] in memory values.
@@ -97,7 +100,7 @@ def write_segmentation(path: str | os.PathLike, labels: np.ndarray, affine: np.n
 
 
 def write_probabilities(path: str | os.PathLike, probabilities: np.ndarray, affine: np.ndarray) -> None:
-    """Write class probabilities as a 4D NIfTI, float32 [X, Y, Z, K].
+    """Write class probabilities as a 4D NIfTI, float32 [X, Y, Z, K], with its header in mm.
 
     Args:
         path: ends in .nii or .nii.gz.

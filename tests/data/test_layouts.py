@@ -1,10 +1,13 @@
 """Finding cases: names alone decide, whatever release, nesting or gap."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from smml.data.free_names import read_free_name
 from smml.data.layouts import LAYOUTS, CaseFiles, ImageSource, find_case, find_cases
 from smml.errors import InputError
 from smml.modalities import MODALITIES
@@ -165,6 +168,21 @@ def test_missing_root_names_the_folder_in_one_short_sentence(tmp_path):
     assert len(str(caught.value)) < 250, "the list of layouts would bury the one fact that matters"
 
 
+def test_a_subfolder_that_cannot_be_listed_is_refused_like_the_root(tmp_path, monkeypatch):
+    """Its cases would be missing from every score without a word."""
+    touch(tmp_path, *sequences("HGG/Brats18_2013_10_1"), *sequences("LGG/Brats18_2013_0_1"))
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "LGG":  # a mode would not stop the user root
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/LGG: cannot be listed (Permission denied)")):
+        find_cases(tmp_path)
+
+
 def test_root_that_is_a_file_is_refused(tmp_path):
     touch(tmp_path, "scan.nii.gz")
     with pytest.raises(InputError, match=r"scan\.nii\.gz: cannot be listed \(Not a directory\)"):
@@ -234,6 +252,61 @@ def test_free_names_with_the_endings_of_2023_count_as_2023(tmp_path):
     touch(tmp_path, "sub-7-t2f.nii.gz", "sub-7-t1c.nii.gz")
     case = find_case([tmp_path / "sub-7-t2f.nii.gz", tmp_path / "sub-7-t1c.nii.gz"])
     assert (case.id, case.layout, case.modalities) == ("sub-7", "brats2023", ("flair", "t1ce"))
+
+
+def test_a_t1_with_contrast_agent_in_bids_is_t1ce_and_of_the_same_case(tmp_path):
+    """Read as a plain T1 it would hide the enhancing tumour, and stand in the place of the T1 itself."""
+    names = {
+        "flair": "sub-01_ses-2_FLAIR.nii.gz",
+        "t1ce": "sub-01_ses-2_ce-gadolinium_T1w.nii.gz",
+        "t1": "sub-01_ses-2_acq-mprage_run-1_T1w.nii.gz",
+        "t2": "sub-01_ses-2_T2w.nii.gz",
+    }
+    folder = tmp_path / "sub-01" / "ses-2" / "anat"
+    touch(folder, *names.values())
+    for case in (find_case(folder), find_case([folder / name for name in names.values()])):
+        assert {role: source.path.name for role, source in case.images.items()} == names
+        assert (case.id, case.layout) == ("sub-01_ses-2", "brats2021")
+    touch(folder, "sub-02_T1w.nii.gz")
+    with pytest.raises(InputError, match="names of sub-01_ses-2 and sub-02"):
+        find_case([folder / names["flair"], folder / "sub-02_T1w.nii.gz"])
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "case"),
+    [
+        ("sub-01_ce-gadolinium_T1w", "t1ce", "sub-01"),
+        ("sub-01_ce-Dotarem_run-2_T1w", "t1ce", "sub-01"),
+        ("sub-01_acq-T1Gd_T1w", "t1ce", "sub-01"),
+        ("sub-01_acq-mprageGd_T1w", "t1ce", "sub-01"),
+        ("sub-01_acq-postContrast_T1w", "t1ce", "sub-01"),
+        ("sub-01_ce-none_T1w", "t1", "sub-01"),
+        ("sub-01_acq-preGd_T1w", "t1", "sub-01"),
+        ("sub-01_acq-space_T1w", "t1", "sub-01"),
+        ("sub-01_ses-post_T1w", "t1", "sub-01_ses-post"),
+        ("sub-gd_T1w", "t1", "sub-gd"),
+        ("sub-01_ce-gadolinium_T2w", "t2", "sub-01"),
+        ("sub-01_ce-gadolinium_FLAIR", "flair", "sub-01"),
+        ("jane_gad_T1", "t1ce", "jane"),
+        ("jane-gd-t1w", "t1ce", "jane"),
+        ("jane_post_T1", "t1ce", "jane"),
+        ("jane_post-contrast_T1", "t1ce", "jane"),
+        ("jane post contrast T1", "t1ce", "jane"),
+        ("contrast_T1", "t1ce", ""),
+        ("jane_pre-contrast_T1", "t1", "jane_pre-contrast"),
+        ("jane_no_gd_T1", "t1", "jane_no_gd"),
+        ("jane_post-op_T1", "t1", "jane_post-op"),
+        ("jane_post_op_post_gd_T1", "t1ce", "jane_post_op"),
+        ("jane_post_T2", "t2", "jane"),
+        ("jane_post-t1n", "t1", "jane"),
+        ("budget_T1", "t1", "budget"),
+        ("jane_t1ce", "t1ce", "jane"),
+        ("T1w", "t1", ""),
+    ],
+)
+def test_words_for_a_contrast_agent_before_a_t1_ending(name, role, case):
+    found = read_free_name(name)
+    assert (found.role, found.case) == (role, case)
 
 
 def test_find_case_takes_assignments(tmp_path):

@@ -228,6 +228,56 @@ def test_files_of_different_places_are_refused_beyond_the_tolerance(folder, toke
     refused(folder, rf"_{token}\.nii\.gz: expected the same place as .*_flair.*up to 0\.0015\d* mm away")
 
 
+def save_in(unit: str, path: Path, array: np.ndarray, per_mm: float) -> Path:
+    """The same place as ``save``, with a header in another unit."""
+    image = nib.Nifti1Image(array, np.diag([per_mm, per_mm, per_mm, 1]) @ AFFINE)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, path)
+    assert nib.load(path).header.get_xyzt_units() == (unit, "sec")
+    return path
+
+
+@pytest.mark.parametrize(("unit", "per_mm"), [("meter", 1e-3), ("micron", 1e3), ("unknown", 1.0), ("mm", 1.0)])
+def test_units_of_the_header_are_brought_to_mm(folder, unit, per_mm):
+    """Units may even differ between the files of a case: they lie at one place all the same."""
+    save_in(unit, member(folder, "flair"), volume(), per_mm)
+    case = read_case(folder)
+    np.testing.assert_allclose(case.affine, AFFINE, atol=1e-5)
+    np.testing.assert_allclose(case.spacing, (1, 1, 1.5), rtol=1e-6)
+    save_in(unit, member(folder, "seg"), np.ones(SHAPE, np.uint8), per_mm)
+    assert read_case(folder, "t2").label.all()
+
+
+def test_a_unit_that_the_format_does_not_define_counts_as_mm(folder):
+    path = member(folder, "flair")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[123] = 7  # xyzt_units
+    path.write_bytes(gzip.compress(bytes(content)))
+    assert read_case(folder).spacing == (1.0, 1.0, 1.5)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+@pytest.mark.parametrize("edge", [0.04, 51.0])
+def test_voxels_of_an_impossible_size_are_refused(tmp_path, suffix, edge):
+    path = tmp_path / f"flair{suffix}"
+    for length, fits in ((edge, False), (0.05 if edge < 1 else 50.0, True)):
+        if suffix == ".mha":
+            image = sitk.GetImageFromArray(volume().T.copy())
+            image.SetSpacing((1, length, 1))
+            sitk.WriteImage(image, str(path))
+        else:
+            save(path, volume(), np.diag([1, length, 1, 1]))
+        if fits:
+            assert read_case(path).spacing[1] == pytest.approx(length)
+        else:
+            refused(path, rf"flair{suffix}: expected voxel edges of 0\.05 to 50 mm, found 1 x {edge:g} x 1 mm; repair")
+
+
+def test_a_header_that_says_metres_and_means_mm_is_refused(folder):
+    save_in("meter", member(folder, "t1"), volume(), 1.0)
+    refused(folder, r"_t1\.nii\.gz: expected voxel edges .* found 1000 x 1000 x 1500 mm; .* unit")
+
+
 def test_a_turned_file_is_refused_though_its_origin_agrees(folder):
     turned = AFFINE.copy()
     turned[0, 1] = 1e-3

@@ -171,6 +171,29 @@ def test_nifti_carries_both_transforms_and_millimetres(tmp_path):
     assert header.get_xyzt_units()[0] == "mm"
 
 
+@pytest.mark.parametrize(("unit", "per_mm"), [("meter", 1e-3), ("micron", 1e3)])
+def test_outputs_of_a_case_in_another_unit_are_in_mm_at_the_same_place(tmp_path, unit, per_mm):
+    """SimpleITK, which the viewers of the field read with, is the judge of where an image lies."""
+    image = nib.Nifti1Image(make()[0]["t1"], np.diag([per_mm, per_mm, per_mm, 1]) @ AFFINES["permuted"])
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "t1.nii.gz")
+    case = read_case(tmp_path / "t1.nii.gz")
+    write_segmentation(tmp_path / "out.nii.gz", np.zeros(SHAPE, np.uint8), case.affine, BRATS_2018)
+    write_segmentation(tmp_path / "out.mha", np.zeros(SHAPE, np.uint8), case.affine, BRATS_2018)
+    write_probabilities(tmp_path / "p.nii.gz", np.zeros((4, *SHAPE)), case.affine)
+    for name in ("out.nii.gz", "p.nii.gz"):
+        written = nib.load(tmp_path / name)
+        assert written.header.get_xyzt_units()[0] == "mm"
+        np.testing.assert_allclose(written.affine, AFFINES["permuted"], atol=1e-5)
+    given = sitk.ReadImage(str(tmp_path / "t1.nii.gz"))
+    for name in ("out.nii.gz", "out.mha"):
+        written = sitk.ReadImage(str(tmp_path / name))
+        for index in ((0, 0, 0), tuple(length - 1 for length in SHAPE)):
+            np.testing.assert_allclose(
+                written.TransformIndexToPhysicalPoint(index), given.TransformIndexToPhysicalPoint(index), atol=1e-4
+            )
+
+
 @pytest.mark.parametrize(
     ("case_id", "volumes", "layout", "message"),
     [
