@@ -14,7 +14,7 @@ from monai.transforms import (
     SpatialCropd,
     SpatialPadd,
 )
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from smml.data.case import read_case
 from smml.data.layouts import CaseFiles, find_cases
@@ -48,7 +48,8 @@ class CohortDataset(Dataset):
         augment: rotate by up to 10 degrees, flip each axis, shift and scale intensities by up to 0.1 (docs/METHOD.md).
         tumour_share: share of the patches that are centred on a tumour voxel; the rest are centred on any brain voxel,
             because a network that never sees healthy tissue raises false alarms there.
-        cache_bytes: prepared cases are kept in memory up to this size in all; the others are read again each time.
+        cache_bytes: prepared cases are kept in memory up to this size in all; the others are read again each time. The
+            processes of a loader, each of which keeps cases of its own, have equal shares of it.
         priors: for refinement, where a sample's masks and priors come from; None draws masks freely.
 
     Raises:
@@ -88,11 +89,11 @@ class CohortDataset(Dataset):
         self.patch, self.spacing, self.samples, self.seed = patch, spacing, samples, seed
         self.augment, self.tumour_share, self.priors = augment, tumour_share, priors
         self._kept: dict[int, tuple[PreparedCase, dict[str, np.ndarray]]] = {}
-        self._room = self.cache_bytes = cache_bytes
+        self._kept_bytes, self.cache_bytes = 0, cache_bytes
 
     def __getstate__(self) -> dict:
         """Everything but the kept cases: a loader process that is spawned prepares its own."""
-        return vars(self) | {"_kept": {}, "_room": self.cache_bytes}
+        return vars(self) | {"_kept": {}, "_kept_bytes": 0}
 
     def __len__(self) -> int:
         return self.samples
@@ -103,8 +104,9 @@ class CohortDataset(Dataset):
             return self._kept[number]
         entry = self._prepare(number)
         size = entry[0].image.nbytes + entry[0].label.nbytes + sum(places.nbytes for places in entry[1].values())
-        if size <= self._room:
-            self._room -= size
+        worker = get_worker_info()  # None outside a loader's processes
+        if self._kept_bytes + size <= self.cache_bytes // (1 if worker is None else worker.num_workers):
+            self._kept_bytes += size
             self._kept[number] = entry
         return entry
 

@@ -341,6 +341,28 @@ def test_cases_beyond_the_memory_limit_are_read_again_and_give_the_same_sample(s
     assert not read_again._kept
 
 
+class Counted(CohortDataset):
+    """Tells with each sample how much the process that made it keeps by then."""
+
+    def __getitem__(self, index):
+        super().__getitem__(index)
+        sizes = (entry[0].image.nbytes + entry[0].label.nbytes for entry in self._kept.values())
+        return torch.tensor([len(self._kept), sum(sizes)])
+
+
+def test_the_processes_of_a_loader_share_the_memory_limit(tmp_path):
+    for number in (1, 2, 3):
+        write_sphere(tmp_path, number=number)
+    dataset = Counted(tmp_path, patch=PATCH, samples=12)
+    size = int(dataset[0][1] / dataset[0][0])
+    limit = int(2.9 * size)  # with the indices, two cases and not three; half of it, one
+    kept = {}
+    for workers in (0, 2):
+        fresh = Counted(tmp_path, patch=PATCH, samples=12, cache_bytes=limit)
+        kept[workers] = max(int(row[0, 0]) for row in DataLoader(fresh, num_workers=workers))
+    assert kept == {0: 2, 2: 1}
+
+
 # ---------------------------------------------------------------- priors
 
 
