@@ -261,3 +261,67 @@ def first_state(case: Case, display: Display, given: Subset, source: str) -> Vie
     shown = next(name for name in (*given, *MODALITIES) if name in case.volumes)
     windows = {name: default_window(volume) for name, volume in case.volumes.items()}
     return ViewState(given, shown, display.clipped(position), source=source, windows=windows)
+
+
+def checked(state: ViewState, display: Display, choices: Mapping[str, Iterable[str]]) -> ViewState:
+    """A state that somebody wrote, in the form that the viewer keeps it in.
+
+    Args:
+        state: any values.
+        display: the crosshair is moved to the nearest voxel that it draws.
+        choices: words to choose from, by field; those of ``shown`` are the modalities that the case has.
+
+    Raises:
+        InputError: a value is not among the choices, or not of the kind that its field wants.
+    """
+    for name, options in choices.items():
+        if getattr(state, name) not in tuple(options):
+            raise InputError(f"{name} must be one of {', '.join(options)}, found {getattr(state, name)!r}")
+    names = tuple(choices["shown"])
+    given = parse_subset(state.given)
+    if not set(given) <= set(names):
+        raise InputError(f"given must be among {', '.join(names)}, found {state.given!r}")
+    regions = tuple(state.regions) if isinstance(state.regions, Iterable) else (state.regions,)
+    if not all(region in REGIONS for region in regions):
+        raise InputError(f"regions must be some of {', '.join(REGIONS)}, such as ('WT', 'ET'), found {state.regions!r}")
+    opacity = _numbers([state.opacity], 1)
+    if opacity is None or not 0 <= opacity[0] <= 1:
+        raise InputError(f"opacity must be a number from 0 (invisible) to 1, found {state.opacity!r}")
+    for name in ("outline", "crosshair"):
+        if not isinstance(getattr(state, name), bool):
+            raise InputError(f"{name} must be True or False, found {getattr(state, name)!r}")
+    position = _numbers(state.position, 3)
+    if position is None:
+        raise InputError(f"position must be three numbers, a voxel of the display grid, found {state.position!r}")
+    return state.changed(
+        given=given,
+        regions=tuple(name for name in REGIONS if name in regions),
+        opacity=opacity[0],
+        position=display.clipped(position),
+        windows=_checked_windows(state.windows, names),
+    )
+
+
+def _checked_windows(windows: Mapping, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    given = dict(windows) if isinstance(windows, Mapping) else {}
+    if set(given) != set(names):
+        raise InputError(
+            f"windows must give (black, white) for each of {', '.join(names)} and nothing else, found {windows!r}; to "
+            f"change one, write windows={{**viewer.state.windows, {names[0]!r}: (0, 100)}}"
+        )
+    ends = {name: _numbers(pair, 2) for name, pair in given.items()}
+    for name, pair in ends.items():
+        if pair is None or pair[0] > pair[1]:
+            raise InputError(
+                f"windows: that of {name} must be two numbers, black and then the higher white, found {given[name]!r}"
+            )
+    return ends
+
+
+def _numbers(values, count: int) -> tuple[float, ...] | None:
+    """So many finite numbers, None if they are something else."""
+    try:
+        numbers = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        return None
+    return tuple(numbers.tolist()) if numbers.shape == (count,) and np.isfinite(numbers).all() else None

@@ -21,7 +21,17 @@ from smml.viewer.gestures import Gestures
 from smml.viewer.mesh import mesh_figure
 from smml.viewer.screen import Screen
 from smml.viewer.segmenting import CACHE_BYTES, Event, Result, Segmenter
-from smml.viewer.state import NORMAL, PLANES, PRESETS, SOURCES, Display, ViewState, default_window, first_state
+from smml.viewer.state import (
+    NORMAL,
+    PLANES,
+    PRESETS,
+    SOURCES,
+    Display,
+    ViewState,
+    checked,
+    default_window,
+    first_state,
+)
 from smml.viewer.static import compose, layers_of, small_png, write_picture
 
 
@@ -120,24 +130,24 @@ class ModalityViewer:
             **fields: of :class:`smml.viewer.state.ViewState`, for example ``given="flair+t2"`` or ``overlay="truth"``.
 
         Raises:
-            InputError: a field is unknown, or its value is not among the control's choices.
+            InputError: a field is unknown, or its value is not among the control's choices; what is shown then stays as
+                it was.
         """
-        try:
-            state = self._state.changed(**fields)
-        except TypeError as error:
-            raise InputError(f"show: {error}; fields are {', '.join(vars(self._state))}") from error
-        state = state.changed(given=parse_subset(state.given), position=self._display.clipped(state.position))
-        choices = {
-            "shown": tuple(self.case.volumes),
-            "overlay": tuple(self.controls.overlay.options),
-            "compared": tuple(self.controls.compared.options),
-        }
-        for name, options in choices.items():
-            if getattr(state, name) not in options:
-                raise InputError(f"show: {name} must be one of {', '.join(options)}, found {getattr(state, name)!r}")
-        if not set(state.given) <= set(self.case.volumes):
-            raise InputError(f"show: given must be among {', '.join(self.case.volumes)}, found {state.given}")
-        self._set(state)
+        choices = {"shown": tuple(self.case.volumes)}
+        # The worker offers other predictions as soon as it has them, and must not do so in between.
+        with self._lock:
+            try:
+                state = self._state.changed(**fields)
+            except TypeError as error:
+                raise InputError(f"show: {error}; fields are {', '.join(vars(self._state))}") from error
+            choices |= {name: getattr(self.controls, name).options for name in ("overlay", "source", "compared")}
+            try:
+                state = checked(state, self._display, choices)
+            except InputError as error:
+                early = "source" in fields and self._result is None and self._segmenter is not None
+                hint = "; other predictions can be chosen once there is one: call wait() first" if early else ""
+                raise InputError(f"show: {error}{hint}") from error
+            self._set(state)
 
     def wait(self, timeout: float | None = 60.0) -> bool:
         """Wait until the segmentation is on screen; False if the time was not enough.

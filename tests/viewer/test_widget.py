@@ -390,15 +390,6 @@ def test_a_snapshot_is_written_or_given_to_the_browser(show, tmp_path, monkeypat
     assert viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG"), "for readers without a kernel"
 
 
-def test_arguments_out_of_range_are_refused_by_name(show):
-    viewer = show(None, FakePredictor())
-    for fields, message in (
-        ({"overlay": "x-ray"}, "overlay must be one of"),
-        ({"shown": "pet"}, "shown must be one of"),
-        ({"depth": 3}, "fields are given"),
-        ({"given": ()}, "empty"),
-    ):
-        with pytest.raises(InputError, match=message):
-            viewer.show(**fields)
+def test_a_size_out_of_range_is_refused():
     with pytest.raises(InputError, match="size"):
         ModalityViewer(phantom(), size=10)
