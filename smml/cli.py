@@ -105,6 +105,8 @@ def train(
     """Train two students under different modality masks that teach each other; with torchrun, over many processes."""
     from smml.training import TrainingConfig
     from smml.training import train as run
+    from smml.training.trainer import BEST, LOG, VALIDATION_LOG
+    from smml.training.validation import how_it_ended
 
     _use_threads(threads)
     config = TrainingConfig(
@@ -116,15 +118,18 @@ def train(
         holdout=holdout, patience=patience, tensorboard=tensorboard,
     )  # fmt: skip
     path = run(data, output, config, weights=weights or None, resume=resume)
-    _say(f"trained {steps} steps; checkpoint in {path}, losses in {path.parent / 'log.csv'}")
+    if _speaks():
+        log, scores, best = (path.parent / name for name in (LOG, VALIDATION_LOG, BEST))
+        kept = f", the best in {best}" if validate_every else ""
+        typer.echo(f"{how_it_ended(log, scores, config)}; checkpoint in {path}{kept}, losses in {log}")
 
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Folder of labelled cases.")],
+    data: Annotated[Path, typer.Argument(help="Folder of cases; those without a segmentation are left out.")],
     checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
     output: Annotated[Path, typer.Option(help="Folder for scores.csv and table.md.")] = Path("evaluation"),
-    cases: Annotated[int, typer.Option(min=0, help="Only the first N cases; 0 takes all.")] = 0,
+    cases: Annotated[int, typer.Option(min=0, help="Only the first N labelled cases; 0 takes all.")] = 0,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     refine: RefineOption = None,
     penalty: Annotated[
@@ -144,6 +149,7 @@ def evaluate(
     from smml import evaluation
     from smml.data import find_cases
     from smml.evaluation.scores import CHALLENGE_PENALTY
+    from smml.evaluation.tables import check_report
     from smml.parallel import start_ranks
 
     _use_threads(threads)
@@ -152,9 +158,20 @@ def evaluate(
         _print_profile(predictor, find_cases(data)[: cases or 1])
         return
     with start_ranks(device) as ranks:
-        predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
-        found = find_cases(data)
+        # Before the model, which takes longer to load, and long before the scores: what forbids them is told at once.
+        check_report(output)
+        everyone = find_cases(data)
+        found = [case for case in everyone if case.label is not None]
+        if not found:
+            raise InputError(
+                f"{data}: none of its {len(everyone)} cases has a segmentation to compare with; name a folder of "
+                "labelled cases"
+            )
+        if len(found) < len(everyone):
+            unlabelled = len(everyone) - len(found)
+            _say(f"{data}: {unlabelled} of {len(everyone)} cases left out, because they have no segmentation")
         found = found[:cases] if cases else found
+        predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         one_empty = CHALLENGE_PENALTY if penalty else math.nan
         scores = evaluation.evaluate(predictor, found, one_empty=one_empty, ranks=ranks, progress=ranks.first)
@@ -184,16 +201,19 @@ def compare(
     tables = {}
     for result in results:
         name, separator, path = result.partition("=")
-        read = evaluation.read_scores(path if separator else result)
-        name = name if separator else Path(result).stem
+        # What exists under its whole name is a path, whatever it holds: folders of a search are called lr=0.1.
+        if Path(result).exists() or not separator:
+            whole = Path(result).absolute()
+            name, path = whole.name if whole.is_dir() else whole.stem, result
+        read = evaluation.read_scores(path)
         for kind, scores in read.items():
-            title = f"{name}, {kind}" if len(read) > 1 else name
+            title = f"{name}, {kind}" if len(read) > 1 and kind else name
             if title in tables:
                 raise InputError(f"two results are called {title!r}; name them, as in NAME={result}")
             tables[title] = scores
-    cases = sorted(set.intersection(*(set(scores["case"]) for scores in tables.values())))
-    reference = evaluation.published(published, cases) if published else None
-    text = evaluation.format_comparison(evaluation.compare(tables), reference)
+    table = evaluation.compare(tables)
+    reference = evaluation.published(published, table.attrs["pairs"]) if published else None
+    text = evaluation.format_comparison(table, reference)
     typer.echo(text)
     if output is not None:
         write_text(output, text + "\n")
@@ -212,7 +232,10 @@ def study(
 ) -> None:
     """Train and score the arms of the ablation study, from where it was left, and report differences with intervals."""
     from smml.study import read_study, run_study, write_study
+    from smml.study.report import check_report_folder
 
+    results = results or output / "report"
+    check_report_folder(results, output)
     if not report:
         chosen = [_whole_number("seeds", seed) for seed in seeds.split(",")] if seeds else None
         import torch
@@ -221,9 +244,7 @@ def study(
         names = arms.split(",") if arms else None
         run_study(output, preset, arms=names, seeds=chosen, device=device, workers=workers)
     found = read_study(output)
-    path = write_study(
-        found, results or output / "report", f"Ablation study `{found.settings['preset']}`, simulated cases"
-    )
+    path = write_study(found, results, f"Ablation study `{found.settings['preset']}`, simulated cases")
     typer.echo(path.read_text(encoding="utf-8"))
     typer.echo(f"written to {path}")
 
@@ -245,14 +266,17 @@ def predict(
     Labels come out in the grid, orientation and label values of the input.
     """
     from smml.data import find_case, read_case
+    from smml.inference.predictor import scheme_that_fits
     from smml.modalities import parse_subset, subset_name
 
     _use_threads(threads)
     # Before the model, which takes longer to load: whoever mistyped a path is told at once.
     files = find_case(case if len(case) > 1 else case[0])
+    _check_outputs(files, output, probabilities)
     wanted = parse_subset(modalities) if modalities else None
     loaded = read_case(files, wanted, label=False)
     predictor = _predictor(checkpoint, device, window, refine)
+    scheme_that_fits(loaded.layout, predictor.scheme.num_classes)  # not only when the result is there
     result = predictor.segment(predictor.encode(loaded))
     predictor.save(result, output, layout=loaded.layout, probabilities=probabilities)
     voxel = loaded.spacing[0] * loaded.spacing[1] * loaded.spacing[2] / 1000
@@ -309,6 +333,25 @@ def _whole_number(option: str, text: str) -> int:
         raise InputError(f"{option}: expected whole numbers joined by commas, found {text!r}") from error
 
 
+def _check_outputs(files, output: Path, probabilities: Path | None) -> None:
+    """Names that cannot be written, that are one another's, or under which a file of the case would be lost."""
+    from smml.data.layouts import split_suffix
+
+    def same(one: Path, other: Path) -> bool:
+        # The second where a file system does not tell upper from lower case.
+        return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+
+    sources = [source.path for source in files.images.values()] + ([files.label] if files.label else [])
+    named = [("--output", output, (".nii.gz", ".nii", ".mha")), ("--probabilities", probabilities, (".nii.gz", ".nii"))]
+    for option, path, suffixes in named if probabilities is not None else named[:1]:
+        if split_suffix(path)[1] not in suffixes:
+            raise InputError(f"{option} {path}: expected a name ending in {' or '.join(suffixes)}; rename it")
+        if any(same(path, source) for source in sources):
+            raise InputError(f"{option} {path}: is a file of case {files.id}, which would be lost; choose another name")
+    if probabilities is not None and same(output, probabilities):
+        raise InputError(f"--probabilities {probabilities}: is the file of --output too; name two files")
+
+
 def _who() -> str:
     """Which process of several is talking."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -317,8 +360,13 @@ def _who() -> str:
 
 def _say(text: str) -> None:
     """What several processes would say alike, once."""
-    if os.environ.get("RANK", "0") == "0":
+    if _speaks():
         typer.echo(text)
+
+
+def _speaks() -> bool:
+    """Whether this is the process, of one or several, that talks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _use_threads(threads: int) -> None:

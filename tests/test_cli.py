@@ -255,3 +255,80 @@ def test_results_are_compared_side_by_side(run, tmp_path):
     status, _, err = run("compare", tmp_path / "ours.csv", "--published", "brats2020")
     assert status == 2
     assert "case a is not of BraTS 2020" in err
+
+
+def test_evaluate_leaves_out_what_has_no_segmentation_and_says_how_many(run, small_cohort, checkpoint, tmp_path):
+    """As of MSD, where the images of the test stand beside those of the training."""
+    data = Path(shutil.copytree(small_cohort, tmp_path / "data"))
+    files = find_cases(data)
+    files[0].label.unlink()
+    arguments = ["evaluate", data, "--checkpoint", checkpoint, "--output", tmp_path / "scores", "--cases", 1]
+    status, text, _ = run(*arguments)
+    assert status == 0
+    assert f"{data}: 1 of 3 cases left out, because they have no segmentation\n" in text
+    rows = (tmp_path / "scores" / "scores.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert {row.split(",")[0] for row in rows} == {files[1].id}
+    for case in files[1:]:
+        case.label.unlink()
+    assert "none of its 3 cases has a segmentation" in sentence(run(*arguments))
+
+
+def test_evaluate_refuses_an_output_that_is_a_file_before_the_work(run, small_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_predictor", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "taken").write_text("kept", encoding="utf-8")
+    said = sentence(run("evaluate", small_cohort, "--output", tmp_path / "taken"))
+    assert f"{tmp_path / 'taken'}: scores cannot be written there" in said
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model, which takes long, fails the test."""
+    monkeypatch.setattr(cli, "_predictor", lambda *_, **__: pytest.fail("a model was loaded"))
+
+
+@pytest.mark.parametrize("option", ["--output", "--probabilities"])
+@pytest.mark.parametrize("role", ["flair", "t2", "seg"])
+def test_predict_never_writes_over_a_file_of_the_case(run, case_folder, tmp_path, no_model, monkeypatch, option, role):
+    scan = next(case_folder.glob(f"*_{role}.nii.gz"))
+    before = scan.read_bytes()
+    monkeypatch.chdir(case_folder)
+    (tmp_path / "link.nii.gz").symlink_to(scan)
+    outputs = {"--output": tmp_path / "seg.nii.gz", "--probabilities": tmp_path / "p.nii.gz"}
+    for path in (scan, Path(scan.name), tmp_path / "link.nii.gz"):
+        words = [word for pair in (outputs | {option: path}).items() for word in pair]
+        message = sentence(run("predict", "--case", case_folder, "--modalities", "flair", *words))
+        assert f"{option} {path}: is a file of case" in message
+    assert scan.read_bytes() == before
+    assert not any(path.exists() for path in outputs.values())
+
+
+def test_predict_refuses_names_that_it_could_not_write_before_a_model_is_loaded(run, case_folder, tmp_path, no_model):
+    def refused(output, *more):
+        return sentence(run("predict", "--case", case_folder, "--output", tmp_path / output, *more))
+
+    assert "--output" in refused("seg.png")
+    assert ".nii.gz or .nii or .mha" in refused("seg.png")
+    assert "p.mha: expected a name ending in .nii.gz or .nii;" in refused(
+        "seg.mha", "--probabilities", tmp_path / "p.mha"
+    )
+    both = tmp_path / "sub" / ".." / "seg.nii.gz"
+    assert "is the file of --output too; name two files" in refused("seg.nii.gz", "--probabilities", both)
+
+
+def test_a_model_of_other_classes_is_refused_before_it_segments(
+    run, small_cohort_2015, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("smml.inference.Predictor.encode", lambda *_: pytest.fail("segmented"))
+    folder = find_cases(small_cohort_2015)[0].label.parents[1]
+    result = run("predict", "--case", folder, "--checkpoint", checkpoint, "--output", tmp_path / "seg.nii.gz")
+    assert "4 classes, but the layout brats2015 has 5" in sentence(result)
+
+
+def test_a_result_may_lie_under_a_name_with_an_equals_sign(run, tmp_path, monkeypatch):
+    rows = ["case,subset,region,dice,output", *(f"a,flair,{region},0.5," for region in ("WT", "TC", "ET"))]
+    (tmp_path / "csv" / "lr=0.1").mkdir(parents=True)
+    (tmp_path / "csv" / "lr=0.1" / "scores.csv").write_text("\n".join(rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run("compare", "csv/lr=0.1/scores.csv", "csv/lr=0.1", "named=csv/lr=0.1/scores.csv")
+    assert status == 0
+    assert [line.split(" ")[1] for line in out.splitlines()[2:5]] == ["scores", "lr=0.1", "named"]

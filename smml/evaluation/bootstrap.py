@@ -46,8 +46,7 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 
             f"a bootstrap needs finite values [cases] or [seeds, cases], found {list(values.shape)} with "
             f"{int((~np.isfinite(values)).sum())} not finite; leave such cases out of both methods"
         )
-    if not 0 < level < 1 or resamples < 1:
-        raise InputError(f"level must lie in (0, 1) and resamples be 1 or more, found {level} and {resamples}")
+    _check_options(level, resamples)
     random = np.random.default_rng(seed)
     seeds, cases = values.shape
     rows, columns = np.empty((resamples, seeds), np.intp), np.empty((resamples, cases), np.intp)
@@ -63,3 +62,46 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def bootstrap_mean_over_subsets(
+    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean over cases, then over subsets, where cases lack some subsets, with an interval from resampling the cases.
+
+    A case that is drawn is drawn with all subsets that it has. Without gaps this is :func:`bootstrap_mean` of the
+    cases' means; with them a mean of those would count a subset the more, the fewer others its cases have.
+
+    Args:
+        values: float [N, S], a case in each row and a subset in each column; NaN where a case lacks a subset. Every
+            row and every column holds a value.
+        level: of the interval.
+        resamples: how many.
+        seed: of the resampling; the same input gives the same interval.
+
+    Raises:
+        InputError: no values, infinite ones, or a row or column without any.
+    """
+    values = np.asarray(values, np.float64)
+    there = ~np.isnan(values)
+    if values.ndim != 2 or not values.size or np.isinf(values).any() or not (there.any(0).all() and there.any(1).all()):
+        raise InputError(
+            f"a bootstrap over subsets needs values [cases, subsets] that are finite or missing, found "
+            f"{list(values.shape)}; leave out cases and subsets without any"
+        )
+    _check_options(level, resamples)
+    random = np.random.default_rng(seed)
+    known, cases = np.where(there, values, 0), len(values)
+    means = np.empty(resamples)
+    for number in range(resamples):
+        drawn = np.bincount(random.integers(cases, size=cases), minlength=cases)
+        counts = drawn @ there
+        # A subset that no drawn case has is left out of this mean.
+        means[number] = np.mean((drawn @ known)[counts > 0] / counts[counts > 0])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float((known.sum(0) / there.sum(0)).mean()), float(low), float(high))
+
+
+def _check_options(level: float, resamples: int) -> None:
+    if not 0 < level < 1 or resamples < 1:
+        raise InputError(f"level must lie in (0, 1) and resamples be 1 or more, found {level} and {resamples}")

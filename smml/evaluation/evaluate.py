@@ -53,10 +53,14 @@ def evaluate(
         ``attrs["protocol"]`` says how the numbers came about.
 
     Raises:
-        InputError: no case, a case without a label, or a case whose classes are not the model's.
+        InputError: no case, a case without a label, or a case whose classes are not the model's; told before the first
+            case is segmented.
     """
     if not len(cases):
         raise InputError("no cases to evaluate: name a folder that holds some")
+    # All before the first, because one that cannot be scored must not cost the hours spent on those before it.
+    for item in cases:
+        _check(item, predictor)
     wanted = [parse_subset(subset) for subset in subsets]
     ranks = ranks or Ranks()
     by_case: dict[int, list[dict]] = {}
@@ -65,7 +69,6 @@ def evaluate(
         for number in own:
             item, rows = cases[number], by_case.setdefault(number, [])
             case = item if isinstance(item, Case) else read_case(item)
-            _check(case, predictor)
             possible = set(subsets_of(case.modalities))
             chosen = [subset for subset in wanted if subset in possible]
             for result in predictor.segment_all(predictor.encode(case), chosen):
@@ -89,7 +92,7 @@ def protocol(cases: int, one_empty: float = math.nan) -> str:
     )
 
 
-def _check(case: Case, predictor: Predictor) -> None:
+def _check(case: CaseFiles | Case, predictor: Predictor) -> None:
     if case.label is None:
         raise InputError(f"case {case.id}: has no segmentation to compare with; evaluate on labelled cases")
     if case.scheme.num_classes != predictor.scheme.num_classes:

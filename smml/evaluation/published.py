@@ -60,7 +60,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "brats2015": Protocol(
         "BraTS 2015, split 242/12/20",
         20,
-        re.compile(r"(brats_2013_pat\d+_1|brats_tcia_pat\d+_\d+|VSD\.Brain.*)", re.IGNORECASE),
+        # ``find_cases`` puts the grade in front.
+        re.compile(r"((HGG|LGG)_)?(brats_2013_pat\d+_1|brats_tcia_pat\d+_\d+|VSD\.Brain.*)", re.IGNORECASE),
         {
             "HeMIS": (68.22, 54.07, 43.86),
             "U-HVED": (81.57, 64.68, 56.76),

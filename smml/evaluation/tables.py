@@ -2,6 +2,7 @@
 
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from smml.files import write_text
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 
 MEAN = "mean"
+REPORT_FILES = ("scores.csv", "table.md")
 
 
 def summary_table(scores: pd.DataFrame, *, post_processed: bool = False, output: str | None = None) -> pd.DataFrame:
@@ -105,6 +107,31 @@ def format_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def check_report(folder: str | os.PathLike) -> None:
+    """Make sure that :func:`write_report` will be able to write; nothing is left behind, not even the folder.
+
+    Args:
+        folder: as for :func:`write_report`.
+
+    Raises:
+        InputError: the folder cannot be made or written to, or one of the files to write is a folder.
+    """
+    folder = Path(folder)
+    # What is to be made later lies in the nearest folder that is there already; a broken link counts as there.
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        taken = next((folder / name for name in REPORT_FILES if (folder / name).is_dir()), None)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: scores cannot be written there ({place}: {error.strerror}); expected a folder, or a place "
+            "where one can be made; choose another output"
+        ) from error
+    if taken:
+        raise InputError(f"{taken}: expected a file to write or replace, found a folder; choose another output")
+
+
 def write_report(scores: pd.DataFrame, folder: str | os.PathLike, title: str) -> tuple[Path, Path]:
     """Write ``scores.csv`` (a row per case, subset and region) and ``table.md``; returns their paths.
 
@@ -113,8 +140,8 @@ def write_report(scores: pd.DataFrame, folder: str | os.PathLike, title: str) ->
         folder: made if needed.
         title: heading of the Markdown file: model and data set.
     """
-    folder = Path(folder)
-    write_text(folder / "scores.csv", scores.to_csv(index=False, float_format="%.6g"))
+    csv, markdown = (Path(folder) / name for name in REPORT_FILES)
+    write_text(csv, scores.to_csv(index=False, float_format="%.6g"))
     plain, post = summary_table(scores), summary_table(scores, post_processed=True)
     both = refinement_table(scores)
     text = [
@@ -131,5 +158,5 @@ def write_report(scores: pd.DataFrame, folder: str | os.PathLike, title: str) ->
     if both is not None:
         text[4:4] = ["## Refined, the final output", ""]
         text += ["## Student and refined, side by side", "", format_table(both), ""]
-    write_text(folder / "table.md", "\n".join(text))
-    return folder / "scores.csv", folder / "table.md"
+    write_text(markdown, "\n".join(text))
+    return csv, markdown

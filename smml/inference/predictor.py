@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from smml.data.case import Case
-from smml.data.labels import scheme_for_classes
+from smml.data.labels import LabelScheme, scheme_for_classes
 from smml.data.layouts import LAYOUTS
 from smml.data.preprocessing import prepare
 from smml.data.writing import write_probabilities, write_segmentation
@@ -358,29 +358,34 @@ class Predictor:
         layout: str = "brats2021",
         probabilities: str | os.PathLike | None = None,
     ) -> Path:
-        """Write the labels in the case's grid and the layout's label values; the file appears whole or not at all.
+        """Write the labels in the case's grid and the layout's label values; each file appears whole or not at all.
 
         Args:
             segmentation: of :meth:`segment`.
             path: ``.nii``, ``.nii.gz`` or ``.mha``.
             layout: data set whose label values are written (ET = 4 before 2023); ``case.layout`` of the input.
-            probabilities: also write the class probabilities there, 4D NIfTI.
+            probabilities: also write the class probabilities there, 4D NIfTI, after the labels.
 
         Raises:
-            InputError: unknown layout or suffix, the file cannot be written, or classes that the layout lacks.
+            InputError: unknown layout or suffix, one file for both, no place to write, or classes the layout lacks.
         """
-        if layout not in LAYOUTS:
-            raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
-        scheme = LAYOUTS[layout].scheme
-        if scheme.num_classes != self.scheme.num_classes:
-            raise InputError(
-                f"the model has {self.scheme.num_classes} classes, but the layout {layout} has {scheme.num_classes}; "
-                "use a model trained on that data set"
-            )
+        scheme = scheme_that_fits(layout, self.scheme.num_classes)
+        if probabilities is not None and Path(probabilities).resolve() == Path(path).resolve():
+            raise InputError(f"{path}: was named for the labels and for the probabilities; name two files")
+        write_segmentation(path, segmentation.labels, segmentation.affine, scheme)
         if probabilities is not None:
             write_probabilities(probabilities, segmentation.probabilities, segmentation.affine)
-        write_segmentation(path, segmentation.labels, segmentation.affine, scheme)
         return Path(path)
+
+
+def scheme_that_fits(layout: str, num_classes: int) -> LabelScheme:
+    """Label values of a layout; an InputError if it is unknown or does not fit a model of so many classes."""
+    if layout not in LAYOUTS:
+        raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    if (scheme := LAYOUTS[layout].scheme).num_classes != num_classes:
+        found = f"the model has {num_classes} classes, but the layout {layout} has {scheme.num_classes}"
+        raise InputError(f"{found}; use a model trained on that data set")
+    return scheme
 
 
 def _check_sam(name: str | os.PathLike, checkpoint: Checkpoint, prior: SAMPrior) -> None:

@@ -5,6 +5,7 @@ by seed and case; its interval comes from a bootstrap that draws seeds and cases
 (:mod:`smml.evaluation.bootstrap`).
 """
 
+import gzip
 import json
 import os
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ import pandas as pd
 from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.evaluation.bootstrap import bootstrap_mean
-from smml.files import write_text
+from smml.files import replacing, write_text
 from smml.modalities import SUBSETS, subset_name
 from smml.study.presets import ARMS, READINGS
-from smml.study.run import SETTINGS, run_name
+from smml.study.run import REPORT_SCORES, SETTINGS, is_report, run_name
 
 MEASURES = (*REGIONS, "mean")
 # Options that came after the first runs, each with the one that switches on what it weighs. Runs that do not name them
@@ -112,8 +113,8 @@ def read_study(output: str | os.PathLike) -> Study:
     if not (output / SETTINGS).exists():
         raise InputError(f"{output}: holds no study ({SETTINGS} is missing); run `smml study` first")
     settings = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
-    if (output / "scores.csv.gz").exists():
-        return Study(settings["preset"], pd.read_csv(output / "scores.csv.gz"), settings["runs"])
+    if (output / REPORT_SCORES).exists():
+        return Study(settings["preset"], pd.read_csv(output / REPORT_SCORES), settings["runs"])
     frames, runs = [], {}
     for name, arm in (ARMS | READINGS).items():
         trained = arm.trained_as or name
@@ -175,15 +176,49 @@ def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
 
     Args:
         study: of :func:`read_study`.
-        folder: made if needed.
+        folder: made if needed; a report that is there is written anew.
         title: heading: which preset, which data.
+
+    Raises:
+        InputError: the folder is a file or holds the study itself, whose ``study.json`` the report's would replace.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    study.scores.to_csv(folder / "scores.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+    check_report_folder(folder)
+    with (
+        replacing(folder / REPORT_SCORES) as temporary,
+        open(temporary, "wb") as stream,
+        # Neither time nor name of the temporary file: the same scores are the same bytes.
+        gzip.GzipFile("scores.csv", "wb", fileobj=stream, mtime=0) as packed,
+    ):
+        study.scores.to_csv(packed, index=False)
     write_text(folder / SETTINGS, json.dumps({"preset": study.settings, "runs": study.runs}, indent=1) + "\n")
     write_text(folder / "study.md", format_study(study, title))
     return folder / "study.md"
+
+
+def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | None = None) -> None:
+    """Refuse a folder that a report cannot be written to, before hours are spent on what it would say.
+
+    A study and its report both call their settings ``study.json``: one in the other's place would destroy it.
+
+    Args:
+        folder: of the report.
+        output: of the study, which may not exist yet, or the report that is written anew.
+
+    Raises:
+        InputError: the folder is a file, or lies in one, or holds a study.
+    """
+    folder = Path(folder)
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise InputError(f"{folder}: {there} is a file, expected a folder for the report; choose another name")
+    if is_report(folder):
+        return
+    if (folder / SETTINGS).exists() or (output is not None and folder.resolve() == Path(output).resolve()):
+        raise InputError(
+            f"{folder}: is the folder of a study, whose {SETTINGS} the report would replace; name another folder for "
+            "the report (--results), or none: it is then written to report/ inside the study"
+        )
 
 
 def format_study(study: Study, title: str) -> str:

@@ -29,6 +29,7 @@ from smml.study.presets import ARMS, READINGS, StudyPreset, arms_named, study_pr
 from smml.training import train
 
 SETTINGS = "study.json"
+REPORT_SCORES = "scores.csv.gz"
 _CONFIG, _LOG = "config.json", "log.csv"
 
 
@@ -58,7 +59,7 @@ def run_study(
         The folder of the scores, for :func:`smml.study.read_study`.
 
     Raises:
-        InputError: an unknown name, a seed that the preset lacks, or a folder that holds another study.
+        InputError: an unknown name, a seed that the preset lacks, or a folder that holds another study or a report.
     """
     output, sizes, chosen = Path(output), study_preset(preset), arms_named(None if arms is None else list(arms))
     strange = [seed for seed in seeds or () if seed not in sizes.seeds]
@@ -79,6 +80,14 @@ def run_study(
         if progress:
             print(f"{name} is done", flush=True)
     return output / "scores"
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a folder holds what :func:`smml.study.write_study` wrote, and no study beside it."""
+    of_a_study = ("cohort", "runs", "scores")
+    return all((folder / name).is_file() for name in (SETTINGS, REPORT_SCORES)) and not any(
+        (folder / name).exists() for name in of_a_study
+    )
 
 
 def run_name(arm: str, seed: int) -> str:
@@ -128,6 +137,11 @@ def _beside(scores: Path, file: str) -> Path:
 def _claim(output: Path, settings: dict) -> None:
     """Make the folder this study's, or find that it is."""
     path = output / SETTINGS
+    if is_report(output):
+        raise InputError(
+            f"{output}: holds the report of a study, not its trainings; name another folder to train in, or add "
+            "--report to write the report anew"
+        )
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found != json.loads(json.dumps(settings)):

@@ -1,9 +1,19 @@
 """Every option of a training run, with its default and its source."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 from smml.errors import InputError
 from smml.models.presets import preset
+
+_ZERO_OR_MORE = (
+    *("weight_decay", "poly_power", "pixel_weight", "feature_weight", "class_weight", "refinement_weight"),
+    *("gradient_clip", "workers"),
+)
+_SHARES = (
+    *("consistency_start", "consistency_ramp", "tumour_share"),
+    *("min_class_weight", "gate_min_class_weight", "refinement_min_class_weight"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class TrainingConfig:
         validate_every: steps between validations (:mod:`smml.training.validation`); 0: none.
         validation: folder of labelled cases to validate on; empty holds some of the training cases out.
         holdout: share of the cases that is held out for validation if ``validation`` names no folder.
-        patience: stop after this many validations in a row without a new best; 0: never.
+        patience: stop after this many validations in a row without a new best; 0: never. Like ``validation``, it needs
+            ``validate_every``.
         tensorboard: write the log for TensorBoard too (needs the package ``tensorboard``).
         augment: rotate, flip, vary intensities.
         seed: of weights, samples, masks and augmentation.
@@ -107,10 +118,15 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         preset(self.preset)
-        positive = ("steps", "batch_size", "learning_rate", "checkpoint_every", "prior_masks", "accumulate")
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive, found {getattr(self, name)}")
+        for name in ("steps", "batch_size", "learning_rate", "checkpoint_every", "prior_masks", "accumulate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be positive and finite, found {getattr(self, name)}")
+        for name in _ZERO_OR_MORE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be 0 or more and finite, found {getattr(self, name)}")
+        # What PyTorch takes as a seed.
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, found {self.seed}")
         if self.spacing is not None and not 0.2 <= self.spacing <= 10:
             raise InputError(f"spacing must lie between 0.2 and 10 mm, found {self.spacing}")
         if not 0 <= self.refinement_start < 1:
@@ -122,7 +138,13 @@ class TrainingConfig:
         for name in ("validate_every", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 (off) or more, found {getattr(self, name)}")
-        for name in ("min_class_weight", "gate_min_class_weight", "refinement_min_class_weight"):
+        if not self.validate_every and (self.patience or self.validation):
+            option = "patience" if self.patience else "validation"
+            raise InputError(
+                f"{option} was given ({getattr(self, option)}), but without validate_every no validation takes place; "
+                f"set validate_every to the number of steps between validations, or leave {option} out"
+            )
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
         if not 0 <= self.ema < 1:

@@ -9,8 +9,10 @@ earlier one of equal scores. The list is fixed, so that scores of different step
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles, find_cases
@@ -131,3 +133,25 @@ def validate(
             name: by_subset.get(name.removeprefix("dice_"), math.nan) for name in VALIDATION_COLUMNS[2 + len(REGIONS) :]
         },
     }
+
+
+def how_it_ended(log: Path, scores: Path, config: TrainingConfig) -> str:
+    """How far a run came, why no further, and which validation was the best, in words for the command line.
+
+    Args:
+        log: ``log.csv`` of a run that has come to its end.
+        scores: its ``validation.csv``; not looked at without validation.
+        config: of the run.
+    """
+    steps = int(pd.read_csv(log, usecols=["step"])["step"].iloc[-1]) + 1
+    if not config.validate_every:
+        return f"trained {steps} steps"
+    rows = pd.read_csv(scores)
+    best = rows.loc[rows["dice"].idxmax()]  # the first of equal ones, as BestScore has it
+    reached = f"best validation: Dice {best['dice']:.3f} at step {int(best['step'])}"
+    if steps == config.steps:
+        return f"trained {steps} steps; {reached}"
+    return (
+        f"stopped early after {steps} of {config.steps} steps: {config.patience} validations in a row without a new "
+        f"best (patience); {reached}"
+    )

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smml.errors import InputError
-from smml.evaluation import bootstrap_mean, compare, format_comparison, published, read_scores
+from smml.evaluation import bootstrap_mean, compare, format_comparison, published, read_scores, summary_table
+from smml.evaluation.bootstrap import bootstrap_mean_over_subsets
+from smml.modalities import SUBSETS, subset_name
 
 REGIONS = ("WT", "TC", "ET")
 
@@ -90,6 +92,42 @@ def test_nothing_in_common_and_gaps_are_refused():
     gap = gap[~((gap["case"] == "b") & (gap["region"] == "ET") & (gap["subset"] == "FLAIR"))]
     with pytest.raises(InputError, match="two: has no score of b, FLAIR, ET"):
         compare({"one": made_scores(), "two": gap})
+    pair = without(made_scores(), ("b", "FLAIR"))
+    for results in ({"one": made_scores(), "two": pair}, {"two": pair, "one": made_scores()}):
+        with pytest.raises(InputError, match=r"two: has no score of b, FLAIR, which one has; score it too, or remove"):
+            compare(results)
+
+
+def without(scores: pd.DataFrame, *pairs: tuple[str, str]) -> pd.DataFrame:
+    return scores[[pair not in pairs for pair in zip(scores["case"], scores["subset"], strict=True)]]
+
+
+def test_cases_that_lack_sequences_are_compared_on_what_they_have():
+    """Means are those of `smml evaluate`: over the cases that have a subset, then over subsets."""
+    gaps = [("a", "T1ce+T2"), ("a", "T1"), ("b", "T1ce+T2")]
+    subsets = ("FLAIR", "T1", "T1ce+T2")
+    base = without(made_scores(subsets=subsets), *gaps)
+    better = without(made_scores(subsets=subsets, shift=0.1), *gaps).sample(frac=1, random_state=0)
+    table = compare({"base": base, "better": better}, resamples=200)
+    for region in REGIONS:
+        assert table.loc["base", f"Dice {region}"] == pytest.approx(summary_table(base).loc["mean", f"Dice {region}"])
+        change = table.loc["better", f"Dice {region} change"]
+        assert (change.mean, change.low, change.high) == tuple(map(pytest.approx, (0.1, 0.1, 0.1)))
+    assert "3 cases and 3 subsets" in table.attrs["protocol"]
+    assert "3 of 9 pairs of case and subset left out" in format_comparison(table)
+    assert sorted(table.attrs["pairs"]) == sorted(set(zip(base["case"], base["subset"], strict=True)))
+
+
+def test_the_interval_over_subsets_is_that_of_the_cases_means_where_nothing_is_missing():
+    values = np.random.default_rng(0).standard_normal((30, 4))
+    whole, plain = bootstrap_mean_over_subsets(values), bootstrap_mean(values.mean(1))
+    assert whole.mean == pytest.approx(plain.mean)
+    assert (whole.low, whole.high) == (pytest.approx(plain.low, abs=0.02), pytest.approx(plain.high, abs=0.02))
+    values[:20, 0] = np.nan
+    assert bootstrap_mean_over_subsets(values).mean == pytest.approx(np.nanmean(values, 0).mean())
+    for odd in (np.full((2, 2), np.nan), np.array([[1.0, np.nan]]), np.array([[1.0, np.inf]]), np.ones(3)):
+        with pytest.raises(InputError, match="finite or missing"):
+            bootstrap_mean_over_subsets(odd)
 
 
 def test_the_table_on_screen():
@@ -123,6 +161,25 @@ def test_student_and_refined_of_one_file_are_two_results(tmp_path):
     assert change.mean == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("output", ["", " ", None])
+def test_rows_with_a_blank_output_are_one_result(tmp_path, output):
+    made_scores().assign(output=output).to_csv(tmp_path / "blank.csv", index=False)
+    scores = read_scores(tmp_path / "blank.csv")
+    assert list(scores) == [""]
+    assert len(scores[""]) == len(made_scores())
+    both = pd.concat([made_scores().assign(output=output), made_scores().assign(output="student")])
+    both.to_csv(tmp_path / "both.csv", index=False)
+    assert {name: len(part) for name, part in read_scores(tmp_path / "both.csv").items()} == {"": 18, "student": 18}
+
+
+def test_what_pandas_would_take_for_missing_is_read_as_it_stands(tmp_path):
+    path = tmp_path / "odd.csv"
+    path.write_text("case,subset,region,dice,hd95\nNA,t1,WT,0.5,nan\n007,t1,WT,1,n/a\nb,t1,WT,1,4.5\nc,t1,WT,1\n")
+    scores = read_scores(path)[""]
+    assert scores["case"].tolist() == ["NA", "007", "b", "c"]
+    assert scores["hd95"].isna().tolist() == [True, True, False, True]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -132,6 +189,12 @@ def test_student_and_refined_of_one_file_are_two_results(tmp_path):
         ("case,subset,region,dice\na,flair,NCR,0.5\n", "unknown region 'NCR'"),
         ("case,subset,region,dice\na,flair,WT,0.5\nb,flair,WT,91.2\n", "row 3: Dice must lie in"),
         ("case,subset,region,dice\na,flair,WT,\n", "row 2: Dice must lie in"),
+        ("case,subset,region,dice\na,flair,WT,0.5\n,flair,TC,0.5\n", "row 3: names no case"),
+        ("case,subset,region,dice\na,,WT,0.5\n", "row 2: .*empty"),
+        ("case,subset,region,dice\na,flair,,0.5\n", "unknown region ''"),
+        ("case,subset,region,dice,hd95\na,flair,WT,0.5,\na,flair,TC,0.5,4 mm\n", "row 3: hd95 must .* found '4 mm'"),
+        ("case,subset,region,dice,hd95\na,flair,WT,0.5,inf\n", "row 2: hd95 must be a distance in mm, found 'inf'"),
+        ("case,subset,region,dice,hd95\na,flair,WT,0.5,-1\n", "row 2: hd95 must"),
         ("case,subset,region,dice\na,flair+t2,WT,0.5\na,t2+flair,WT,0.6\n", "stands there twice"),
     ],
 )
@@ -148,13 +211,35 @@ def test_a_file_that_is_not_a_result_is_refused_with_the_place(tmp_path, text, s
 # ---------------------------------------------------------------- published figures
 
 
+def pairs_of(cases) -> list[tuple[str, str]]:
+    return list(itertools.product(cases, map(subset_name, SUBSETS)))
+
+
 def test_published_figures_stand_beside_the_same_protocol_only():
     cases = [f"BraTS20_Training_{number:03d}" for number in range(100)]
-    assert published("brats2020", cases)["mmFormer"] == (87.08, 78.69, 64.08)
+    assert published("brats2020", pairs_of(cases))["mmFormer"] == (87.08, 78.69, 64.08)
     with pytest.raises(InputError, match="BraTS2021_00001 is not of BraTS 2020"):
-        published("brats2020", ["BraTS2021_00001", *cases[1:]])
+        published("brats2020", pairs_of(["BraTS2021_00001", *cases[1:]]))
     with pytest.raises(InputError, match="means over 100 cases, these results over 99"):
-        published("brats2020", cases[1:])
+        published("brats2020", pairs_of(cases[1:]))
     with pytest.raises(InputError, match="there are brats2020, brats2018, brats2015"):
-        published("brats2023", cases)
-    assert all("SMML" not in means for means in published("brats2020", cases))
+        published("brats2023", pairs_of(cases))
+    assert all("SMML" not in means for means in published("brats2020", pairs_of(cases)))
+
+
+@pytest.mark.parametrize("left_out", [slice(0, 1), slice(1420, 1421), slice(0, 1500, 15)])
+def test_published_figures_stand_beside_means_over_all_subsets_only(left_out):
+    """One pair of the first or a late case, or one subset of all cases."""
+    pairs = pairs_of([f"BraTS20_Training_{number:03d}" for number in range(100)])
+    del pairs[left_out]
+    with pytest.raises(InputError, match="means over all 15 subsets of sequences, these results have only 14 of case"):
+        published("brats2020", pairs)
+
+
+def test_published_figures_of_2015_know_the_names_that_find_cases_gives():
+    cases = [f"HGG_brats_2013_pat{number:04d}_1" for number in range(10)]
+    cases += [f"LGG_brats_tcia_pat{number}_0001" for number in range(10)]
+    assert "RFNet" in published("brats2015", pairs_of(cases))
+    assert "RFNet" in published("brats2015", pairs_of([case[4:] for case in cases]))
+    with pytest.raises(InputError, match="HGG_brats_2015_pat00002_1 is not of BraTS 2015"):
+        published("brats2015", pairs_of(["HGG_brats_2015_pat00002_1", *cases[1:]]))

@@ -1,6 +1,7 @@
 """The scores of a model over cases and subsets, and the table made of them."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,10 @@ import pytest
 
 from smml.data import Case
 from smml.data.labels import BRATS_2023
+from smml.data.layouts import CaseFiles, ImageSource
 from smml.errors import InputError
 from smml.evaluation import evaluate, format_table, summary_table, write_report
+from smml.evaluation.tables import check_report
 from smml.inference import Segmentation
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 
@@ -94,6 +97,43 @@ def test_a_missing_distance_is_a_dash_not_a_number():
     scores = evaluate(Oracle(), [made_case()], ["flair"], progress=False)
     assert math.isnan(summary_table(scores).loc["FLAIR", "HD95 ET"])
     assert "–" in format_table(summary_table(scores))
+
+
+def test_what_cannot_be_scored_is_refused_before_the_first_case_is_segmented(monkeypatch):
+    """Sorted last, a single such case would cost the hours spent on all before it."""
+    from dataclasses import replace
+
+    monkeypatch.setattr(Oracle, "segment", lambda *_: pytest.fail("a case was segmented"))
+    source = {"flair": ImageSource(Path("never_read_flair.nii.gz"))}
+    for last, said in (
+        (replace(made_case("z"), label=None), "case z: has no segmentation"),
+        (CaseFiles("z", "brats2021", source), "case z: has no segmentation"),
+        (replace(made_case("z"), layout="brats2015"), "5 classes"),
+        (CaseFiles("z", "brats2015", source, Path("never_read_seg.nii.gz")), "5 classes"),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluate(Oracle(), [made_case("a"), last], progress=False)
+
+
+def test_a_place_that_cannot_take_the_report_is_told_beforehand_and_nothing_is_left(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    (tmp_path / "odd" / "table.md").mkdir(parents=True)
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    for place, said in (
+        ("file", "Not a directory"),
+        ("file/below", "Not a directory"),
+        ("odd", "found a folder"),
+        ("broken", "No such file"),
+    ):
+        with pytest.raises(InputError, match=said) as error:
+            check_report(tmp_path / place)
+        assert str(tmp_path / place) in str(error.value)
+    before = sorted(tmp_path.rglob("*"))
+    check_report(tmp_path / "new" / "below")
+    check_report(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    check_report("evaluation")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_unusable_input_is_refused_by_name():

@@ -258,6 +258,18 @@ def test_labels_are_written_with_the_values_of_the_data_set_they_came_from(model
         predictor.save(result, tmp_path / "x.nii.gz", layout="brats2015")
 
 
+def test_labels_are_written_before_probabilities_and_never_to_the_same_file(model, tmp_path, monkeypatch):
+    predictor = Predictor(model, None, window=32)
+    result = predictor.segment(predictor.encode(make_case((32, 32, 32))))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"one\.nii: was named for the labels and for the probabilities"):
+        predictor.save(result, "one.nii", probabilities=tmp_path / "one.nii")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"p\.mha"):
+        predictor.save(result, tmp_path / "seg.nii", probabilities=tmp_path / "p.mha")
+    assert [path.name for path in tmp_path.iterdir()] == ["seg.nii"], "what took long is not lost with it"
+
+
 def test_the_mean_of_the_branches_is_taken_over_probabilities(model):
     """Public code averages logits, which is another number."""
     case = make_case((32, 32, 32))

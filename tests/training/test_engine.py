@@ -4,6 +4,7 @@ import copy
 import csv
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import types
@@ -260,6 +261,33 @@ def test_a_run_stops_early_when_validation_no_longer_improves(small_cohort, tmp_
     assert (tmp_path / "checkpoint.pt").read_bytes() == before, "a run that stopped early is finished"
 
 
+def test_the_command_says_how_far_it_came_and_why_no_further(small_cohort, tmp_path, monkeypatch, capsys):
+    row = dict.fromkeys(VALIDATION_COLUMNS, 0.0)
+    dice = {1: 0.3, 2: 0.5, 3: 0.4, 4: 0.5}
+    monkeypatch.setattr(trainer, "validate", lambda model, files, step, *_: row | {"step": step, "dice": dice[step]})
+
+    def said(name: str, *words: str) -> str:
+        command = ["smml", "train", small_cohort, tmp_path / name, "--batch-size", "1", *words]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    early = ["--steps", "6", "--validate-every", "1", "--patience", "2"]
+    for words in (early, [*early, "--resume"]):
+        text = said("early", *words)
+        assert "stopped early after 4 of 6 steps: 2 validations in a row without a new best (patience)" in text
+        assert "Dice 0.500 at step 2" in text
+        assert str(tmp_path / "early" / "best.pt") in text
+    assert "trained 2 steps; best validation: Dice 0.500 at step 2" in said(
+        "whole", "--steps", "2", "--validate-every", "1"
+    )
+    text = said("plain", "--steps", "1")
+    assert text.startswith("trained 1 steps; checkpoint in ")
+    assert "best" not in text
+
+
 def test_of_equal_scores_the_earlier_is_the_best():
     best = BestScore()
     assert [best.take(dice, step) for step, dice in enumerate((0.2, 0.4, 0.4, 0.3))] == [True, True, False, False]
@@ -343,6 +371,7 @@ def test_evaluation_over_ranks_has_the_rows_of_one(small_cohort, run):
 
 def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
     seen = []
+    monkeypatch.setattr("smml.training.validation.how_it_ended", lambda *_: "")
     monkeypatch.setattr("smml.training.train", lambda data, out, config, **_: seen.append(config) or out / "x")
     wanted = {
         "accumulate": 2, "precision": "bf16", "ema": 0.99, "validate_every": 5, "validation": "held", "holdout": 0.2,
@@ -367,8 +396,49 @@ def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
         ({"holdout": 1.0}, "holdout must lie between 0 and 1"),
         ({"patience": -1}, "patience must be 0"),
         ({"validate_every": -1}, "validate_every must be 0"),
+        ({"patience": 3}, r"patience was given \(3\), but without validate_every"),
+        ({"validation": "held"}, r"validation was given \(held\), but without validate_every"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": 2**64}, "seed must be a whole number from 0"),
+        *(({"learning_rate": rate}, "learning_rate must be positive and finite") for rate in (math.nan, math.inf, 0.0)),
+        *(
+            ({name: number}, f"{name} must be 0 or more and finite")
+            for name in (
+                "pixel_weight",
+                "feature_weight",
+                "class_weight",
+                "refinement_weight",
+                "weight_decay",
+                "poly_power",
+                "gradient_clip",
+            )
+            for number in (-1.0, math.nan, math.inf)
+        ),
+        ({"workers": -1}, "workers must be 0 or more"),
+        *(
+            ({name: number}, f"{name} must lie between 0 and 1")
+            for name in ("consistency_start", "consistency_ramp", "tumour_share", "holdout", "gate_min_class_weight")
+            for number in (-0.1, 1.1, math.nan)
+        ),
+        ({"refinement_start": math.nan}, "refinement_start must lie in"),
+        ({"ema": math.nan}, "ema must lie in"),
+        ({"spacing": math.nan}, "spacing must lie between"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, said):
     with pytest.raises(InputError, match=said):
         dataclasses.replace(copy.copy(CONFIG), **options)
+
+
+@pytest.mark.parametrize(
+    "words", [("--seed", "-1"), ("--learning-rate", "nan"), ("--pixel-weight", "-1"), ("--patience", "2")]
+)
+def test_the_command_refuses_an_option_before_anything_is_written(small_cohort, tmp_path, monkeypatch, capsys, words):
+    monkeypatch.setattr(
+        sys, "argv", ["smml", "train", str(small_cohort), str(tmp_path / "run"), "--steps", "1", *words]
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"smml: {words[0][2:].replace('-', '_')} ")
+    assert not (tmp_path / "run").exists()
