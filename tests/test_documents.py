@@ -89,3 +89,20 @@ def test_the_scores_in_the_readme_are_the_committed_ones(weights, page):
     for row, said in zip(("**mean** |  |  |  ", "● | ● | ● | ● "), quoted, strict=True):
         measured = text[text.index(f"| {row}|") + len(row) + 3 :].split("|")[:3]
         assert [float(value) for value in said.split("|")] == [float(value) for value in measured]
+
+
+def test_the_scores_in_the_tiny_sams_card_are_the_committed_ones():
+    report = (ROOT / "results" / "sam" / "tiny.md").read_text(encoding="utf-8")
+    card = (ROOT / "smml" / "sam" / "weights" / "sam-tiny.md").read_text(encoding="utf-8").replace("\n", " ")
+    table = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in report.splitlines() if line[:2] == "| "]
+    visible = dict(zip(table[0], next(row for row in table if row[0].startswith("where the region")), strict=True))
+    rim = dict(zip(table[0], next(row for row in table if row[:2] == ["ET", "T1ce"]), strict=True))
+    said = re.search(
+        r"mean IoU of (\S+) when .+ prediction that asked; (\S+) if the truth chooses.+; (\S+) with its one mask\. The box "
+        r"filled has ([\d.]+), the ellipse inscribed in it ([\d.]+), and the prediction by itself ([\d.]+)\. .+ traces with "
+        r"([\d.]+)\.",
+        card,
+    )
+    columns = ("as predicted", "best of three", "jittered box", "box filled", "ellipse", "students")
+    measured = [float(visible[column]) for column in columns] + [float(rim["as predicted"])]
+    assert [float(value) for value in said.groups()] == pytest.approx(measured, abs=0.0051)
