@@ -99,8 +99,8 @@ def test_the_scores_in_the_tiny_sams_card_are_the_committed_ones():
     rim = dict(zip(table[0], next(row for row in table if row[:2] == ["ET", "T1ce"]), strict=True))
     said = re.search(
         r"mean IoU of (\S+) when .+ prediction that asked; (\S+) if the truth chooses.+; (\S+) with its one mask\. The "
-        r"box filled has ([\d.]+), the ellipse inscribed in it ([\d.]+), and the prediction by itself ([\d.]+)\. .+ traces "
-        r"with ([\d.]+)\.",
+        r"box filled has ([\d.]+), the ellipse inscribed in it ([\d.]+), and the prediction by itself ([\d.]+)\. .+ it "
+        r"traces with ([\d.]+)\.",
         card,
     )
     columns = ("as predicted", "best of three", "jittered box", "box filled", "ellipse", "students")
