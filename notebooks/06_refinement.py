@@ -149,7 +149,7 @@ box = mask_box(truth["ET"])
 answers = ask("t1ce", box, multimask=True)  # [3, H, W]
 fits = {region: [iou(a > 0.5, truth[region]) for a in answers] for region in ("ET", "TC")}
 pictures = {
-    f"answer {i + 1}, IoU with ET {fits['ET'][i]:.2f}, with TC {fits['TC'][i]:.2f}": figures.prompt_picture(
+    f"{i + 1}: IoU with ET {fits['ET'][i]:.2f}, TC {fits['TC'][i]:.2f}": figures.prompt_picture(
         volumes["t1ce"], z, mask=answer > 0.5, truth=truth["ET"], boxes=[box]
     )
     for i, answer in enumerate(answers)
