@@ -343,7 +343,8 @@ def predict_on_square(
     own, detail = sam.prompt_encoder.embed_dim, getattr(sam, "detail", None)
     coarse = embeddings[:, :own]
     prompted = None if points is None else (points, point_labels)
-    filled = None if boxes is None else _filled(sam, boxes)
+    # The official models have no use for it.
+    filled = _filled(sam, boxes) if boxes is not None and (rough_mask or detail is not None) else None
     rough = None if filled is None or not rough_mask else 2 * filled - 1
     sparse, dense = sam.prompt_encoder(points=prompted, boxes=boxes, masks=rough)
 
