@@ -45,7 +45,7 @@ from smml.modalities import subset_mask
 from smml.models.checkpoint import load_checkpoint
 from smml_kernels import dice_ce_loss, relation_loss
 from smml_kernels.benchmarks import floors
-from smml_kernels.reference.relation import choose_form
+from smml_kernels.relation.reference import choose_form
 
 figures.use_theme()
 torch.manual_seed(0)
@@ -640,6 +640,6 @@ with course.check("4.3"):
 # %% [markdown]
 # ## Read next
 #
-# The reference in code: `smml_kernels/reference/exchange.py` and `relation.py`, `smml/losses/feature.py`.
+# The reference in code: `smml_kernels/exchange/reference.py` and `relation.py`, `smml/losses/feature.py`.
 #
 # **Next:** [5. Fused kernels](05_fused_kernels.ipynb).

@@ -264,7 +264,7 @@ print(f"{implementation}: NaN in missing maps changes no bit, gradients agree, t
 
 # %%
 if triton:
-    from smml_kernels.kernels.fusion_maps import tiling
+    from smml_kernels.fusion.maps import tiling
 
     rows = []
     for name, channels, edge in (("level 1, 128³", 8, 128), ("level 3, 32³", 32, 32), ("level 5, 8³", 128, 8)):
@@ -580,7 +580,7 @@ def break_even(channels, direct_rate=1.0, linear_rate=1.0):
 
 # %%
 with course.check("5.3"):
-    from smml_kernels.reference.relation import choose_form
+    from smml_kernels.relation.reference import choose_form
 
     for c in (16, 128, 512):
         n = break_even(c)
@@ -594,6 +594,6 @@ with course.check("5.3"):
 # %% [markdown]
 # ## Read next
 #
-# `smml_kernels/kernels/dice_ce.py`, from top to bottom: kernels, launcher, autograd; its docstring is the derivation.
+# `smml_kernels/dice_ce/op.py`, from top to bottom: kernels, launcher, autograd; its docstring is the derivation.
 #
 # **Next:** [6. Refinement](06_refinement.ipynb).

@@ -52,7 +52,7 @@ from smml.models.checkpoint import load_checkpoint
 from smml.models.refinement import RefinementNetwork
 from smml.sam import PromptRules, SAMPrior, coarse_prompts, decode, encode, intensity_window, load_sam
 from smml.sam.prior import best_answers
-from smml.sam.prompts import fill_box, iou, mask_box
+from smml.sam.training.prompts import fill_box, iou, mask_box
 from smml.training import TrainingConfig, train
 
 figures.use_theme()

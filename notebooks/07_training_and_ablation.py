@@ -376,5 +376,5 @@ with course.check("7.3"):
 # %% [markdown]
 # ## Read next
 #
-# **Next:** [8. Evaluation](08_evaluation.ipynb). In the code: `smml/training/step.py`, `smml/parallel.py`,
+# **Next:** [8. Evaluation](08_evaluation.ipynb). In the code: `smml/training/step.py`, `smml/ranks.py`,
 # `smml/study/presets.py`.

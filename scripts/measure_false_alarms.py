@@ -29,7 +29,7 @@ from smml.files import write_text
 from smml.inference import Predictor
 from smml.modalities import SUBSETS, subset_name
 from smml.models.checkpoint import load_checkpoint
-from smml.processes import in_processes
+from smml.workers import in_processes
 
 LIMIT_ML = 1.0
 LAYOUT = "brats2021"

@@ -35,9 +35,9 @@ from smml.modalities import DISPLAY_NAMES
 from smml.sam import decode, encode, intensity_window, load_sam, predict_masks, read_tiny, save_tiny
 from smml.sam.load import WEIGHTS
 from smml.sam.prior import best_answers
-from smml.sam.prompts import draw_points, fill_box, fill_ellipse, iou, jittered_box, mask_box
-from smml.sam.scenes import HELD_OUT_SEED, VISIBLE
 from smml.sam.tiny import TinyConfig
+from smml.sam.training.prompts import draw_points, fill_box, fill_ellipse, iou, jittered_box, mask_box
+from smml.sam.training.scenes import HELD_OUT_SEED, VISIBLE
 
 # Objects of fewer voxels than this (225 mm2 at 3 mm) are counted but not part of the means.
 SMALLEST = 25

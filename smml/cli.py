@@ -150,7 +150,7 @@ def evaluate(
     from smml.data import find_cases
     from smml.evaluation.scores import CHALLENGE_PENALTY
     from smml.evaluation.tables import check_report
-    from smml.parallel import start_ranks
+    from smml.ranks import start_ranks
 
     _use_threads(threads)
     if profile:
@@ -304,8 +304,8 @@ def train_sam(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
 ) -> None:
     """Train the tiny SAM on simulated lesions, anatomy and shapes."""
-    from smml.sam.train import SAMTraining
-    from smml.sam.train import train_sam as run
+    from smml.sam.training.train import SAMTraining
+    from smml.sam.training.train import train_sam as run
 
     _use_threads(threads)
     settings = SAMTraining(

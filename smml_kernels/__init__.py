@@ -1,7 +1,7 @@
 """Fused operations of masked mutual learning, usable without the rest of the project.
 
 Four functions, each with one meaning (:mod:`smml_kernels.reference`, plain PyTorch) and one public name here, which
-picks how it is computed: by Triton kernels (:mod:`smml_kernels.kernels`) on NVIDIA GPUs, by PyTorch anywhere else.
+picks how it is computed: by Triton kernels (``op.py`` of its folder) on NVIDIA GPUs, by PyTorch anywhere else.
 :mod:`smml_kernels.dispatch` has the rules; :func:`report` says what runs here, and why.
 
 All take ``implementation``: "auto" (the default), "torch" or "triton". The environment variable ``SMML_KERNELS``, with
@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from smml_kernels import reference
 from smml_kernels.dispatch import report, use_triton
-from smml_kernels.linear import torch_relation_loss
+from smml_kernels.relation.torch_linear import torch_relation_loss
 
 __all__ = ["dice_ce_loss", "exchange_loss", "masked_fusion", "relation_loss", "report"]
 
@@ -54,9 +54,10 @@ def relation_loss(
         RuntimeError: ``implementation="triton"`` where Triton cannot run.
     """
     if use_triton("relation_loss", implementation, f1.device):
-        from smml_kernels.kernels import launch, relation
+        from smml_kernels.common import launch
+        from smml_kernels.relation import op
 
-        return relation.relation_loss(f1, f2, weight, form=form, group=launch.group_name(group))
+        return op.relation_loss(f1, f2, weight, form=form, group=launch.group_name(group))
     return torch_relation_loss(f1, f2, weight, form=form, group=group)
 
 
@@ -90,9 +91,9 @@ def masked_fusion(
     """
     device = next((f.device for f in features if f is not None), weight.device)
     if use_triton("masked_fusion", implementation, device):
-        from smml_kernels.kernels import fusion
+        from smml_kernels.fusion import op
 
-        return fusion.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
+        return op.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
     return reference.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
 
 
@@ -112,7 +113,7 @@ def exchange_loss(
         logits1: of branch 1, [B, K, X, Y, Z], floating.
         logits2: of branch 2, [B, K, X, Y, Z], floating.
         target: y, [B, X, Y, Z], uint8 or int64; may be None for ``gate="entropy"``.
-        gate: "lower_ce", "correct", "entropy" or "none"; :mod:`smml_kernels.reference.exchange` has their meaning.
+        gate: "lower_ce", "correct", "entropy" or "none"; :mod:`smml_kernels.exchange.reference` has their meaning.
         min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of each sample.
         group: of ranks that hold other samples of the same batch.
         implementation: "auto", "torch" or "triton".
@@ -128,9 +129,10 @@ def exchange_loss(
     """
     options = {"gate": gate, "min_class_weight": min_class_weight}
     if use_triton("exchange_loss", implementation, logits1.device):
-        from smml_kernels.kernels import exchange, launch
+        from smml_kernels.common import launch
+        from smml_kernels.exchange import op
 
-        return exchange.exchange_loss(logits1, logits2, target, group=launch.group_name(group), **options)
+        return op.exchange_loss(logits1, logits2, target, group=launch.group_name(group), **options)
     return reference.exchange_loss(logits1, logits2, target, group=group, **options)
 
 
@@ -163,7 +165,8 @@ def dice_ce_loss(
     """
     options = {"from_logits": from_logits, "min_class_weight": min_class_weight}
     if use_triton("dice_ce_loss", implementation, x.device):
-        from smml_kernels.kernels import dice_ce, launch
+        from smml_kernels.common import launch
+        from smml_kernels.dice_ce import op
 
-        return dice_ce.dice_ce_loss(x, target, group=launch.group_name(group), **options)
+        return op.dice_ce_loss(x, target, group=launch.group_name(group), **options)
     return reference.dice_ce_loss(x, target, group=group, **options)

@@ -101,7 +101,7 @@ def resources(capability: int, cases: dict[str, Callable[[], object]]) -> list[R
     Raises:
         RuntimeError: Triton interprets in this process.
     """
-    from smml_kernels.kernels import launch
+    from smml_kernels.common import launch
 
     if launch.INTERPRETED:
         raise RuntimeError("nothing is compiled where Triton interprets: unset TRITON_INTERPRET")
@@ -171,14 +171,14 @@ def every_case(*, quick: bool = False) -> dict[str, Callable[[], object]]:
 
 
 def _dice_ce(x: torch.Tensor, y: torch.Tensor, from_logits: bool) -> None:
-    from smml_kernels.kernels import dice_ce
+    from smml_kernels.dice_ce import op as dice_ce
 
     _, coefficients = dice_ce.forward(x, y, from_logits, 0.0, "")
     dice_ce.backward(x.new_empty(()), x, y, coefficients, from_logits)
 
 
 def _exchange(x: torch.Tensor, y: torch.Tensor | None, gate: str) -> None:
-    from smml_kernels.kernels import exchange
+    from smml_kernels.exchange import op as exchange
 
     _, _, coefficients = exchange.forward(x, x, y, gate, 0.0, "")
     one = x.new_empty(())
@@ -186,7 +186,7 @@ def _exchange(x: torch.Tensor, y: torch.Tensor | None, gate: str) -> None:
 
 
 def _relation(f: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
-    from smml_kernels.kernels import relation
+    from smml_kernels.relation import op as relation
 
     launchers, options = relation._launchers(form)
     _, *saved = launchers.forward(f, f, weight, "", **options)
@@ -194,7 +194,8 @@ def _relation(f: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
 
 
 def _masked_fusion(maps: list[torch.Tensor]) -> None:
-    from smml_kernels.kernels import fusion, fusion_backward
+    from smml_kernels.fusion import backward as fusion_backward
+    from smml_kernels.fusion import op as fusion
 
     # Under autocast the parameters stay in float32 and the upstream gradient comes in the maps' dtype.
     channels, dtype = maps[0].shape[1], torch.promote_types(maps[0].dtype, torch.float32)

@@ -56,7 +56,7 @@ def interprets() -> bool:
     """Whether Triton is installed and runs kernels in its interpreter, on the CPU, in this process."""
     if importlib.util.find_spec("triton") is None:
         return False
-    from smml_kernels.kernels import launch
+    from smml_kernels.common import launch
 
     return launch.INTERPRETED
 

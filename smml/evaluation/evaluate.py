@@ -15,7 +15,7 @@ from smml.errors import InputError
 from smml.evaluation.scores import dice, hd95
 from smml.inference import Predictor, Segmentation
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
-from smml.parallel import Ranks
+from smml.ranks import Ranks
 
 # A predicted ET below this volume becomes NCR in the post-processed score (500 voxels at 1 mm; docs/CONVENTIONS.md).
 SMALL_ET_MM3 = 500.0

@@ -13,7 +13,7 @@ from smml.inference import Predictor
 from smml.inference.network import Blend, batches
 from smml.inference.windows import WindowPlan, plan_windows
 from smml.modalities import Subset, subset_mask, subsets_of
-from smml.models.shares import decode_fused, fuse_shares, shares_of
+from smml.models.fusion import decode_fused, fuse_shares, shares_of
 
 
 @dataclass(frozen=True)

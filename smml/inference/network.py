@@ -7,7 +7,7 @@ import torch
 from smml.errors import InputError
 from smml.inference.windows import Slices, WindowPlan
 from smml.models import SMML
-from smml.models.shares import StudentShares, decode_fused, fuse_shares, shares_of
+from smml.models.fusion import StudentShares, decode_fused, fuse_shares, shares_of
 
 # Windows that are encoded together. Besides filling a GPU, more than one makes PyTorch choose oneDNN's convolutions on
 # a CPU, which are several times faster than what it takes for a single small volume.

@@ -27,7 +27,7 @@ from smml.inference.windows import default_window, plan_windows
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, load_checkpoint
-from smml.models.shares import StudentShares
+from smml.models.fusion import StudentShares
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
 

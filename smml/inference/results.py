@@ -9,7 +9,7 @@ from smml.data.case import Case
 from smml.data.preprocessing import PreparedCase
 from smml.inference.windows import WindowPlan
 from smml.modalities import Subset
-from smml.models.shares import StudentShares
+from smml.models.fusion import StudentShares
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """L_fc, the feature level of the hierarchical consistency constraints: L_rel + lambda L_cls.
 
-L_rel (:mod:`smml_kernels.reference.relation`) compares how the tokens of the batch relate to each other, within and
+L_rel (:mod:`smml_kernels.relation.reference`) compares how the tokens of the batch relate to each other, within and
 across samples. It looks hardest where the predictions are unsure: a token's weight is the mean entropy of both
 branches over the voxels that it covers.
 
@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from smml_kernels import relation_loss
-from smml_kernels.reference.ranks import sum_over_ranks
+from smml_kernels.common.ranks import sum_over_ranks
 
 # A prototype shorter than this points nowhere: its cosines count as 0.
 _SHORTEST = 1e-8

@@ -3,7 +3,7 @@
 The two branches see the same volume through different modalities; at each voxel the one that reads it better teaches
 the other. The paper says that reliable knowledge is selected and exchanged, and its public code lacks the body; the
 reading used here ("lower_ce": the branch with the lower cross-entropy at a voxel teaches there) and the alternatives
-are spelled out in :mod:`smml_kernels.reference.exchange`.
+are spelled out in :mod:`smml_kernels.exchange.reference`.
 """
 
 import torch

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from smml_kernels import dice_ce_loss
-from smml_kernels.reference.ranks import sum_over_ranks
+from smml_kernels.common.ranks import sum_over_ranks
 
 DIRECTIONS: tuple[str, ...] = ("refined_teaches", "student_teaches", "both")
 

@@ -4,9 +4,9 @@ torchvision and segment-anything are imported when a SAM is built or loaded, not
 """
 
 from smml.sam.cache import EmbeddingCache
-from smml.sam.coarse_prompts import CoarsePrompts, PromptRules, coarse_prompts
 from smml.sam.load import load_sam, read_tiny, save_tiny
 from smml.sam.prior import SAMPrior
+from smml.sam.prompts import CoarsePrompts, PromptRules, coarse_prompts
 from smml.sam.slices import SquareFit, decode, encode, intensity_window, predict_masks, to_input
 from smml.sam.tiny import TinyConfig, build_tiny
 

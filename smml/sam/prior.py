@@ -17,8 +17,8 @@ from torch import nn
 from smml.data.labels import REGIONS, scheme_for_classes
 from smml.errors import InputError
 from smml.sam.cache import EmbeddingCache, embedding_key
-from smml.sam.coarse_prompts import CoarsePrompts, PromptRules, coarse_prompts
-from smml.sam.segmenter import SAMSegmenter, Segmenter
+from smml.sam.calls import SAMSegmenter, Segmenter
+from smml.sam.prompts import CoarsePrompts, PromptRules, coarse_prompts
 from smml.sam.slices import intensity_window
 
 # The axis of [X, Y, Z] that a slice of each plane fixes.
@@ -32,7 +32,7 @@ class SAMPrior:
     """Prior volumes from a frozen SAM, the available sequences and a coarse prediction.
 
     Args:
-        sam: of :func:`smml.sam.load_sam`, or anything that is a :class:`smml.sam.segmenter.Segmenter`.
+        sam: of :func:`smml.sam.load_sam`, or anything that is a :class:`smml.sam.calls.Segmenter`.
         planes: which slices SAM sees: "axial", "coronal", "sagittal"; with several, their priors are averaged, and a
             slice without a prompt counts as 0 there.
         regions: the R regions, in the order of the result.

@@ -3,7 +3,7 @@
 SAM's smallest official model takes tens of seconds a slice on such a machine. The tiny one sees a slice as a square of
 144 pixels, cut into 18 x 18 patches; its masks have 72 x 72 pixels, to which a few convolutions of our own bring what
 the patches are too coarse for (:mod:`smml.sam.detail`). It knows nothing but the simulated images and
-shapes that it was trained on (``smml.sam.train``).
+shapes that it was trained on (``smml.sam.training.train``).
 """
 
 import math

@@ -24,9 +24,9 @@ from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.files import write_text
 from smml.inference import Predictor
-from smml.processes import in_processes
 from smml.study.presets import ARMS, READINGS, StudyPreset, arms_named, study_preset
 from smml.training import train
+from smml.workers import in_processes
 
 SETTINGS = "study.json"
 REPORT_SCORES = "scores.csv.gz"

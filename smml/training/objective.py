@@ -49,7 +49,7 @@ def objective(
         config: weights and schedule.
         step: 0, 1, ...
         group: of ranks that hold other samples of the same batch. Total and terms are those of the whole batch then,
-            on every rank, and the gradients of the ranks add up to its own (:meth:`smml.parallel.Ranks.add_gradients`).
+            on every rank, and the gradients of the ranks add up to its own (:meth:`smml.ranks.Ranks.add_gradients`).
     """
     first, second = output.branches
     weights = {"min_class_weight": config.min_class_weight}

@@ -26,7 +26,7 @@ from smml.errors import InputError
 from smml.files import replacing, write_text
 from smml.inference import Predictor
 from smml.inference.windows import default_window
-from smml.parallel import Ranks
+from smml.ranks import Ranks
 from smml.sam.prior import SAMPrior
 
 _DONE = "priors.json"

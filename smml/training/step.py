@@ -12,7 +12,7 @@ from smml.models.blocks import Encoder
 from smml.models.decoder import Decoder
 from smml.models.smml import SMML
 from smml.models.transformer import IntraModalTransformer
-from smml.parallel import Ranks
+from smml.ranks import Ranks
 from smml.training.config import TrainingConfig, learning_rate
 from smml.training.objective import TERMS, Objective, objective
 

@@ -19,16 +19,16 @@ from smml.errors import InputError, LostProcess
 from smml.files import write_text
 from smml.models.checkpoint import Checkpoint, save_checkpoint
 from smml.models.smml import SMML
-from smml.parallel import Ranks, start_ranks
+from smml.ranks import Ranks, start_ranks
+from smml.runs import provenance
+from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
-from smml.sam.segmenter import weights_fingerprint
 from smml.training.config import TrainingConfig
 from smml.training.ema import AverageWeights
 from smml.training.log import Board, TrainingLog
 from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
-from smml.training.provenance import provenance
 from smml.training.state import CHECKPOINT, load_starting_weights, random_states, restore, resume_point, run_identity
 from smml.training.step import accelerate, shares, take_step
 from smml.training.validation import VALIDATION_COLUMNS, BestScore, split_cases, validate
@@ -58,7 +58,7 @@ def train(
     run that was killed and resumed ends with the same weights to the bit as one that was not, on a CPU with the same
     number of threads.
 
-    Under ``torchrun`` the processes train as one (:mod:`smml.parallel`): they share out the samples of each step and
+    Under ``torchrun`` the processes train as one (:mod:`smml.ranks`): they share out the samples of each step and
     take the step that one process would take with all of them. Rank 0 writes the folder, which all of them must see. A
     run can be resumed by another number of processes; to the bit it is the same only with the same number.
 

@@ -22,7 +22,7 @@ from smml.inference import Predictor
 from smml.inference.windows import default_window
 from smml.modalities import parse_subset, subset_name
 from smml.models.smml import SMML
-from smml.parallel import Ranks
+from smml.ranks import Ranks
 from smml.training.config import TrainingConfig
 
 # All sequences, two common pairs, and the two single ones that show different parts of a tumour.

@@ -5,7 +5,7 @@ is loaded only when it is asked for.
 """
 
 from smml.viewer.mesh import mesh_figure
-from smml.viewer.static import viewer_picture
+from smml.viewer.picture import viewer_picture
 
 __all__ = ["ModalityViewer", "mesh_figure", "viewer_picture"]
 

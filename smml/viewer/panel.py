@@ -11,8 +11,8 @@ from smml.data.labels import REGIONS, LabelScheme
 from smml.figures.theme import CLASS_COLOURS, REGION_COLOURS
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, Subset, subset_name
 from smml.viewer.render import DIFFERENCE_COLOURS, UNCERTAINTY_COLOURS
-from smml.viewer.segmenting import Result, Scores
 from smml.viewer.state import NORMAL, Display, ViewState
+from smml.viewer.worker import Result, Scores
 
 # Names of the parts that are seen when all three nested regions are painted.
 _PARTS = {"WT": "oedema (WT outside TC)", "TC": "necrotic core (TC outside ET)", "ET": "enhancing tumour (ET)"}

@@ -8,10 +8,10 @@ from smml.data.labels import LabelScheme
 from smml.modalities import Subset, subset_name, subsets_of
 from smml.viewer import panel
 from smml.viewer.controls import Controls
+from smml.viewer.picture import layers_of
 from smml.viewer.render import encode_png, plane_sizes, render_plane
-from smml.viewer.segmenting import Result, Scores
 from smml.viewer.state import NORMAL, Display, ViewState
-from smml.viewer.static import layers_of
+from smml.viewer.worker import Result, Scores
 
 
 class Screen:

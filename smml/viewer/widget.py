@@ -19,8 +19,8 @@ from smml.modalities import parse_subset, subset_name, subsets_of
 from smml.viewer.controls import Controls
 from smml.viewer.gestures import Gestures
 from smml.viewer.mesh import mesh_figure
+from smml.viewer.picture import compose, layers_of, small_png, write_picture
 from smml.viewer.screen import Screen
-from smml.viewer.segmenting import CACHE_BYTES, Event, Result, Segmenter
 from smml.viewer.state import (
     NORMAL,
     PLANES,
@@ -32,7 +32,7 @@ from smml.viewer.state import (
     default_window,
     first_state,
 )
-from smml.viewer.static import compose, layers_of, small_png, write_picture
+from smml.viewer.worker import CACHE_BYTES, Event, Result, Segmenter
 
 
 class ModalityViewer:

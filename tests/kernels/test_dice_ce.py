@@ -61,7 +61,7 @@ def test_a_volume_of_many_tiles_and_programs(poisoned_memory):
 
 
 def test_programs_that_walk_over_several_tiles(poisoned_memory, monkeypatch):
-    monkeypatch.setattr("smml_kernels.kernels.tiles._PROGRAMS", 4)
+    monkeypatch.setattr("smml_kernels.common.tiles._PROGRAMS", 4)
     compare(prediction(2, 4, 17, 16, 11), labels(2, 17, 16, 11, seed=3))
 
 

@@ -53,7 +53,7 @@ def test_triton_and_pytorch_mean_the_same():
 def test_the_environment_decides_where_a_call_says_auto(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "smml_kernels.kernels.dice_ce.dice_ce_loss", lambda *a, **k: calls.append("triton") or torch.tensor(0.0)
+        "smml_kernels.dice_ce.op.dice_ce_loss", lambda *a, **k: calls.append("triton") or torch.tensor(0.0)
     )
     x, y = randn(1, 2, 2, 2, 2), labels(1, 2, 2, 2, classes=2)
     monkeypatch.setenv("SMML_KERNELS", "triton")

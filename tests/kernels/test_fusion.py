@@ -18,7 +18,7 @@ SMALL = (5, 4, 3)
 
 
 def ours(features, mask, weight, bias, *, negative_slope=0.2, eps=1e-5):
-    from smml_kernels.kernels import fusion
+    from smml_kernels.fusion import op as fusion
 
     return fusion.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
 
@@ -233,10 +233,10 @@ def test_upstream_gradients(layout):
 
 def test_large_volumes_and_full_tiles(poisoned_memory, monkeypatch):
     """Tiles as large as on a volume that fills a GPU, programs that walk over many, and sums of several programs."""
-    for name in ("fusion_maps.ENOUGH", "fusion_backward.ENOUGH"):
-        monkeypatch.setattr(f"smml_kernels.kernels.{name}", 1)
-    monkeypatch.setattr("smml_kernels.kernels.fusion._PROGRAMS", 4)
-    monkeypatch.setattr("smml_kernels.kernels.fusion_backward._PROGRAMS", 4)
+    for name in ("maps.ENOUGH", "backward.ENOUGH"):
+        monkeypatch.setattr(f"smml_kernels.fusion.{name}", 1)
+    monkeypatch.setattr("smml_kernels.fusion.op._PROGRAMS", 4)
+    monkeypatch.setattr("smml_kernels.fusion.backward._PROGRAMS", 4)
     maps, weight, bias = inputs(1, 1, 3, (17, 16, 13), 2)
     compare(maps, present([[1, 1]]), weight, bias)
 

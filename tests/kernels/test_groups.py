@@ -104,7 +104,7 @@ def test_the_mean_of_the_ranks_own_losses_would_be_another_number():
 def test_what_is_not_a_group_is_refused():
     if not HAS_TRITON:
         pytest.skip("Triton is not installed")
-    from smml_kernels.kernels import launch
+    from smml_kernels.common import launch
 
     assert launch.group_name(None) == ""
     with pytest.raises(TypeError, match=r"ProcessGroup, found str"):

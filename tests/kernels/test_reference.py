@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from smml_kernels import reference
+from smml_kernels.relation import reference as relation
 
 BRANCH_GATES = ("lower_ce", "correct", "entropy", "none")
 seeds = st.integers(0, 2**31)
@@ -139,15 +140,15 @@ def test_relation_near_agreement_keeps_its_digits(form, copy, magnitude):
 
 
 def test_relation_auto_takes_the_cheaper_form(monkeypatch):
-    cheaper = reference.relation._direct_is_cheaper
+    cheaper = relation._direct_is_cheaper
     assert cheaper(1024, 512)  # the published bottleneck
     assert not cheaper(1024, 128)
     assert not cheaper(262144, 16)
     assert not cheaper(16384, 8192), "few tokens per channel, but N x N would not fit"
     taken = []
     for form in ("_direct", "_linear"):
-        compute = getattr(reference.relation, form)
-        monkeypatch.setattr(reference.relation, form, lambda *f, n=form, c=compute: taken.append(n) or c(*f))
+        compute = getattr(relation, form)
+        monkeypatch.setattr(relation, form, lambda *f, n=form, c=compute: taken.append(n) or c(*f))
     reference.relation_loss(randn(8, 4), randn(8, 4))
     reference.relation_loss(randn(16, 4), randn(16, 4))
     assert taken == ["_direct", "_linear"]

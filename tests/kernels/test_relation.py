@@ -25,7 +25,10 @@ from triton_checks import (
 from smml_kernels import reference
 
 if HAS_TRITON:
-    from smml_kernels.kernels import relation, relation_difference, relation_direct, relation_linear
+    from smml_kernels.relation import difference as relation_difference
+    from smml_kernels.relation import direct as relation_direct
+    from smml_kernels.relation import linear as relation_linear
+    from smml_kernels.relation import op as relation
 
 pytestmark = needs_triton
 both_forms = pytest.mark.parametrize("form", ["linear", "direct"])

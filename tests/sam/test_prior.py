@@ -12,10 +12,10 @@ from smml.data.labels import REGIONS, scheme_for_classes
 from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_mask, subset_name
 from smml.sam.cache import EmbeddingCache
-from smml.sam.coarse_prompts import PromptRules
+from smml.sam.calls import SAMSegmenter, weights_fingerprint
 from smml.sam.prior import PLANES, SAMPrior, best_answers
-from smml.sam.prompts import fill_box
-from smml.sam.segmenter import SAMSegmenter, weights_fingerprint
+from smml.sam.prompts import PromptRules
+from smml.sam.training.prompts import fill_box
 
 SIZE = (20, 26, 15)
 ALL = torch.ones(1, 4, dtype=torch.bool)

@@ -1,139 +1,172 @@
-"""Prompts drawn from known objects: boxes round them, points truly inside and outside, and the baselines."""
+"""Prompts from a coarse prediction: round every component, inside what they should be inside of, always the same."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from smml.sam.prompts import JITTER, draw_points, fill_box, fill_ellipse, iou, jittered_box, mask_box
+from smml.errors import InputError
+from smml.sam.prompts import PromptRules, coarse_prompts
+
+EIGHT = np.ones((3, 3))
+
+
+def one(mask, **rules):
+    """Prompts of one slice [H, W]."""
+    return coarse_prompts(mask[None], PromptRules(**rules))
+
+
+def disc(shape, centre, radius):
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
 
 
 @st.composite
-def masks(draw) -> np.ndarray:
-    """Any mask of up to 40 x 40 voxels that is not empty: a box, speckles, or both cut to what lies in the slice."""
-    height, width = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
-    mask = np.zeros((height, width), bool)
-    row, column = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
-    mask[row : row + draw(st.integers(1, 40)), column : column + draw(st.integers(1, 40))] = True
-    if draw(st.booleans()):
-        mask &= np.random.default_rng(draw(st.integers(0, 99))).random(mask.shape) < 0.7
-        mask[row, column] = True
-    return mask
+def volumes(draw):
+    """Smooth random probabilities [S, H, W] with components of all sizes."""
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 24), st.integers(1, 24)))
+    noise = np.random.default_rng(draw(st.integers(0, 2**32))).standard_normal(shape)
+    smooth = ndimage.gaussian_filter(noise, (0, draw(st.floats(0, 3)), draw(st.floats(0, 3))))
+    scaled = smooth / max(float(np.abs(smooth).max()), 1e-9)
+    return np.clip(0.5 + scaled * draw(st.floats(-1, 1)), 0, 1).astype(np.float32)
 
 
-seeds = st.integers(0, 2**32 - 1)
+@settings(max_examples=150)
+@given(
+    volumes(),
+    st.integers(1, 12),
+    st.floats(0, 3),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_prompts_of_any_volume(volume, area, margin, most, positives, negatives, as_mask):
+    volume = volume > 0.5 if as_mask else volume
+    rules = PromptRules(0.5, area, margin, most, positives, negatives)
+    prompts = coarse_prompts(volume, rules)
+    inside = volume if as_mask else volume > 0.5
+    height, width = volume.shape[1:]
+    assert prompts.points.shape == (len(prompts), positives + negatives, 2)
+    row = 0
+    for index, layer in enumerate(inside):
+        pieces, _ = ndimage.label(layer, structure=EIGHT)
+        sizes = np.bincount(pieces.ravel())[1:]
+        large = [n + 1 for n in np.argsort(-sizes, kind="stable") if sizes[n] >= area][:most]
+        for n in large:
+            piece = pieces == n
+            assert int(prompts.slices[row]) == index
+            top, left, bottom, right = prompts.boxes[row].tolist()
+            where = np.argwhere(piece)
+            first, last = where.min(axis=0), where.max(axis=0) + 1
+            # The box is the component and its margin, cut at the border.
+            assert top == pytest.approx(max(0, first[0] - margin), abs=1e-5)
+            assert left == pytest.approx(max(0, first[1] - margin), abs=1e-5)
+            assert bottom == pytest.approx(min(height, last[0] + margin), abs=1e-5)
+            assert right == pytest.approx(min(width, last[1] + margin), abs=1e-5)
+            points, labels = prompts.points[row].long().numpy(), prompts.point_labels[row].tolist()
+            assert set(labels[:positives]) <= {1, -1}
+            assert set(labels[positives:]) <= {0, -1}
+            assert positives == 0 or labels[0] == 1
+            for (i, j), label in zip(points, labels, strict=True):
+                assert 0 <= i < height
+                assert 0 <= j < width
+                if label == 1:
+                    assert piece[i, j]
+                elif label == 0:
+                    assert not ndimage.binary_dilation(piece, EIGHT)[i, j]
+                    assert not layer[i, j]
+                else:
+                    assert (i, j) == (0, 0)
+            row += 1
+    assert row == len(prompts)
 
 
-@given(masks())
-def test_the_box_of_a_mask_holds_all_of_it_and_no_line_more(mask):
-    top, left, bottom, right = mask_box(mask)
-    inside = mask[top:bottom, left:right]
-    assert inside.sum() == mask.sum()
-    assert inside[0].any()
-    assert inside[-1].any()
-    assert inside[:, 0].any()
-    assert inside[:, -1].any()
+@settings(max_examples=30)
+@given(volumes())
+def test_the_same_prediction_gives_the_same_prompts(volume):
+    first, second = coarse_prompts(volume), coarse_prompts(torch.from_numpy(volume.copy()).requires_grad_())
+    for name in ("slices", "boxes", "points", "point_labels"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
 
 
-@given(masks(), seeds, st.sampled_from([0.0, JITTER, 0.3]))
-def test_a_jittered_box_stays_near_its_mask_and_in_the_slice(mask, seed, jitter):
-    exact = np.array(mask_box(mask))
-    box = jittered_box(mask, np.random.default_rng(seed), jitter)
-    lengths = np.tile(exact[2:] - exact[:2], 2)
-    # A voxel at most where the share is less than that; a small object keeps two thirds of its box.
-    limits = np.maximum(jitter * lengths, np.minimum(1, np.maximum(jitter, 1 / 6) * lengths))
-    assert (np.abs(box - exact) <= limits + 1e-4).all()
-    assert box.dtype == np.float32
-    assert (box >= 0).all()
-    assert (box <= np.tile(mask.shape, 2)).all()
-    assert (box[2:] - box[:2] >= 0.39 * lengths[:2]).all()
+@settings(max_examples=30)
+@given(arrays(bool, (2, 15, 11)))
+def test_prompts_move_with_the_prediction(mask):
+    rules = PromptRules(minimum_area=3, margin=1.5, positives=0, negatives=0, components=50)
+    inner = np.zeros((2, 25, 21), bool)
+    inner[:, 5:20, 5:16] = mask
+    moved = np.roll(inner, (2, -3), axis=(1, 2))
+    shift = torch.tensor([2.0, -3, 2, -3])
+    assert torch.allclose(coarse_prompts(inner, rules).boxes + shift, coarse_prompts(moved, rules).boxes)
 
 
-def test_jitter_moves_every_side_both_ways():
-    mask = np.zeros((60, 80), bool)
-    mask[20:40, 30:60] = True
-    random = np.random.default_rng(0)
-    moved = np.array([jittered_box(mask, random) - mask_box(mask) for _ in range(300)])
-    # Up to a tenth of 20 rows and 30 columns.
-    assert moved.min(axis=0) == pytest.approx([-2, -3, -2, -3], abs=0.1)
-    assert moved.max(axis=0) == pytest.approx([2, 3, 2, 3], abs=0.1)
+def test_a_disc_is_prompted_at_its_centre():
+    prompts = one(disc((40, 30), (20, 12), 5))
+    assert prompts.boxes.tolist() == [[14, 6, 27, 19]]
+    assert prompts.points[0, 0].tolist() == [20, 12]
+    assert prompts.point_labels.tolist() == [[1, 0]]
 
 
-@given(masks(), st.integers(0, 4), st.integers(0, 4), seeds)
-def test_points_lie_where_their_labels_say(mask, inside, outside, seed):
-    points, labels = draw_points(mask, inside, outside, np.random.default_rng(seed))
-    assert points.shape == (inside + outside, 2)
-    assert points.dtype == np.float32
-    rows, columns = points.astype(int).T
-    assert (labels[:inside] == 1).all()
-    assert mask[rows[:inside], columns[:inside]].all()
-    # Nowhere to put a point outside: padding, which SAM ignores.
-    assert set(labels[inside:]) <= {0, -1}
-    assert not points[labels == -1].any()
-    negative = labels == 0
-    assert not ndimage.binary_dilation(mask)[rows[negative], columns[negative]].any()
-    top, left, bottom, right = mask_box(mask)
-    assert (np.abs(rows[negative] + 0.5 - (top + bottom) / 2) <= bottom - top + 1).all()
-    assert (np.abs(columns[negative] + 0.5 - (left + right) / 2) <= right - left + 1).all()
+def test_a_point_lies_in_a_ring_and_not_in_its_hole():
+    ring = disc((40, 40), (20, 20), 12) & ~disc((40, 40), (20, 20), 7)
+    prompts = one(ring, negatives=3)
+    i, j = prompts.points[0, 0].long().tolist()
+    assert ring[i, j]
+    assert prompts.point_labels[0].tolist() == [1, 0, 0, 0]
 
 
-@given(masks(), seeds)
-def test_the_first_point_is_deep_inside(mask, seed):
-    (row, column), _ = (values[0] for values in draw_points(mask, 1, 0, np.random.default_rng(seed)))
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    assert depth[int(row), int(column)] >= depth.max() / 2
+def test_points_outside_are_where_the_background_is_most_certain():
+    probability = np.full((30, 30), 0.3, np.float32)
+    probability[10:20, 10:20] = 0.9
+    probability[8, 22] = 0.01
+    prompts = one(probability)
+    assert prompts.points[0, 1].tolist() == [8, 22]
 
 
-def test_a_mask_that_fills_its_slice_has_no_points_outside():
-    points, labels = draw_points(np.ones((5, 9), bool), 1, 2, np.random.default_rng(0))
-    assert labels.tolist() == [1, -1, -1]
-    assert not points[1:].any()
+def test_two_lesions_in_a_slice_have_a_prompt_each_and_specks_none():
+    mask = disc((60, 60), (15, 15), 8) | disc((60, 60), (45, 45), 5)
+    mask[30, 5:10] = True
+    prompts = one(mask)
+    assert prompts.boxes.tolist() == [[6, 6, 25, 25], [39, 39, 52, 52]]
+    assert len(one(mask, components=1)) == 1
+    assert len(one(mask, minimum_area=5)) == 3
 
 
-def test_points_outside_come_from_the_surroundings_of_a_given_box():
-    mask = np.zeros((60, 80), bool)
-    mask[10:14, 10:14] = True
-    box = np.array([39.5, 60.0, 49.5, 70.0], np.float32)
-    points, labels = draw_points(mask, 0, 50, np.random.default_rng(0), box)
-    assert (labels == 0).all()
-    assert (points.min(axis=0) >= [34, 55]).all()
-    assert (points.max(axis=0) <= [55, 76]).all()
+def test_slices_are_not_connected_with_each_other():
+    volume = np.zeros((3, 20, 20), bool)
+    volume[0, 2:8, 2:8] = volume[1, 7:15, 7:15] = True
+    assert coarse_prompts(volume).slices.tolist() == [0, 1]
 
 
-def test_the_same_seed_draws_the_same_prompts():
-    mask = np.zeros((30, 40), bool)
-    mask[5:20, 8:33] = True
-    draws = [(jittered_box(mask, r), *draw_points(mask, 2, 2, r)) for r in map(np.random.default_rng, (3, 3, 4))]
-    assert all(np.array_equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
-    assert not np.array_equal(draws[0][0], draws[2][0])
+def test_a_slice_that_is_all_tumour_has_no_outside():
+    prompts = one(np.ones((12, 9), bool))
+    assert prompts.boxes.tolist() == [[0, 0, 12, 9]]
+    assert prompts.point_labels.tolist() == [[1, -1]]
 
 
-@given(masks())
-def test_a_filled_box_has_that_box(mask):
-    box = mask_box(mask)
-    assert mask_box(fill_box(np.array(box), mask.shape)) == box
-    assert not (mask & ~fill_box(np.array(box), mask.shape)).any()
+def test_nothing_predicted_gives_no_prompts():
+    prompts = coarse_prompts(torch.zeros(4, 8, 8))
+    assert len(prompts) == 0
+    assert prompts.boxes.shape == (0, 4)
+    assert prompts.points.shape == (0, 2, 2)
+    assert prompts.point_labels.shape == (0, 2)
 
 
-@given(masks())
-def test_the_ellipse_lies_in_its_box(mask):
-    box = np.array(mask_box(mask))
-    ellipse = fill_ellipse(box, mask.shape)
-    assert not (ellipse & ~fill_box(box, mask.shape)).any()
-    assert np.array_equal(ellipse, fill_ellipse(box[[1, 0, 3, 2]], mask.shape[::-1]).T)
+@pytest.mark.parametrize(
+    "rules",
+    [{"threshold": 0}, {"threshold": 1}, {"margin": -1}, {"minimum_area": 0}, {"components": 0}, {"positives": 1.5}],
+)
+def test_unusable_rules_name_the_argument(rules):
+    with pytest.raises(InputError, match=next(iter(rules))):
+        PromptRules(**rules)
 
 
-def test_boxes_and_ellipses_hold_the_voxels_whose_centre_is_in_them():
-    assert np.argwhere(fill_box(np.array([0.4, 1.6, 1.6, 3.5]), (3, 5))).tolist() == [[0, 2], [1, 2]]
-    ellipse = fill_ellipse(np.array([10, 20, 90, 140]), (100, 160))
-    assert ellipse.sum() == pytest.approx(np.pi * 40 * 60, rel=0.01)
-    assert mask_box(ellipse) == (10, 20, 90, 140)
-
-
-def test_intersection_over_union():
-    a, b = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
-    assert iou(a, b) == pytest.approx(1 / 3)
-    assert iou(a, a) == 1
-    assert iou(a, ~a) == 0
-    assert iou(a & ~a, a & ~a) == 1
+def test_unusable_predictions_are_refused():
+    with pytest.raises(InputError, match=r"\[S, H, W\]"):
+        coarse_prompts(torch.zeros(8, 8))
+    with pytest.raises(InputError, match="NaN"):
+        coarse_prompts(torch.full((1, 8, 8), torch.nan))

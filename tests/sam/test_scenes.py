@@ -9,7 +9,7 @@ from smml.data.labels import BRATS_2015
 from smml.data.simulation.subject import Subject
 from smml.modalities import MODALITIES
 from smml.sam import SquareFit, scenes
-from smml.sam.scenes import (
+from smml.sam.training.scenes import (
     HELD_OUT_SEED,
     SMALLEST_OBJECT,
     TRAINING_SEED,
@@ -19,7 +19,7 @@ from smml.sam.scenes import (
     make_scene,
     shape_scenes,
 )
-from smml.sam.train import SAMTraining
+from smml.sam.training.train import SAMTraining
 
 SIZE, PIXELS = 64, 32
 

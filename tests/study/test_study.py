@@ -14,7 +14,7 @@ from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML, StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
-from smml.parallel import Ranks
+from smml.ranks import Ranks
 from smml.study import ARMS, PRESETS, READINGS, Study, compare_arms, read_study, run_study, study_preset, write_study
 from smml.study import presets as study_presets
 from smml.study import report as study_report

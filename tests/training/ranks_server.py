@@ -17,7 +17,7 @@ import torch._dynamo  # what an optimiser imports at its first step, which takes
 
 from smml.data.labels import REGIONS
 from smml.models import SMML, StudentConfig, presets
-from smml.parallel import start_ranks
+from smml.ranks import start_ranks
 from smml.training import TrainingConfig, train
 from smml.training.step import take_step
 

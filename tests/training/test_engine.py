@@ -24,7 +24,7 @@ from smml.figures import curves_figure
 from smml.inference import Predictor
 from smml.models import SMML, presets
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from smml.parallel import Ranks
+from smml.ranks import Ranks
 from smml.training import TrainingConfig, provenance, train, trainer
 from smml.training.ema import AverageWeights
 from smml.training.objective import TERMS

@@ -19,7 +19,7 @@ import smml
 from smml.data import find_cases
 from smml.errors import InputError
 from smml.models.checkpoint import load_checkpoint
-from smml.parallel import Ranks, start_ranks
+from smml.ranks import Ranks, start_ranks
 from smml.sam import TinyConfig, build_tiny, save_tiny
 from smml.training import TrainingConfig
 from smml.training.objective import TERMS

@@ -21,7 +21,7 @@ from smml.modalities import MODALITIES, subset_mask
 from smml.models import SMML, StudentConfig, presets
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.sam import SAMPrior, TinyConfig, build_tiny, load_sam, save_tiny
-from smml.sam.segmenter import weights_fingerprint
+from smml.sam.calls import weights_fingerprint
 from smml.training import TrainingConfig, train
 from smml.training.priors import PriorFolder, make_priors
 from smml.training.trainer import COLUMNS

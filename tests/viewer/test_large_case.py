@@ -50,7 +50,7 @@ def slow_viewer():
 
 
 def test_progress_rises_and_cancelling_leaves_a_viewer_that_goes_on(slow_viewer, monkeypatch):
-    monkeypatch.setattr("smml.viewer.segmenting._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("smml.viewer.worker._PROGRESS_EVERY", 0.0)
     viewer = slow_viewer
     assert viewer.wait(120)
     first = viewer.result

@@ -115,7 +115,7 @@ def test_toggling_quickly_ends_on_the_last_choice_and_the_picture_says_so(show):
 def test_a_late_result_never_lands_on_a_newer_choice(show):
     """Even where the worker has already decided to announce it."""
     viewer = show(None, FakePredictor())
-    from smml.viewer.segmenting import Event, Result
+    from smml.viewer.worker import Event, Result
 
     old = Result(("t1",), viewer.result.labels, viewer.result.uncertainty)
     viewer._hear(Event("done", ("t1",), result=old))

@@ -16,7 +16,7 @@ from smml.data.writing import write_case
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import write_text
-from smml.processes import in_processes
+from smml.workers import in_processes
 
 # What the folder holds and how to make it again; its presence also says that the images are simulated.
 PROVENANCE = "simulated.json"

@@ -3,7 +3,7 @@
     M = F1^T F2,  A1 = F1^T F1,  A2 = F2^T F2,     s_i = f1_i^T M f2_i,  a_i = f1_i^T A1 f1_i,  b_i = f2_i^T A2 f2_i
 
 and the loss is sum_i w_i (1[a_i > 0] + 1[b_i > 0] - 2 s_i / sqrt(a_i b_i)). With the coefficients q, p1, p2 of
-:mod:`smml_kernels.kernels.relation_rows`, the backward pass takes three more moments
+:mod:`smml_kernels.relation.rows`, the backward pass takes three more moments
 
     P = - F1^T diag(q) F2,    Q1 = F1^T diag(p1) F1,    Q2 = F2^T diag(p2) F2,
     dF1 = - q o (F2 M^T) + F2 P^T + p1 o (F1 A1) + F1 Q1,
@@ -37,8 +37,9 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import launch, relation_rows
-from smml_kernels.kernels.relation_rows import row_coefficients
+from smml_kernels.common import launch
+from smml_kernels.relation import rows as relation_rows
+from smml_kernels.relation.rows import row_coefficients
 
 # Tokens or channels of a tile, and how many of the summed dimension a product takes at a time.
 _TILE = 64

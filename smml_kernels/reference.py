@@ -10,9 +10,9 @@ One file an operation, each short enough to hold beside its equation. Faster for
 =====================  =======================================================================================
 """
 
-from smml_kernels.reference.dice_ce import dice_ce_loss
-from smml_kernels.reference.exchange import GATES, exchange_loss
-from smml_kernels.reference.fusion import masked_fusion
-from smml_kernels.reference.relation import FORMS, relation_loss
+from smml_kernels.dice_ce.reference import dice_ce_loss
+from smml_kernels.exchange.reference import GATES, exchange_loss
+from smml_kernels.fusion.reference import masked_fusion
+from smml_kernels.relation.reference import FORMS, relation_loss
 
 __all__ = ["FORMS", "GATES", "dice_ce_loss", "exchange_loss", "masked_fusion", "relation_loss"]

@@ -22,7 +22,7 @@ modalities and their channels one by one: read the tile of that channel, normali
 multiples to all outputs. The mixing is a product with a matrix of few rows, too small for tensor cores to matter, so
 it runs in full float32 (float64 for float64).
 
-The backward pass is in :mod:`smml_kernels.kernels.fusion_backward`.
+The backward pass is in :mod:`smml_kernels.fusion.backward`.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,10 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import fusion_backward, launch
-from smml_kernels.kernels.fusion_maps import arrange, is_present, normalised, pick, store, tiling
-from smml_kernels.reference.fusion import check_fusion
+from smml_kernels.common import launch
+from smml_kernels.fusion import backward
+from smml_kernels.fusion.maps import arrange, is_present, normalised, pick, store, tiling
+from smml_kernels.fusion.reference import check_fusion
 
 _PROGRAMS = 2112  # of the statistics: 16 small ones for every multiprocessor of the largest GPU
 
@@ -248,9 +249,7 @@ def _backward_op(
     bias_dtype: torch.dtype,
 ) -> list[torch.Tensor]:
     launch.require(upstream, "masked_fusion")
-    return fusion_backward.backward(
-        upstream, features, slots, mask, weight, statistics, negative_slope, wanted, bias_dtype
-    )
+    return backward.backward(upstream, features, slots, mask, weight, statistics, negative_slope, wanted, bias_dtype)
 
 
 @_backward_op.register_fake

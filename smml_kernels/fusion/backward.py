@@ -29,8 +29,8 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import launch
-from smml_kernels.kernels.fusion_maps import ENOUGH, arrange, column_sums, is_present, normalised, pick, store, tiling
+from smml_kernels.common import launch
+from smml_kernels.fusion.maps import ENOUGH, arrange, column_sums, is_present, normalised, pick, store, tiling
 
 _BLOCK = 128  # voxels of a tile of the first pass: one a thread, as each needs 128 numbers
 _PROGRAMS = 4 * ENOUGH

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import launch
+from smml_kernels.common import launch
 
 # Tokens of a program of the kernel that finishes the rows.
 TOKENS = 256

@@ -11,7 +11,7 @@ from viewer_phantom import FakePredictor, phantom
 from smml.errors import InputError
 from smml.evaluation import hd95
 from smml.modalities import SUBSETS
-from smml.viewer.segmenting import Result, ResultCache, Segmenter
+from smml.viewer.worker import Result, ResultCache, Segmenter
 
 SHORT = 10.0
 
@@ -159,7 +159,7 @@ def test_a_failure_is_told_and_the_worker_lives_on(start):
 
 
 def test_progress_rises_and_names_what_is_done(start, monkeypatch):
-    monkeypatch.setattr("smml.viewer.segmenting._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("smml.viewer.worker._PROGRESS_EVERY", 0.0)
     segmenter, events = start(FakePredictor(steps=4))
     segmenter.request(("t1", "t2"))
     assert segmenter.wait(SHORT)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from smml.processes import in_processes
+from smml.workers import in_processes
 
 
 def test_every_job_is_done_once():
@@ -18,7 +18,7 @@ def test_a_script_needs_no_main_guard(tmp_path):
     """Processes that ran the script again would start processes of their own, and fail."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import math\nfrom smml.processes import in_processes\nprint(sum(in_processes(math.sqrt, [(4,), (9,)], 2)))\n"
+        "import math\nfrom smml.workers import in_processes\nprint(sum(in_processes(math.sqrt, [(4,), (9,)], 2)))\n"
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert (run.stdout, run.stderr) == ("5.0\n", "")

@@ -20,8 +20,8 @@ With ``lower_ce`` and ``entropy`` a tie teaches nobody.
 import torch
 import torch.distributed as dist
 
-from smml_kernels.reference.ranks import sum_over_ranks
-from smml_kernels.reference.targets import (
+from smml_kernels.common.ranks import sum_over_ranks
+from smml_kernels.common.targets import (
     check_min_class_weight,
     check_prediction,
     check_target,

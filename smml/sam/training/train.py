@@ -27,10 +27,10 @@ from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import replacing
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
-from smml.sam.prompts import draw_points, jittered_box
-from smml.sam.scenes import TRAINING_SEED, Scene, anatomy_scenes, lesion_scenes, shape_scenes
 from smml.sam.slices import SquareFit, embed, predict_on_square
 from smml.sam.tiny import TinyConfig, build_tiny
+from smml.sam.training.prompts import draw_points, jittered_box
+from smml.sam.training.scenes import TRAINING_SEED, Scene, anatomy_scenes, lesion_scenes, shape_scenes
 
 # How often a slice of each kind is drawn, whatever the size of the pools.
 SHARES = {"lesions": 0.7, "anatomy": 0.1, "shapes": 0.2}

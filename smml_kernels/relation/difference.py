@@ -23,7 +23,7 @@ and then S and D bring back the rounding; and a token whose size differs between
 the overall scale) gets a gradient with r times the rounding. Wherever float32 products may not be TensorFloat-32 the
 float64 form runs, which knows neither weakness.
 
-**The tiles** are those of :mod:`smml_kernels.kernels.relation_linear`. S, D, X1 and X2 are never stored: each is a sum
+**The tiles** are those of :mod:`smml_kernels.relation.linear`. S, D, X1 and X2 are never stored: each is a sum
 c1 f1 + c2 f2, so that one kernel makes every operand from the features and two numbers.
 """
 
@@ -31,8 +31,10 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import launch, relation_linear, relation_rows
-from smml_kernels.kernels.relation_rows import row_weight
+from smml_kernels.common import launch
+from smml_kernels.relation import linear
+from smml_kernels.relation import rows as relation_rows
+from smml_kernels.relation.rows import row_weight
 
 _TILE = 64
 _SLICE = 32
@@ -260,17 +262,17 @@ def _moments(
         The moments [3 or 5, C, C] of all ranks' tokens, float32.
     """
     tokens, channels = f1.shape
-    tile = relation_linear.columns_of_tile(channels)
+    tile = linear.columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
     number = 3 if rows is None else 5
-    share = relation_linear.share_of_tokens(tokens, number * tiles**2)
+    share = linear.share_of_tokens(tokens, number * tiles**2)
     shares = triton.cdiv(tokens, share)
     partial = mix.new_empty((shares, number, channels, channels))
     _moments_kernel[(tiles * tiles, shares, number)](
         f1, f2, mix, mix if rows is None else rows, partial, *f1.stride(), *f2.stride(), tokens, channels, tiles,
         share, NUMBER=number, TILE=tile, SLICE=_SLICE, num_warps=_warps(tile), **launch.OPTIONS,
     )  # fmt: skip
-    moments = relation_linear.add_shares(partial, tokens, tile, 1)
+    moments = linear.add_shares(partial, tokens, tile, 1)
     if group:
         launch.all_reduce(moments, group)
     return moments[:-1].view(number, channels, channels)
@@ -315,7 +317,7 @@ def forward(
         the mix of the branches in one vector [3 C^2 + 8], float32.
     """
     tokens, channels = f1.shape
-    tile = relation_linear.columns_of_tile(channels)
+    tile = linear.columns_of_tile(channels)
     tiles, blocks = triton.cdiv(channels, tile), triton.cdiv(tokens, relation_rows.TOKENS)
     rows, _ = saved(f1)
     losses = rows.new_empty(blocks, dtype=torch.float64)
@@ -347,7 +349,7 @@ def backward(
     With a group they are the derivatives of the loss of the whole batch by this rank's features.
     """
     tokens, channels = f1.shape
-    tile = relation_linear.columns_of_tile(channels)
+    tile = linear.columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
     gradients = tuple(torch.empty(f1.shape, dtype=f1.dtype, device=f1.device) for _ in range(2))
     ss, sd, dd = moments[:-8].view(3, channels, channels)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import smml
-from smml.parallel import Ranks
+from smml.ranks import Ranks
 
 
 def provenance(ranks: Ranks) -> dict:

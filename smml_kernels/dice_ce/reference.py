@@ -9,8 +9,8 @@ Background counts as a class in both. The clamp bounds what one hopeless voxel c
 import torch
 import torch.distributed as dist
 
-from smml_kernels.reference.ranks import sum_over_ranks
-from smml_kernels.reference.targets import check_prediction, check_target, class_counts, class_weights, working_dtype
+from smml_kernels.common.ranks import sum_over_ranks
+from smml_kernels.common.targets import check_prediction, check_target, class_counts, class_weights, working_dtype
 
 CLAMP = 0.005
 DICE_EPS = 1e-7

@@ -6,7 +6,7 @@ adds
     s_i += sum_j G1_ij G2_ij,    a_i += sum_j G1_ij^2,    b_i += sum_j G2_ij^2
 
 and forgets them. The backward pass makes the tiles again. With the coefficients of
-:mod:`smml_kernels.kernels.relation_rows`, and as token i also appears in the rows of all the others,
+:mod:`smml_kernels.relation.rows`, and as token i also appears in the rows of all the others,
 
     dF1_i = sum_j H1_ij f1_j,    H1_ij = (p1_i + p1_j) G1_ij - (q_i + q_j) G2_ij,    dF2 with 1 and 2 exchanged.
 
@@ -28,8 +28,9 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import launch, relation_rows
-from smml_kernels.kernels.relation_rows import row_coefficients
+from smml_kernels.common import launch
+from smml_kernels.relation import rows as relation_rows
+from smml_kernels.relation.rows import row_coefficients
 
 # Tokens of a block each way, forward; tokens of a block, others at a time and columns of a block, backward. Channels
 # are summed 16 at a time. Larger tiles spill registers with eight warps: two float32 products and float64 sums of them.

@@ -2,7 +2,7 @@
 
     L_{a->b} = sum_v g(v) KL(sg[p_a(v)] || p_b(v)) / sum_v g(v),        0 where the denominator is 0
 
-The gates are those of :mod:`smml_kernels.reference.exchange`.
+The gates are those of :mod:`smml_kernels.exchange.reference`.
 
 **Why eager is slow.** Two softmaxes, the cross-entropies that decide who teaches, the class weights and two divergences
 are a few dozen operations a voxel; as separate PyTorch operations they move about 54 maps [B, K, V] through memory in
@@ -19,7 +19,7 @@ is as simple as that of a cross-entropy,
 
 so backward computes both softmaxes and the gate again; nothing of the size of a map is stored.
 
-**The tiles** are those of :mod:`smml_kernels.kernels.dice_ce`: all classes of neighbouring voxels, each voxel in one
+**The tiles** are those of :mod:`smml_kernels.dice_ce.op`: all classes of neighbouring voxels, each voxel in one
 thread, sums in registers over many tiles, added up in an order that does not change.
 """
 
@@ -27,8 +27,9 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import launch
-from smml_kernels.kernels.tiles import (
+from smml_kernels.common import launch
+from smml_kernels.common.targets import working_dtype
+from smml_kernels.common.tiles import (
     FINISH_WARPS,
     WARPS,
     add_up,
@@ -39,8 +40,7 @@ from smml_kernels.kernels.tiles import (
     rows_at_once,
     tile_shape,
 )
-from smml_kernels.reference.exchange import check_exchange
-from smml_kernels.reference.targets import working_dtype
+from smml_kernels.exchange.reference import check_exchange
 
 
 @triton.jit

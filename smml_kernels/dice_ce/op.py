@@ -31,8 +31,9 @@ import torch
 import triton
 import triton.language as tl
 
-from smml_kernels.kernels import launch
-from smml_kernels.kernels.tiles import (
+from smml_kernels.common import launch
+from smml_kernels.common.targets import check_min_class_weight, check_prediction, check_target, working_dtype
+from smml_kernels.common.tiles import (
     FINISH_WARPS,
     WARPS,
     add_up,
@@ -43,8 +44,7 @@ from smml_kernels.kernels.tiles import (
     softmax,
     tile_shape,
 )
-from smml_kernels.reference.dice_ce import CLAMP, DICE_EPS
-from smml_kernels.reference.targets import check_min_class_weight, check_prediction, check_target, working_dtype
+from smml_kernels.dice_ce.reference import CLAMP, DICE_EPS
 
 
 @triton.jit

@@ -12,9 +12,9 @@ import torch
 
 from smml.errors import InputError
 from smml.sam import TinyConfig, build_tiny, load_sam, read_tiny, train
-from smml.sam.prompts import mask_box
-from smml.sam.scenes import anatomy_scenes, shape_scenes
-from smml.sam.train import SAMTraining, build_pools, learning_rate, mask_losses, train_sam
+from smml.sam.training.prompts import mask_box
+from smml.sam.training.scenes import anatomy_scenes, shape_scenes
+from smml.sam.training.train import SAMTraining, build_pools, learning_rate, mask_losses, train_sam
 
 SMALL = TinyConfig(image_size=32, patch_size=8, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)
 SETTINGS = SAMTraining(steps=4, subjects=1, slices=6, shapes=8, batch=2, checkpoint_every=2)

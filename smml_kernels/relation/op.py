@@ -2,12 +2,12 @@
 
 ``linear``
     C x C moments in float64, for many tokens per channel and for process groups:
-    :mod:`~smml_kernels.kernels.relation_linear`.
+    :mod:`~smml_kernels.relation.linear`.
 ``linear`` where float32 products may be TensorFloat-32
-    Moments of the difference of the branches: :mod:`~smml_kernels.kernels.relation_difference`.
+    Moments of the difference of the branches: :mod:`~smml_kernels.relation.difference`.
 ``direct``
     N x N similarities in tiles that are never stored, for few tokens per channel (12 N^2 C < 34 N C^2 operations):
-    :mod:`~smml_kernels.kernels.relation_direct`.
+    :mod:`~smml_kernels.relation.direct`.
 
 TensorFloat-32 is used where ``torch.set_float32_matmul_precision`` has allowed it, as for PyTorch's own products.
 """
@@ -16,11 +16,12 @@ from types import ModuleType
 
 import torch
 
+from smml_kernels.common import launch
 from smml_kernels.dispatch import constant_when_traced
-from smml_kernels.kernels import launch, relation_difference, relation_direct, relation_linear
-from smml_kernels.reference.relation import check_tokens, choose_form
+from smml_kernels.relation import difference, direct, linear
+from smml_kernels.relation.reference import check_tokens, choose_form
 
-_FORMS = {"linear": relation_linear, "linear tf32": relation_difference, "direct": relation_direct}
+_FORMS = {"linear": linear, "linear tf32": difference, "direct": direct}
 
 
 def _launchers(form: str) -> tuple[ModuleType, dict]:

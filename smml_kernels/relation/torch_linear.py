@@ -2,7 +2,7 @@
 
 :mod:`smml_kernels.reference` runs the direct form, and both where second derivatives are wanted.
 
-The equations are those of :mod:`smml_kernels.reference.relation`. Left to autograd they read and write some thirty
+The equations are those of :mod:`smml_kernels.relation.reference`. Left to autograd they read and write some thirty
 matrices [N, C] in float64, which on a CPU takes as long as the products themselves. Here the gradient is written out,
 and products that share a factor are one wide product, which keeps the cores busier than two narrow ones. With
 c = s / sqrt(a b) and, for each token,
@@ -24,8 +24,8 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
 from smml_kernels import reference
-from smml_kernels.reference.ranks import sum_over_ranks
-from smml_kernels.reference.relation import check_tokens, choose_form
+from smml_kernels.common.ranks import sum_over_ranks
+from smml_kernels.relation.reference import check_tokens, choose_form
 
 # Tokens of a block of a moment: with 128 channels a block of float64 is 1 MB.
 _BLOCK = 1024

@@ -16,8 +16,8 @@ from smml.inference import Segmentation
 from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset, subset_name
 from smml.viewer.panel import legend_entries, legend_title
 from smml.viewer.render import Layers, font, plane_sizes, render_plane
-from smml.viewer.segmenting import Result, Scores, score
 from smml.viewer.state import OVERLAYS, PLANES, Display, ViewState, first_state
+from smml.viewer.worker import Result, Scores, score
 
 _GAP, _PAPER, _INK, _FAINT = 10, (255, 255, 255), (25, 25, 25), (120, 120, 120)
 

@@ -20,7 +20,7 @@ numbers. In float32 a loss of 1e-6 is off by 2 % and its gradient by more; in fl
 import torch
 import torch.distributed as dist
 
-from smml_kernels.reference.ranks import sum_moments_over_ranks, sum_over_ranks
+from smml_kernels.common.ranks import sum_moments_over_ranks, sum_over_ranks
 
 FORMS = ("auto", "linear", "direct")
 

@@ -1,0 +1,1 @@
+"""What the operations share: launching kernels, tiles, targets and sums over ranks."""

@@ -1,0 +1,1 @@
+"""``exchange_loss``: its meaning (:mod:`.reference`) and its Triton kernels (:mod:`.op`)."""

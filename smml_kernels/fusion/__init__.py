@@ -1,0 +1,1 @@
+"""``masked_fusion``: its meaning (:mod:`.reference`), its forward (:mod:`.op`) and backward in Triton."""
