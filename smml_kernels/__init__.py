@@ -5,7 +5,9 @@ picks how it is computed: by Triton kernels (``op.py`` of its folder) on NVIDIA 
 :mod:`smml_kernels.dispatch` has the rules; :func:`report` says what runs here, and why.
 
 All take ``implementation``: "auto" (the default), "torch" or "triton". The environment variable ``SMML_KERNELS``, with
-the same three words, decides wherever a call leaves it at "auto".
+the same three words, decides wherever a call leaves it at "auto". The words that a call can be given are types for a
+type checker (``Form``, ``Gate``, ``Implementation``) and tuples for a program (``FORMS``, ``GATES``,
+``IMPLEMENTATIONS``).
 
 Three take ``group``, a ``torch.distributed.ProcessGroup``: the batch is then the one of all its ranks, every rank gets
 the loss of the whole batch, and as its gradient the derivative of that one number by its own inputs. All ranks must
@@ -19,10 +21,24 @@ import torch
 import torch.distributed as dist
 
 from smml_kernels import reference
-from smml_kernels.dispatch import report, use_triton
+from smml_kernels.dispatch import IMPLEMENTATIONS, Implementation, report, use_triton
+from smml_kernels.exchange.reference import GATES, Gate
+from smml_kernels.relation.reference import FORMS, Form
 from smml_kernels.relation.torch_linear import torch_relation_loss
 
-__all__ = ["dice_ce_loss", "exchange_loss", "masked_fusion", "relation_loss", "report"]
+__all__ = [
+    "FORMS",
+    "GATES",
+    "IMPLEMENTATIONS",
+    "Form",
+    "Gate",
+    "Implementation",
+    "dice_ce_loss",
+    "exchange_loss",
+    "masked_fusion",
+    "relation_loss",
+    "report",
+]
 
 
 def relation_loss(
@@ -30,9 +46,9 @@ def relation_loss(
     f2: torch.Tensor,
     weight: torch.Tensor | None = None,
     *,
-    form: str = "auto",
+    form: Form = "auto",
     group: dist.ProcessGroup | None = None,
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
 ) -> torch.Tensor:
     """L_rel of two sets of tokens, differentiable once in both.
 
@@ -69,7 +85,7 @@ def masked_fusion(
     *,
     negative_slope: float = 0.2,
     eps: float = 1e-5,
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
 ) -> torch.Tensor:
     """conv1x1x1(LeakyReLU(InstanceNorm(.))) over the modalities that each sample has.
 
@@ -102,10 +118,10 @@ def exchange_loss(
     logits2: torch.Tensor,
     target: torch.Tensor | None,
     *,
-    gate: str = "lower_ce",
+    gate: Gate = "lower_ce",
     min_class_weight: float = 0.0,
     group: dist.ProcessGroup | None = None,
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """L_pc in both directions; each sends its gradient to the learner alone.
 
@@ -143,7 +159,7 @@ def dice_ce_loss(
     from_logits: bool = True,
     min_class_weight: float = 0.0,
     group: dist.ProcessGroup | None = None,
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
 ) -> torch.Tensor:
     """Class-weighted cross-entropy plus soft Dice of one head.
 

@@ -15,10 +15,12 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 
-IMPLEMENTATIONS = ("auto", "torch", "triton")
+Implementation = Literal["auto", "torch", "triton"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 OPERATIONS = ("relation_loss", "masked_fusion", "exchange_loss", "dice_ce_loss")
 ENVIRONMENT_VARIABLE = "SMML_KERNELS"
 
@@ -36,7 +38,7 @@ def constant_when_traced(function: Callable) -> Callable:
 
 
 @constant_when_traced
-def use_triton(operation: str, implementation: str, device: torch.device) -> bool:
+def use_triton(operation: str, implementation: Implementation, device: torch.device) -> bool:
     """Whether ``operation`` runs by Triton on tensors of ``device``; otherwise it runs by PyTorch.
 
     Raises:

@@ -11,8 +11,8 @@ One file an operation, each short enough to hold beside its equation. Faster for
 """
 
 from smml_kernels.dice_ce.reference import dice_ce_loss
-from smml_kernels.exchange.reference import GATES, exchange_loss
+from smml_kernels.exchange.reference import exchange_loss
 from smml_kernels.fusion.reference import masked_fusion
-from smml_kernels.relation.reference import FORMS, relation_loss
+from smml_kernels.relation.reference import relation_loss
 
-__all__ = ["FORMS", "GATES", "dice_ce_loss", "exchange_loss", "masked_fusion", "relation_loss"]
+__all__ = ["dice_ce_loss", "exchange_loss", "masked_fusion", "relation_loss"]

@@ -40,7 +40,7 @@ from smml_kernels.common.tiles import (
     rows_at_once,
     tile_shape,
 )
-from smml_kernels.exchange.reference import check_exchange
+from smml_kernels.exchange.reference import Gate, check_exchange
 
 
 @triton.jit
@@ -361,7 +361,7 @@ def exchange_loss(
     logits2: torch.Tensor,
     target: torch.Tensor | None,
     *,
-    gate: str,
+    gate: Gate,
     min_class_weight: float,
     group: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:

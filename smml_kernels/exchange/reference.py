@@ -17,6 +17,8 @@ gate           g(v) for a -> b                                       reading
 With ``lower_ce`` and ``entropy`` a tie teaches nobody.
 """
 
+from typing import Literal, get_args
+
 import torch
 import torch.distributed as dist
 
@@ -30,7 +32,9 @@ from smml_kernels.common.targets import (
     working_dtype,
 )
 
-GATES = ("lower_ce", "correct", "entropy", "none")
+# Who teaches at a voxel: the table above.
+Gate = Literal["lower_ce", "correct", "entropy", "none"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 
 
 def exchange_loss(
@@ -38,7 +42,7 @@ def exchange_loss(
     logits2: torch.Tensor,
     target: torch.Tensor | None,
     *,
-    gate: str = "lower_ce",
+    gate: Gate = "lower_ce",
     min_class_weight: float = 0.0,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,7 +77,7 @@ def exchange_loss(
 
 
 def check_exchange(
-    logits1: torch.Tensor, logits2: torch.Tensor, target: torch.Tensor | None, gate: str, min_class_weight: float
+    logits1: torch.Tensor, logits2: torch.Tensor, target: torch.Tensor | None, gate: Gate, min_class_weight: float
 ) -> None:
     """Raise ``ValueError`` for what :func:`exchange_loss` does not take."""
     if gate not in GATES:
@@ -90,7 +94,7 @@ def check_exchange(
 
 
 def _gates(
-    gate: str, log_p1: torch.Tensor, log_p2: torch.Tensor, target: torch.Tensor, min_class_weight: float
+    gate: Gate, log_p1: torch.Tensor, log_p2: torch.Tensor, target: torch.Tensor, min_class_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """g for 1 -> 2 and for 2 -> 1, [B, V], of the three gates that look at the target."""
     counts = class_counts(target, log_p1.shape[1])

@@ -19,7 +19,7 @@ import torch
 from smml_kernels.common import launch
 from smml_kernels.dispatch import constant_when_traced
 from smml_kernels.relation import difference, direct, linear
-from smml_kernels.relation.reference import check_tokens, choose_form
+from smml_kernels.relation.reference import Form, check_tokens, choose_form
 
 _FORMS = {"linear": linear, "linear tf32": difference, "direct": direct}
 
@@ -73,7 +73,7 @@ launch.forbid_double_backward(_backward_op, "relation_loss")
 
 
 def relation_loss(
-    f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, *, form: str, group: str
+    f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, *, form: Form, group: str
 ) -> torch.Tensor:
     """The loss by Triton, differentiable once in the features; see :func:`smml_kernels.relation_loss`.
 
@@ -85,12 +85,12 @@ def relation_loss(
         group: name of a process group, or "".
     """
     check_tokens(f1, f2, weight, form)
-    form = choose_form(form, *f1.shape, grouped=bool(group))
+    chosen: str = choose_form(form, *f1.shape, grouped=bool(group))
     dtype = torch.promote_types(f1.dtype, f2.dtype)
     if dtype != torch.float64 and _tf32_allowed():
-        form += " tf32"
+        chosen += " tf32"
     weight = None if weight is None else weight.detach()
-    loss = _op(f1.to(dtype), f2.to(dtype), weight, form, group)[0]
+    loss = _op(f1.to(dtype), f2.to(dtype), weight, chosen, group)[0]
     return loss.to(torch.promote_types(dtype, torch.float32))
 
 

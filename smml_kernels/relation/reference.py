@@ -17,12 +17,16 @@ Why float64 whatever the input: training drives the branches together, and 2 - 2
 numbers. In float32 a loss of 1e-6 is off by 2 % and its gradient by more; in float64 a loss of 1e-8 is right to 2e-7.
 """
 
+from typing import Literal, get_args
+
 import torch
 import torch.distributed as dist
 
 from smml_kernels.common.ranks import sum_moments_over_ranks, sum_over_ranks
 
-FORMS = ("auto", "linear", "direct")
+# How L_rel is computed: by C x C moments, by N x N similarities, or whichever is cheaper.
+Form = Literal["auto", "linear", "direct"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 # 12 N^2 C operations of the direct form against 34 N C^2 of the linear one.
 _TOKENS_PER_CHANNEL = 2.8
@@ -36,7 +40,7 @@ def relation_loss(
     f2: torch.Tensor,
     weight: torch.Tensor | None = None,
     *,
-    form: str = "auto",
+    form: Form = "auto",
     group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
     """L_rel of two sets of N tokens, differentiable in both.
@@ -72,7 +76,7 @@ def relation_loss(
     return loss.to(torch.promote_types(torch.promote_types(f1.dtype, f2.dtype), torch.float32))
 
 
-def check_tokens(f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
+def check_tokens(f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, form: Form) -> None:
     """Raise ``ValueError`` for what :func:`relation_loss` does not take."""
     if f1.dim() != 2 or f1.shape != f2.shape:
         raise ValueError(f"features must be two [N, C] of one shape, found {tuple(f1.shape)} and {tuple(f2.shape)}")
@@ -87,7 +91,7 @@ def check_tokens(f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None
         raise ValueError(f"unknown form {form!r}: choose from {', '.join(FORMS)}")
 
 
-def choose_form(form: str, tokens: int, channels: int, *, grouped: bool) -> str:
+def choose_form(form: Form, tokens: int, channels: int, *, grouped: bool) -> Form:
     """ "linear" or "direct": what ``form`` asks for, linear with a process group, the cheaper one for "auto"."""
     if grouped:
         return "linear"

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from smml_kernels import reference
 from smml_kernels.common.ranks import sum_over_ranks
-from smml_kernels.relation.reference import check_tokens, choose_form
+from smml_kernels.relation.reference import Form, check_tokens, choose_form
 
 # Tokens of a block of a moment: with 128 channels a block of float64 is 1 MB.
 _BLOCK = 1024
@@ -36,7 +36,7 @@ def torch_relation_loss(
     f2: torch.Tensor,
     weight: torch.Tensor | None = None,
     *,
-    form: str = "auto",
+    form: Form = "auto",
     group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
     """L_rel by PyTorch, differentiable once; arguments, result and errors are those of the reference."""

@@ -41,7 +41,7 @@ def calls(group=None):
             f"exchange {gate}": lambda x1, x2, y, i, gate=gate: list(
                 smml_kernels.exchange_loss(x1, x2, y, gate=gate, group=group, implementation=i)
             )
-            for gate in smml_kernels.reference.GATES
+            for gate in smml_kernels.GATES
         },
     }
 
