@@ -640,6 +640,7 @@ with course.check("4.3"):
 # %% [markdown]
 # ## Read next
 #
-# The reference in code: `smml_kernels/exchange/reference.py` and `relation.py`, `smml/losses/feature.py`.
+# The reference in code: `smml_kernels/exchange/reference.py`, `smml_kernels/relation/reference.py`,
+# `smml/losses/feature.py`.
 #
 # **Next:** [5. Fused kernels](05_fused_kernels.ipynb).

@@ -1,8 +1,12 @@
 """Fused operations of masked mutual learning, usable without the rest of the project.
 
 Four functions, each with one meaning (:mod:`smml_kernels.reference`, plain PyTorch) and one public name here, which
-picks how it is computed: by Triton kernels (``op.py`` of its folder) on NVIDIA GPUs, by PyTorch anywhere else.
-:mod:`smml_kernels.dispatch` has the rules; :func:`report` says what runs here, and why.
+picks how it is computed: by Triton kernels on NVIDIA GPUs, by PyTorch anywhere else. :mod:`smml_kernels.dispatch` has
+the rules; :func:`report` says what runs here, and why.
+
+An operation has a folder: ``relation``, ``fusion``, ``exchange``, ``dice_ce``, each with ``reference`` (its meaning)
+and ``op`` (its Triton kernels from the top down); ``common`` is what they share. ``aot`` compiles every kernel for GPUs
+that are not there, ``benchmarks`` measures.
 
 All take ``implementation``: "auto" (the default), "torch" or "triton". The environment variable ``SMML_KERNELS``, with
 the same three words, decides wherever a call leaves it at "auto". The words that a call can be given are types for a

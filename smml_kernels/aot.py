@@ -171,39 +171,38 @@ def every_case(*, quick: bool = False) -> dict[str, Callable[[], object]]:
 
 
 def _dice_ce(x: torch.Tensor, y: torch.Tensor, from_logits: bool) -> None:
-    from smml_kernels.dice_ce import op as dice_ce
+    from smml_kernels.dice_ce import op
 
-    _, coefficients = dice_ce.forward(x, y, from_logits, 0.0, "")
-    dice_ce.backward(x.new_empty(()), x, y, coefficients, from_logits)
+    _, coefficients = op.forward(x, y, from_logits, 0.0, "")
+    op.backward(x.new_empty(()), x, y, coefficients, from_logits)
 
 
 def _exchange(x: torch.Tensor, y: torch.Tensor | None, gate: str) -> None:
-    from smml_kernels.exchange import op as exchange
+    from smml_kernels.exchange import op
 
-    _, _, coefficients = exchange.forward(x, x, y, gate, 0.0, "")
+    _, _, coefficients = op.forward(x, x, y, gate, 0.0, "")
     one = x.new_empty(())
-    exchange.backward(one, one, x, x, y, coefficients, gate, True, True)
+    op.backward(one, one, x, x, y, coefficients, gate, True, True)
 
 
 def _relation(f: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
-    from smml_kernels.relation import op as relation
+    from smml_kernels.relation import op
 
-    launchers, options = relation._launchers(form)
+    launchers, options = op.launchers_of(form)
     _, *saved = launchers.forward(f, f, weight, "", **options)
     launchers.backward(f.new_empty((), dtype=saved[0].dtype), f, f, weight, *saved, "", **options)
 
 
 def _masked_fusion(maps: list[torch.Tensor]) -> None:
-    from smml_kernels.fusion import backward as fusion_backward
-    from smml_kernels.fusion import op as fusion
+    from smml_kernels.fusion import backward, op
 
     # Under autocast the parameters stay in float32 and the upstream gradient comes in the maps' dtype.
     channels, dtype = maps[0].shape[1], torch.promote_types(maps[0].dtype, torch.float32)
     weight, bias = torch.empty(channels, 4 * channels, dtype=dtype), torch.empty(channels, dtype=dtype)
     mask, slots = torch.ones(1, 4, dtype=torch.uint8), range(len(maps))
-    out, statistics = fusion.forward(maps, slots, mask, weight, bias, 0.01, 1e-5, maps[0].dtype)
+    out, statistics = op.forward(maps, slots, mask, weight, bias, 0.01, 1e-5, maps[0].dtype)
     wanted = [True] * (2 + len(maps))
-    fusion_backward.backward(out, maps, slots, mask, weight, statistics, 0.01, wanted, dtype)
+    backward.backward(out, maps, slots, mask, weight, statistics, 0.01, wanted, dtype)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ says "auto":
 
 ========  ==========================================================================================================
 auto      Triton for tensors on an NVIDIA GPU of compute capability 8.0 or more, PyTorch for any other
-torch     PyTorch, :mod:`smml_kernels.reference`
+torch     PyTorch: :mod:`smml_kernels.reference`, and of relation_loss :mod:`~smml_kernels.relation.torch_linear`
 triton    Triton or an error that says why not; on the CPU it needs ``TRITON_INTERPRET=1`` from the start (for tests)
 ========  ==========================================================================================================
 """

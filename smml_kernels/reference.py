@@ -1,6 +1,7 @@
 """The four operations in plain PyTorch: what they mean, readable, and exact in float64.
 
-One file an operation, each short enough to hold beside its equation. Faster forms are measured against these.
+This is the door to the file ``reference`` of each operation's folder, short enough to hold beside its equation. Faster
+forms are measured against these.
 
 =====================  =======================================================================================
 ``relation_loss``      L_rel, how far two sets of tokens disagree about which tokens resemble which

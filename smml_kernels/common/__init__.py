@@ -1,1 +1,5 @@
-"""What the operations share: launching kernels, tiles, targets and sums over ranks."""
+"""What the operations share.
+
+``launch`` where kernels can run and what every launch needs, ``tiles`` how the per-voxel losses cut a volume,
+``targets`` which labels fit a prediction and what a class weighs, ``ranks`` sums over the ranks of a process group.
+"""

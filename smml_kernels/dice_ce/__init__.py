@@ -1,1 +1,4 @@
-"""``dice_ce_loss``: its meaning (:mod:`.reference`) and its Triton kernels (:mod:`.op`)."""
+"""``dice_ce_loss``: class-weighted cross-entropy plus soft Dice of one head.
+
+``reference`` what it means; ``op`` its Triton kernels, forward and backward, and their registration with PyTorch.
+"""

@@ -1,1 +1,5 @@
-"""``exchange_loss``: its meaning (:mod:`.reference`) and its Triton kernels (:mod:`.op`)."""
+"""``exchange_loss``: two branches teach each other, voxel by voxel, where one of them is the better.
+
+``reference`` what it means, and the gates; ``op`` its Triton kernels, forward and backward, and their registration with
+PyTorch.
+"""

@@ -33,8 +33,7 @@ import triton.language as tl
 
 from smml_kernels.common import launch
 from smml_kernels.relation import linear
-from smml_kernels.relation import rows as relation_rows
-from smml_kernels.relation.rows import row_weight
+from smml_kernels.relation.rows import TOKENS_OF_PROGRAM, finish_loss, row_weight, weight_arguments
 
 _TILE = 64
 _SLICE = 32
@@ -318,7 +317,7 @@ def forward(
     """
     tokens, channels = f1.shape
     tile = linear.columns_of_tile(channels)
-    tiles, blocks = triton.cdiv(channels, tile), triton.cdiv(tokens, relation_rows.TOKENS)
+    tiles, blocks = triton.cdiv(channels, tile), triton.cdiv(tokens, TOKENS_OF_PROGRAM)
     rows, _ = saved(f1)
     losses = rows.new_empty(blocks, dtype=torch.float64)
     loss = rows.new_empty((), dtype=torch.float64 if group else torch.float32)
@@ -333,10 +332,10 @@ def forward(
             COLUMNS=tile, SLICE=_SLICE, num_warps=_warps(tile), **launch.OPTIONS,
         )  # fmt: skip
         _rows_kernel[(blocks,)](
-            partial, rows, losses, *relation_rows.weight_arguments(weight, rows), count, tiles, tokens,
-            WEIGHTED=weight is not None, BLOCK=relation_rows.TOKENS, num_warps=4, **launch.OPTIONS,
+            partial, rows, losses, *weight_arguments(weight, rows), count, tiles, tokens,
+            WEIGHTED=weight is not None, BLOCK=TOKENS_OF_PROGRAM, num_warps=4, **launch.OPTIONS,
         )  # fmt: skip
-        loss = relation_rows.finish_loss(losses, loss, torch.float32, group)
+        loss = finish_loss(losses, loss, torch.float32, group)
     return loss, rows, torch.cat([moments.flatten(), mix])
 
 

@@ -29,8 +29,7 @@ import triton
 import triton.language as tl
 
 from smml_kernels.common import launch
-from smml_kernels.relation import rows as relation_rows
-from smml_kernels.relation.rows import row_coefficients
+from smml_kernels.relation.rows import finish_rows, row_coefficients, weight_arguments
 
 # Tokens of a block each way, forward; tokens of a block, others at a time and columns of a block, backward. Channels
 # are summed 16 at a time. Larger tiles spill registers with eight warps: two float32 products and float64 sums of them.
@@ -165,7 +164,7 @@ def forward(
             f1, f2, scales, partial, *f1.stride(), *f2.stride(), tokens, channels, share, ACC=launch.triton_dtype(acc),
             TILE=_TILE, SLICE=_SLICE, PRECISION=_precision(tf32), num_warps=8, **launch.OPTIONS,
         )  # fmt: skip
-        loss = relation_rows.finish(partial, rows, weight, scales[2], acc, "")
+        loss = finish_rows(partial, rows, weight, scales[2], acc, "")
     return loss, rows, scales
 
 
@@ -181,7 +180,7 @@ def backward(
     gradients = tuple(torch.empty(f1.shape, dtype=f1.dtype, device=f1.device) for _ in range(2))
     with launch.device_of(f1):
         _gradient_kernel[(blocks * triton.cdiv(tokens, _TOKENS),)](
-            f1, f2, scales, rows, *relation_rows.weight_arguments(weight, rows), upstream, *gradients, *f1.stride(),
+            f1, f2, scales, rows, *weight_arguments(weight, rows), upstream, *gradients, *f1.stride(),
             *f2.stride(), tokens, channels, blocks, WEIGHTED=weight is not None, ACC=launch.triton_dtype(acc),
             TILE=_TOKENS, OTHERS=_OTHERS, COLUMNS=columns, SLICE=_SLICE, PRECISION=_precision(tf32),
             num_warps=4 if columns == 32 else 8, **launch.OPTIONS,

@@ -38,8 +38,7 @@ import triton
 import triton.language as tl
 
 from smml_kernels.common import launch
-from smml_kernels.relation import rows as relation_rows
-from smml_kernels.relation.rows import row_coefficients
+from smml_kernels.relation.rows import finish_rows, row_coefficients, weight_arguments
 
 # Tokens or channels of a tile, and how many of the summed dimension a product takes at a time.
 _TILE = 64
@@ -243,7 +242,7 @@ def _moments(
     partial = rows.new_empty((shares, 3, channels, channels))
     _moments_kernel[(tiles * tiles, shares, 3)](
         f1, f2, partial, *f1.stride(), *f2.stride(), tokens, channels, tiles, share, rows,
-        *relation_rows.weight_arguments(weight, rows), rows if count is None else count, BACKWARD=count is not None,
+        *weight_arguments(weight, rows), rows if count is None else count, BACKWARD=count is not None,
         WEIGHTED=weight is not None, TILE=tile, SLICE=_SLICE, num_warps=_warps(tile),
         **launch.OPTIONS,
     )  # fmt: skip
@@ -308,7 +307,7 @@ def forward(
             f1, f2, moments, partial, *f1.stride(), *f2.stride(), tokens, channels, tiles, TILE=_TILE, COLUMNS=tile,
             SLICE=_SLICE, num_warps=4, **launch.OPTIONS,
         )  # fmt: skip
-        loss = relation_rows.finish(partial, rows, weight, moments[-1], dtype, group)
+        loss = finish_rows(partial, rows, weight, moments[-1], dtype, group)
     return loss, rows, moments
 
 
@@ -330,7 +329,7 @@ def backward(
         if group:
             launch.all_reduce(derived, group)
         _gradient_kernel[(2 * tiles * triton.cdiv(tokens, _TILE),)](
-            f1, f2, rows, *relation_rows.weight_arguments(weight, rows), moments, derived, upstream, *gradients,
+            f1, f2, rows, *weight_arguments(weight, rows), moments, derived, upstream, *gradients,
             *f1.stride(), *f2.stride(), tokens, channels, tiles, WEIGHTED=weight is not None, TILE=_TILE, COLUMNS=tile,
             SLICE=_SLICE, num_warps=_warps(tile), **launch.OPTIONS,
         )  # fmt: skip

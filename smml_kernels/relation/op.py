@@ -24,7 +24,7 @@ from smml_kernels.relation.reference import Form, check_tokens, choose_form
 _FORMS = {"linear": linear, "linear tf32": difference, "direct": direct}
 
 
-def _launchers(form: str) -> tuple[ModuleType, dict]:
+def launchers_of(form: str) -> tuple[ModuleType, dict]:
     """The file of a form as the ops name it, with " tf32" or without, and the options of its launchers."""
     name, _, precision = form.partition(" ")
     return (_FORMS["direct"], {"tf32": precision == "tf32"}) if name == "direct" else (_FORMS[form], {})
@@ -35,13 +35,13 @@ def _op(
     f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, form: str, group: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     launch.require(f1, "relation_loss")
-    launchers, options = _launchers(form)
+    launchers, options = launchers_of(form)
     return launchers.forward(f1, f2, weight, group, **options)
 
 
 @_op.register_fake
 def _(f1, f2, weight, form, group):
-    return f1.new_empty((), dtype=launch.accumulator(f1)), *_launchers(form)[0].saved(f1)
+    return f1.new_empty((), dtype=launch.accumulator(f1)), *launchers_of(form)[0].saved(f1)
 
 
 @torch.library.custom_op("smml_kernels::relation_backward", mutates_args=())
@@ -50,7 +50,7 @@ def _backward_op(
     moments: torch.Tensor, form: str, group: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     launch.require(f1, "relation_loss")
-    launchers, options = _launchers(form)
+    launchers, options = launchers_of(form)
     return launchers.backward(upstream, f1, f2, weight, rows, moments, group, **options)
 
 

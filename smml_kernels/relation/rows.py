@@ -22,7 +22,7 @@ import triton.language as tl
 from smml_kernels.common import launch
 
 # Tokens of a program of the kernel that finishes the rows.
-TOKENS = 256
+TOKENS_OF_PROGRAM = 256
 # Partial losses added up at a time; one program does it, always in the same order.
 _LOSSES = 1024
 
@@ -92,7 +92,7 @@ def _loss_kernel(losses, loss, number, BLOCK: tl.constexpr):
     tl.store(loss, tl.sum(total, axis=0))
 
 
-def finish(
+def finish_rows(
     partial: torch.Tensor,
     rows: torch.Tensor,
     weight: torch.Tensor | None,
@@ -114,12 +114,12 @@ def finish(
         The loss, 0-dim.
     """
     tokens = rows.shape[1]
-    blocks = triton.cdiv(tokens, TOKENS)
+    blocks = triton.cdiv(tokens, TOKENS_OF_PROGRAM)
     losses = rows.new_empty(blocks)
     loss = rows.new_empty((), dtype=torch.float64 if group else dtype)
     _rows_kernel[(blocks,)](
         partial, rows, losses, *weight_arguments(weight, rows), count, partial.shape[0], tokens,
-        WEIGHTED=weight is not None, BLOCK=TOKENS, num_warps=4, **launch.OPTIONS,
+        WEIGHTED=weight is not None, BLOCK=TOKENS_OF_PROGRAM, num_warps=4, **launch.OPTIONS,
     )  # fmt: skip
     return finish_loss(losses, loss, dtype, group)
 

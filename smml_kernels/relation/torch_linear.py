@@ -1,8 +1,9 @@
 """The linear form of L_rel in PyTorch, by hand: what ``implementation="torch"`` runs where tokens are many.
 
-:mod:`smml_kernels.reference` runs the direct form, and both where second derivatives are wanted.
+Where tokens are few the direct form is cheaper, and :mod:`smml_kernels.relation.reference` runs it; for second
+derivatives, too, call the reference.
 
-The equations are those of :mod:`smml_kernels.relation.reference`. Left to autograd they read and write some thirty
+The equations are the reference's. Left to autograd they read and write some thirty
 matrices [N, C] in float64, which on a CPU takes as long as the products themselves. Here the gradient is written out,
 and products that share a factor are one wide product, which keeps the cores busier than two narrow ones. With
 c = s / sqrt(a b) and, for each token,
@@ -23,8 +24,8 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-from smml_kernels import reference
 from smml_kernels.common.ranks import sum_over_ranks
+from smml_kernels.relation import reference
 from smml_kernels.relation.reference import Form, check_tokens, choose_form
 
 # Tokens of a block of a moment: with 128 channels a block of float64 is 1 MB.
@@ -46,28 +47,13 @@ def torch_relation_loss(
     if weight is None:
         tokens = sum_over_ranks(torch.tensor(float(len(f1)), dtype=torch.float64, device=f1.device), group)
         weight = torch.ones(len(f1), dtype=torch.float64, device=f1.device) / tokens
-    loss = relation_linear(f1, f2, weight.detach().double(), group)
+    loss = _Linear.apply(f1, f2, weight.detach().double(), group)
     return loss.to(torch.promote_types(torch.promote_types(f1.dtype, f2.dtype), torch.float32))
 
 
-def relation_linear(
-    f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor, group: dist.ProcessGroup | None = None
-) -> torch.Tensor:
-    """L_rel by the linear form, differentiable once in ``f1`` and ``f2``.
-
-    Args:
-        f1: F_1, [N, C], floating.
-        f2: F_2, [N, C].
-        weight: w, float64 [N], taken as given.
-        group: of ranks that hold other tokens of the same batch.
-
-    Returns:
-        A float64 scalar.
-    """
-    return _Linear.apply(f1, f2, weight, group)
-
-
 class _Linear(torch.autograd.Function):
+    """L_rel, float64, of F_1 and F_2 [N, C] and the weights w [N], float64; differentiable once in the features."""
+
     @staticmethod
     def forward(ctx, f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor, group: dist.ProcessGroup | None):
         x, y = f1.double(), f2.double()

@@ -18,9 +18,9 @@ SMALL = (5, 4, 3)
 
 
 def ours(features, mask, weight, bias, *, negative_slope=0.2, eps=1e-5):
-    from smml_kernels.fusion import op as fusion
+    from smml_kernels.fusion import op
 
-    return fusion.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
+    return op.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
 
 
 def present(rows):

@@ -25,10 +25,7 @@ from triton_checks import (
 from smml_kernels import reference
 
 if HAS_TRITON:
-    from smml_kernels.relation import difference as relation_difference
-    from smml_kernels.relation import direct as relation_direct
-    from smml_kernels.relation import linear as relation_linear
-    from smml_kernels.relation import op as relation
+    from smml_kernels.relation import difference, direct, linear, op
 
 pytestmark = needs_triton
 both_forms = pytest.mark.parametrize("form", ["linear", "direct"])
@@ -38,11 +35,11 @@ both_forms = pytest.mark.parametrize("form", ["linear", "direct"])
 def _wide_slices(request, monkeypatch):
     """Interpreted, a loop costs by its iterations: half as many, but for the test of odd sizes."""
     if DEVICE == "cpu" and "odd_sizes" not in request.node.name:
-        monkeypatch.setattr(relation_linear, "_SLICE", 32)
+        monkeypatch.setattr(linear, "_SLICE", 32)
 
 
 def ours(f1, f2, weight=None, form="linear", group=""):
-    return relation.relation_loss(f1, f2, weight, form=form, group=group)
+    return op.relation_loss(f1, f2, weight, form=form, group=group)
 
 
 def features(n, c, seed=1, dtype=torch.float32):
@@ -112,11 +109,11 @@ def test_more_channels_than_a_tile(poisoned_memory):
 
 
 def test_many_programs_share_the_sum_over_tokens(poisoned_memory, monkeypatch):
-    monkeypatch.setattr(relation_linear, "_SHARE", 32)
+    monkeypatch.setattr(linear, "_SHARE", 32)
     compare(*features(100, 5), weights(100))
-    monkeypatch.setattr(relation_linear, "_TILE", 16)  # tiles below the diagonal are copies
+    monkeypatch.setattr(linear, "_TILE", 16)  # tiles below the diagonal are copies
     compare(*features(40, 33), weights(40))
-    monkeypatch.setattr(relation_direct, "_PROGRAMS", 4)  # a program walks over several tiles
+    monkeypatch.setattr(direct, "_PROGRAMS", 4)  # a program walks over several tiles
     compare(*features(140, 3), weights(140), "direct")
 
 
@@ -323,7 +320,7 @@ def test_it_refuses_what_the_reference_refuses():
 
 def test_auto_takes_the_cheaper_form(monkeypatch):
     taken = []
-    for name, module in (("linear", relation_linear), ("direct", relation_direct)):
+    for name, module in (("linear", linear), ("direct", direct)):
         forward = module.forward
         monkeypatch.setattr(module, "forward", lambda *a, n=name, f=forward, **o: taken.append(n) or f(*a, **o))
     ours(*features(8, 4), form="auto")
@@ -410,7 +407,7 @@ def test_nothing_n_by_n_is_allocated(form):
     n = 200
     f1, f2 = features(n, 3)
     upstream = torch.ones((), device=DEVICE)
-    launchers, options = relation._launchers(form)
+    launchers, options = op.launchers_of(form)
     with _Allocations() as allocations:
         _, rows, moments = launchers.forward(f1, f2, None, "", **options)
         launchers.backward(upstream, f1, f2, None, rows, moments, "", **options)
@@ -480,7 +477,7 @@ def test_tf32_value_and_gradients(poisoned_memory, tf32, n, c, dtype):
 
 def test_tf32_tiles_and_shares(poisoned_memory, tf32, monkeypatch):
     compare_tf32(*features(20, 70), weights(20))
-    monkeypatch.setattr(relation_linear, "_SHARE", 32)
+    monkeypatch.setattr(linear, "_SHARE", 32)
     f1, f2 = features(12, 100)
     compare_tf32(f1.T, f2.T, weights(100))
 
@@ -558,7 +555,7 @@ def test_tf32_is_an_op_like_the_others(tf32):
 def test_compiled_code_follows_the_precision():
     taken = []
     step = torch.compile(lambda a, b: ours(a, b), fullgraph=True, backend=COMPILER)
-    forwards = {module: module.forward for module in (relation_linear, relation_difference)}
+    forwards = {module: module.forward for module in (linear, difference)}
     before = torch.get_float32_matmul_precision()
     with pytest.MonkeyPatch.context() as patch:
         for module, forward in forwards.items():
@@ -567,7 +564,7 @@ def test_compiled_code_follows_the_precision():
             torch.set_float32_matmul_precision(precision)
             step(*features(20, 5))
     torch.set_float32_matmul_precision(before)
-    assert taken == [relation_linear, relation_difference]
+    assert taken == [linear, difference]
 
 
 # ------------------------------------------------------------------------------------------------- several processes

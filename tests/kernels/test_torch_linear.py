@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from smml_kernels import reference, relation_loss
-from smml_kernels.relation import torch_linear as linear
+from smml_kernels.relation import torch_linear
 
 
 def tokens(n, c, seed=1, dtype=torch.float64):
@@ -24,7 +24,7 @@ def measure(compute, f1, f2, weight, upstream=1.0):
 
 
 def compare(f1, f2, weight=None, upstream=1.0, tolerance=1e-10):
-    loss, gradients = measure(linear.torch_relation_loss, f1, f2, weight, upstream)
+    loss, gradients = measure(torch_linear.torch_relation_loss, f1, f2, weight, upstream)
     exact, expected = measure(reference.relation_loss, f1, f2, weight, upstream)
     assert loss.dtype == exact.dtype
     assert abs(loss.item() - exact.item()) <= tolerance * max(1.0, abs(exact.item()))
@@ -36,12 +36,12 @@ def compare(f1, f2, weight=None, upstream=1.0, tolerance=1e-10):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 40), c=st.integers(1, 9), block=st.integers(1, 50))
 def test_it_is_the_reference_whatever_the_blocks(seed, n, c, block):
-    before, linear._BLOCK = linear._BLOCK, block
+    before, torch_linear._BLOCK = torch_linear._BLOCK, block
     try:
         weight = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         compare(tokens(n, c, seed), tokens(n, c, seed + 1), weight, upstream=-1.7)
     finally:
-        linear._BLOCK = before
+        torch_linear._BLOCK = before
 
 
 def test_more_tokens_than_a_block_holds_without_weights():
@@ -63,7 +63,7 @@ def test_zero_rows_count_and_get_no_gradient():
     f1[[2, 5]] = 0
     f2[[5, 9]] = 0
     compare(f1, f2)
-    gradients = measure(linear.torch_relation_loss, f1, f2, None)[1]
+    gradients = measure(torch_linear.torch_relation_loss, f1, f2, None)[1]
     assert torch.equal(gradients[0][[2, 5]], torch.zeros(2, 6, dtype=torch.float64))
     assert torch.equal(gradients[1][[5, 9]], torch.zeros(2, 6, dtype=torch.float64))
     compare(torch.zeros(4, 3), torch.zeros(4, 3))
@@ -77,16 +77,16 @@ def test_half_precision_features_give_a_float32_loss(dtype):
 
 def test_gradcheck_and_one_branch_alone():
     f1, f2 = tokens(9, 4).requires_grad_(), tokens(9, 4, seed=2).requires_grad_()
-    assert gradcheck(lambda a, b: linear.torch_relation_loss(a, b, form="linear"), (f1, f2))
-    alone = torch.autograd.grad(linear.torch_relation_loss(f1, f2.detach(), form="linear"), f1)[0]
-    both = torch.autograd.grad(linear.torch_relation_loss(f1, f2, form="linear"), f1)[0]
+    assert gradcheck(lambda a, b: torch_linear.torch_relation_loss(a, b, form="linear"), (f1, f2))
+    alone = torch.autograd.grad(torch_linear.torch_relation_loss(f1, f2.detach(), form="linear"), f1)[0]
+    both = torch.autograd.grad(torch_linear.torch_relation_loss(f1, f2, form="linear"), f1)[0]
     assert torch.equal(alone, both)
 
 
 def test_nan_stays_visible():
     f1 = tokens(20, 4)
     f1[3, 2] = float("nan")
-    assert linear.torch_relation_loss(f1, tokens(20, 4, seed=2), form="linear").isnan()
+    assert torch_linear.torch_relation_loss(f1, tokens(20, 4, seed=2), form="linear").isnan()
 
 
 def test_memory_grows_with_the_tokens_not_with_their_square():
