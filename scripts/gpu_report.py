@@ -2,32 +2,69 @@
 
     python scripts/gpu_report.py [--output FOLDER]
 
-Four steps, each within its own time, each run whatever became of the others: the kernels' tests compiled, what the
-compiler made of each kernel, the benchmarks, and whole training steps with and without the kernels. It runs from the
-source tree with the Python that starts it. The exit code is 1 if a step failed.
+The kernels' tests compiled, and beside them what the compiler made of each kernel; then, with the GPU to themselves,
+the benchmarks, and whole training steps with and without the kernels. Each step has its own time and is run whatever
+became of the others. What a step printed is kept in a file as it comes, and the report is written again after every
+step: whenever it is stopped, what is known so far is there. Of a step that takes too long the report says what had
+failed and what was running.
+
+It runs from the source tree with the Python that starts it. The exit code is 1 if a step failed.
 """
 
 import argparse
+import contextlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import json
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "smml_kernels" / "benchmarks" / "results"
-# Seconds of each step; together with starting Python less than nine minutes.
-LIMITS = {"tests": 170, "compiler": 45, "benchmarks": 230, "training": 18}
+# Seconds of each step. On a cold cache of compiled kernels the tests take four minutes of one core, in eight processes;
+# the compiler runs beside them. Together with starting Python and with stopping what hangs: less than nine minutes.
+LIMITS = {"tests": 150, "compiler": 150, "benchmarks": 225, "training": 25}
+# Seconds for a step that is interrupted to say where it was, before it is killed.
+GRACE = 6
+# What the benchmarks need of their limit beyond the time in which they may start something.
+_AFTER_BUDGET = 50
 PRESETS = ("tiny", "small")
 IMPLEMENTATIONS = ("torch", "triton")
 _TRAINING_STEPS = 8
+# What smml imports to read, score and show cases. A training step on random volumes calls none of it.
+_NOT_NEEDED_TO_TRAIN = ("nibabel", "monai", "nilearn", "pandas", "plotly", "scipy", "SimpleITK", "tqdm")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command with a limit.
+
+    Attributes:
+        name: in words.
+        command: with its arguments.
+        limit: a key of ``LIMITS``.
+        file: where its output goes, inside the folder of results.
+        environment: variables to set.
+    """
+
+    name: str
+    command: Sequence[str]
+    limit: str
+    file: str
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +77,8 @@ class Outcome:
         seconds: it took.
         words: why, or where to look.
         output: what it printed.
+        failed: names of tests that failed.
+        running: what was running when it was stopped.
     """
 
     name: str
@@ -47,6 +86,28 @@ class Outcome:
     seconds: float
     words: str
     output: str
+    failed: tuple[str, ...] = ()
+    running: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """The report as far as it is known, written anew with every step.
+
+    Attributes:
+        file: Markdown.
+        made: provenance, of :func:`smml_kernels.benchmarks.machine.provenance`.
+        outcomes: of the steps that have ended.
+    """
+
+    file: Path
+    made: dict
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Take a step in and write the report."""
+        self.outcomes.append(outcome)
+        self.file.write_text(summary(self.outcomes, self.made))
 
 
 def main() -> int:
@@ -70,17 +131,45 @@ def main() -> int:
     device = torch.device("cuda", 0)
     stem, output = machine.slug(device), asked.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    python = sys.executable
-    outcomes = [
-        run("kernel tests, compiled", [python, "-m", "pytest", "tests/kernels", "-q", *_pytest_words()], "tests"),
-        compiled_kernels(python, torch.cuda.get_device_capability(device), output / f"{stem}-kernels.md"),
-        run("benchmarks", _benchmark_command(python, output), "benchmarks"),
+    report = Report(output / f"{stem}-report.md", machine.provenance(device, "make gpu-report", 0))
+    for stage in stages(output, stem, torch.cuda.get_device_capability(device)):
+        with ThreadPoolExecutor(len(stage)) as pool:
+            for ended in as_completed([pool.submit(run, step, output) for step in stage]):
+                report.add(ended.result())
+    print("\n" + report.file.read_text())
+    return 1 if any(outcome.status == "failed" for outcome in report.outcomes) else 0
+
+
+def stages(output: Path, stem: str, capability: tuple[int, int]) -> list[list[Step]]:
+    """The steps, in stages that come one after the other; the steps of a stage run at once.
+
+    Args:
+        output: folder of the results.
+        stem: of the results' names.
+        capability: of the GPU, (9, 0).
+    """
+    python, number = sys.executable, str(10 * capability[0] + capability[1])
+    tests = [python, "-m", "pytest", "tests/kernels", *_pytest_words()]
+    compiler = [python, "-m", "smml_kernels.aot", "--quick", "--capability", number]
+    compiler += ["--output", str(output / f"{stem}-kernels.md")]
+    benchmarks = [python, "-m", "smml_kernels.benchmarks", "--device", "cuda", "--output", str(output)]
+    benchmarks += ["--budget", str(LIMITS["benchmarks"] - _AFTER_BUDGET)]
+    training = [
+        Step(
+            f"training step, {preset}, {word}", [python, __file__, "--training-step", preset], "training",
+            f"{stem}-training-{preset}-{word}.log", {"SMML_KERNELS": word},
+        )
+        for preset in PRESETS
+        for word in IMPLEMENTATIONS
+    ]  # fmt: skip
+    return [
+        [
+            Step("kernel tests, compiled", tests, "tests", f"{stem}-tests.log"),
+            Step("what the compiler made of the kernels", compiler, "compiler", f"{stem}-compiler.log"),
+        ],
+        [Step("benchmarks", benchmarks, "benchmarks", f"{stem}-benchmarks.log")],
+        *([step] for step in training),
     ]
-    steps, found = training_steps(python)
-    text = summary(outcomes + steps, found, machine.provenance(device, "make gpu-report", 0))
-    (output / f"{stem}-report.md").write_text(text)
-    print("\n" + text)
-    return 1 if any(outcome.status == "failed" for outcome in outcomes + steps) else 0
 
 
 def why_not_here() -> str:
@@ -96,114 +185,147 @@ def why_not_here() -> str:
     return ""
 
 
-def run(name: str, command: Sequence[str], limit: str, show: bool = True, **environment: str) -> Outcome:
-    """Run a command from the source tree and wait for it, no longer than its limit.
-
-    Args:
-        name: of the step.
-        command: with its arguments.
-        limit: a key of ``LIMITS``.
-        show: print its output as it comes.
-        environment: variables to set.
-    """
-    print(f"== {name} (at most {LIMITS[limit]} s)", flush=True)
+def run(step: Step, folder: Path) -> Outcome:
+    """Run a step from the source tree, no longer than its limit; what it prints goes to its file in ``folder``."""
+    limit = LIMITS[step.limit]
+    print(f"== {step.name} (at most {limit} s)", flush=True)
     began = time.perf_counter()
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
-    # A session of its own, so that a step that takes too long is stopped together with what it has started.
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=variables, text=True, start_new_session=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    stopped = False
-    try:
-        output, _ = process.communicate(timeout=LIMITS[limit])
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        stopped = True
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **step.environment}
+    file, running = folder / step.file, None
+    with file.open("wb") as stream:
+        # A session of its own, so that a step that takes too long is stopped together with what it has started.
+        process = subprocess.Popen(
+            step.command, cwd=ROOT, env=variables, start_new_session=True, stdout=stream, stderr=subprocess.STDOUT
+        )
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            running = _running(file.read_text(errors="replace"))
+            _stop(process)
     seconds = time.perf_counter() - began
-    if show or process.returncode:
-        print(output, flush=True)
+    output = file.read_text(errors="replace")
     last = (output.strip().splitlines() or [""])[-1][:200]
-    if stopped:
-        return Outcome(name, "failed", seconds, f"stopped after {LIMITS[limit]} s", output)
-    if process.returncode and "ModuleNotFoundError" in last:
-        return Outcome(name, "skipped", seconds, last, output)
-    if process.returncode:
-        return Outcome(name, "failed", seconds, f"exit code {process.returncode}: {last}", output)
-    return Outcome(name, "passed", seconds, "", output)
+    status, words = "passed", ""
+    if running is not None:
+        status, words = "failed", f"stopped after {limit} s"
+    elif process.returncode and re.search(r"ModuleNotFoundError|No module named", last):
+        status, words = "skipped", last
+    elif process.returncode:
+        status, words = "failed", f"exit code {process.returncode}: {last}"
+    print(f"== {step.name}: {status} in {seconds:.0f} s, {file} {words}", flush=True)
+    return Outcome(step.name, status, seconds, words, output, of_tests(output)[0], running or ())
 
 
-def compiled_kernels(python: str, capability: tuple[int, int], file: Path) -> Outcome:
-    """Registers, shared memory and spills of every kernel for this GPU, as a table in ``file``."""
-    number = str(10 * capability[0] + capability[1])
-    outcome = run(
-        "what the compiler made of the kernels", [python, "-m", "smml_kernels.aot", "--capability", number], "compiler"
-    )
-    if outcome.status == "passed":
-        file.write_text(f"# Kernels compiled for sm_{number}\n\n{outcome.output}")
-    return outcome
+def _running(output: str) -> tuple[str, ...]:
+    """What a step was doing: tests without an end, or else the last line that it printed."""
+    return of_tests(output)[1] or tuple(output.strip().splitlines()[-1:]) or ("nothing was printed",)
 
 
-def training_steps(python: str) -> tuple[list[Outcome], dict[tuple[str, str], dict]]:
-    """Median times of whole training steps, each in a process of its own, by (preset, implementation)."""
-    outcomes, found = [], {}
-    for preset in PRESETS:
-        for word in IMPLEMENTATIONS:
-            name = f"training step, {preset}, {word}"
-            command = [python, __file__, "--training-step", preset]
-            outcome = run(name, command, "training", show=False, SMML_KERNELS=word)
-            outcomes.append(outcome)
-            if outcome.status == "passed":
-                found[preset, word] = json.loads(outcome.output.strip().splitlines()[-1])
-    return outcomes, found
+def _stop(process: subprocess.Popen) -> None:
+    """Interrupt a step, as Ctrl-C does, so that pytest sums up and Python says where it was; then kill what is left."""
+    os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+    # Also what it has started and left behind.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def training_step(preset: str) -> dict[str, float | str | int]:
-    """Time forward, loss, backward and optimiser step of SMML on random volumes, in float32, on the GPU.
+def of_tests(output: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """From what ``pytest -v`` printed, of one process or of several: tests that failed, and those without an end."""
+    started, ended, failed = {}, set(), {}
+    for line in output.splitlines():
+        # Several processes: a line when a test starts, another when it ends. One: the second half is added.
+        if match := re.match(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) (\S+::.*?)\s*$", line):
+            word, name = match.groups()
+        elif match := re.match(r"(\S+\.py::.*?)(?: ([A-Z]+)(?: \(.*\))? +\[ *\d+%\])?\s*$", line):
+            name, word = match.groups()
+        else:
+            continue
+        started[name] = None
+        if word:
+            ended.add(name)
+        if word in ("FAILED", "ERROR"):
+            failed[name] = None
+    return tuple(failed), tuple(name for name in started if name not in ended)
+
+
+class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Modules in the place of packages that are not installed; every name in them is a mock."""
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        self._missing = [name for name in packages if importlib.util.find_spec(name) is None]
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """A module to be made here, if its package is one of those missing."""
+        if name.partition(".")[0] not in self._missing:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """The module, which makes its names when they are asked for."""
+        module = ModuleType(spec.name)
+        module.__getattr__ = self._mock
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is in it."""
+
+    @staticmethod
+    def _mock(name: str) -> MagicMock:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return MagicMock(name=name)
+
+
+def training_step(preset: str, device: str = "cuda", patch: int = 96) -> dict[str, float | str | int]:
+    """Time forward, loss, backward and optimiser step of SMML on random volumes, in float32.
 
     Kernels are chosen by the environment variable SMML_KERNELS.
 
     Returns:
-        {"preset", "patch", "median_ms", "fastest_ms", "peak_mb"}.
+        {"preset", "patch", "kernels", "median_ms", "fastest_ms", "peak_mb"}.
     """
     import torch
 
     sys.path.insert(0, str(ROOT))
+    sys.meta_path.append(StandIns(_NOT_NEEDED_TO_TRAIN))
     from smml.models import SMML
     from smml.training.config import TrainingConfig
     from smml.training.objective import objective
 
     torch.manual_seed(0)
-    patch = 96
     # The last step: every term of the loss has reached its weight.
-    config = TrainingConfig(preset=preset, patch=patch, batch_size=1, device="cuda")
-    model = SMML(preset).cuda().train()
+    config = TrainingConfig(preset=preset, patch=patch, batch_size=1, device=device)
+    model = SMML(preset).to(device).train()
     optimiser = torch.optim.Adam(model.parameters(), config.learning_rate, amsgrad=True)
-    image = torch.randn(1, 4, patch, patch, patch, device="cuda")
-    label = torch.randint(4, (1, patch, patch, patch), device="cuda", dtype=torch.uint8)
-    masks = torch.tensor([[[True, False, True, False]], [[False, True, True, True]]], device="cuda")
-    available = torch.ones(1, 4, dtype=torch.bool, device="cuda")
+    image = torch.randn(1, 4, patch, patch, patch, device=device)
+    label = torch.randint(4, (1, patch, patch, patch), device=device, dtype=torch.uint8)
+    masks = torch.tensor([[[True, False, True, False]], [[False, True, True, True]]], device=device)
+    available = torch.ones(1, 4, dtype=torch.bool, device=device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times = []
     for _ in range(3 + _TRAINING_STEPS):
-        torch.cuda.synchronize()
+        wait()
         began = time.perf_counter()
         loss = objective(model(image, masks, available), label, masks, available, config, config.steps - 1)
         optimiser.zero_grad(set_to_none=True)
         loss.total.backward()
         optimiser.step()
-        torch.cuda.synchronize()
+        wait()
         times.append(1e3 * (time.perf_counter() - began))
     return {
         "preset": preset,
         "patch": patch,
+        "kernels": os.environ.get("SMML_KERNELS", "auto"),
         "median_ms": statistics.median(times[3:]),
         "fastest_ms": min(times[3:]),
-        "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else 0.0,
     }
 
 
-def summary(outcomes: list[Outcome], found: dict[tuple[str, str], dict], made: dict) -> str:
+def summary(outcomes: Sequence[Outcome], made: dict) -> str:
     """The report as Markdown: what ran and what became of it, and the training steps."""
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     lines = [
@@ -215,7 +337,13 @@ def summary(outcomes: list[Outcome], found: dict[tuple[str, str], dict], made: d
         "|---|---|---|---|",
         *(f"| {o.name} | {o.status} | {o.seconds:.0f} | {o.words.replace('|', '/')} |" for o in outcomes),
     ]
-    if found:
+    for outcome in outcomes:
+        for words, names in (("failed", outcome.failed), ("was running when it was stopped", outcome.running)):
+            if names:
+                lines += ["", f"{outcome.name}, {words}:", "", *(f"- `{name}`" for name in names)]
+    found = [training_result(outcome) for outcome in outcomes]
+    rows = [row for row in found if row]
+    if rows:
         lines += [
             "",
             f"Whole training steps (forward, loss, backward, Adam; float32, one patch, {_TRAINING_STEPS} steps):",
@@ -223,27 +351,35 @@ def summary(outcomes: list[Outcome], found: dict[tuple[str, str], dict], made: d
             "| preset | patch | kernels | median, ms | fastest, ms | peak memory, MB |",
             "|---|---|---|---|---|---|",
             *(
-                f"| {preset} | {row['patch']} | {word} | {row['median_ms']:.1f} | {row['fastest_ms']:.1f} "
-                f"| {row['peak_mb']:.0f} |"
-                for (preset, word), row in found.items()
+                f"| {row['preset']} | {row['patch']} | {row['kernels']} | {row['median_ms']:.1f} "
+                f"| {row['fastest_ms']:.1f} | {row['peak_mb']:.0f} |"
+                for row in rows
             ),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _benchmark_command(python: str, output: Path) -> list[str]:
-    # Less than the step's own limit: what is left writes the report.
-    budget = str(LIMITS["benchmarks"] - 50)
-    command = [python, "-m", "smml_kernels.benchmarks", "--device", "cuda"]
-    return [*command, "--budget", budget, "--output", str(output)]
+def training_result(outcome: Outcome) -> dict | None:
+    """What a training step printed in its last line; None for other steps, and for one that did not get there."""
+    if outcome.status != "passed" or not outcome.name.startswith("training step"):
+        return None
+    return json.loads(outcome.output.strip().splitlines()[-1])
 
 
 def _pytest_words(found: Callable[[str], object] = importlib.util.find_spec) -> list[str]:
-    """Without the packages of smml (no registry, say) the kernels' tests leave the whole suite's conftest aside."""
-    if found("nibabel") and found("nilearn"):
-        return []
-    # That conftest lifts hypothesis's deadline, too; its profile "ci" does as much.
-    return ["--confcutdir=tests/kernels", "--hypothesis-profile=ci"]
+    """How the tests are run: a line for each test, several at once, and without what the machine lacks.
+
+    Left out are what is compiled for other GPUs (the next step does it for this one) and the tests of this script.
+    """
+    words = ["-v", "--tb=short", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=60"]
+    words += ["--ignore=tests/kernels/test_aot.py", "--ignore=tests/kernels/test_gpu_report.py"]
+    if found("xdist"):
+        words += ["-n", str(min(8, os.cpu_count() or 1))]
+    if not (found("nibabel") and found("nilearn")):
+        # Without the packages of smml the kernels' tests leave the whole suite's conftest aside. That lifts
+        # hypothesis's deadline, too; its profile "ci" does as much.
+        words += ["--confcutdir=tests/kernels", "--hypothesis-profile=ci"]
+    return words
 
 
 if __name__ == "__main__":

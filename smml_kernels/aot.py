@@ -220,11 +220,13 @@ def main() -> None:
         cases = {name: run for name, run in every_case(quick=asked.quick).items() if asked.only in name}
         if asked.quick and capability < 90:
             cases = {name: run for name, run in cases.items() if "float32" in name}
-        rows += resources(capability, cases)
+        for name, run in cases.items():
+            found = resources(capability, {name: run})
+            if not asked.json:  # line by line: whoever stops it sees how far it came
+                print("\n".join(table(found).splitlines()[2 if rows else 0 :]), flush=True)
+            rows += found
     if asked.json:
         json.dump([asdict(row) for row in rows], sys.stdout)
-        return
-    print(table(rows))
     if asked.output:
         asked.output.parent.mkdir(parents=True, exist_ok=True)
         asked.output.write_text(_page(table(rows)))

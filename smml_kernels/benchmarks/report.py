@@ -12,7 +12,7 @@ from smml_kernels.benchmarks.targets import ratio
 Run = dict[str, Any]
 
 
-def write(run: Run, folder: Path, name: str) -> list[Path]:
+def write(run: Run, folder: Path, name: str, *, pictures: bool = True) -> list[Path]:
     """Write NAME.json, NAME.md, NAME-roofline.html and, where kaleido finds a browser, NAME-roofline.png.
 
     Args:
@@ -20,18 +20,20 @@ def write(run: Run, folder: Path, name: str) -> list[Path]:
             could not be written.
         folder: created if need be.
         name: of the hardware.
+        pictures: without them only the JSON and the table are written, which takes no time while a run goes on.
 
     Returns:
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    try:
-        from smml_kernels.benchmarks.roofline import roofline, write_figure
+    if pictures:
+        try:
+            from smml_kernels.benchmarks.roofline import roofline, write_figure
 
-        files += write_figure(roofline(run), folder / f"{name}-roofline", run["notes"])
-    except ImportError as error:
-        run["notes"].append(f"No roofline: {error}.")
+            files += write_figure(roofline(run), folder / f"{name}-roofline", run["notes"])
+        except ImportError as error:
+            run["notes"].append(f"No roofline: {error}.")
     for suffix, text in ((".json", json.dumps(run, indent=1) + "\n"), (".md", markdown(run))):
         path = folder / f"{name}{suffix}"
         partial = path.with_suffix(f"{suffix}.partial")

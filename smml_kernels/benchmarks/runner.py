@@ -28,13 +28,11 @@ class Options:
     Attributes:
         seed: of the inputs.
         budget: seconds of timing for each formulation of a case, warm-up aside.
-        compiled: True: torch.compile takes part everywhere, False: nowhere, None: on CUDA where the case says so.
         deadline: time.monotonic() after which nothing new is started.
     """
 
     seed: int = 0
     budget: float = 1.0
-    compiled: bool | None = None
     deadline: float = float("inf")
 
 
@@ -54,9 +52,7 @@ def measure(
         options: how.
         field: who takes part; None: the usual contestants.
     """
-    if field is None:
-        compiled = case.compiled and device.type == "cuda" if options.compiled is None else options.compiled
-        field = contestants(case, device, compiled)
+    field = contestants(case, device) if field is None else field
     rows = [_row(case, contestant, ceilings) for contestant in field]
     with _matmul_precision(case.precision):
         exact = make_inputs(case, device, options.seed + _CHECK_SEED)

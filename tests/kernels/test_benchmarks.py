@@ -1,9 +1,10 @@
 """The benchmarks: nothing wrong is timed, floors are counted right, and a number never travels without its origin."""
 
-import importlib.util
 import json
 import re
-import sys
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from smml_kernels import reference
 from smml_kernels.benchmarks import __main__ as command_line
 from smml_kernels.benchmarks import check, floors, machine, memory, public, report, runner, targets, timing
 from smml_kernels.benchmarks.cases import ALL, ONE, SUBSETS, Case, cpu_cases, cuda_cases, make_inputs, sets_beyond
-from smml_kernels.benchmarks.contestants import EAGER, OURS, PUBLIC, Contestant, call, contestants, gradients
+from smml_kernels.benchmarks.contestants import COMPILED, EAGER, OURS, PUBLIC, Contestant, call, contestants, gradients
 
 CPU = torch.device("cpu")
 CEILINGS = {"copy_bytes_per_s": 1e9, "float64": 1e10, "float32": 2e10}
@@ -30,7 +31,7 @@ SMALL = {
 @pytest.mark.parametrize("operation", SMALL)
 def test_every_formulation_computes_the_same_values_and_gradients(operation):
     case = SMALL[operation]
-    field = contestants(case, CPU, compiled=False)
+    field = contestants(case, CPU)
     assert {c.name for c in field} >= {PUBLIC, EAGER, OURS}
     for inputs in make_inputs(case, CPU, seed=1):
         exact = call(case, next(c for c in field if c.name == EAGER), inputs)
@@ -345,44 +346,57 @@ def test_cuda_without_a_gpu_is_one_clear_sentence(capsys):
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_gpu_report_refuses_in_one_sentence_without_a_gpu(capsys, monkeypatch):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    monkeypatch.setattr(sys, "argv", ["gpu_report.py"])
-    assert _gpu_report().main() == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "no CUDA device" in error
+class _Process:
+    """A stand-in for the process of one operation: it writes rows, and is then stopped, or fails, or ends well."""
+
+    def __init__(self, ends: dict[tuple[str, str], int | str]):
+        self.started, self.ends = [], ends
+
+    def run(self, command, timeout=None):
+        turn, operation = (command[command.index(word) + 1] for word in ("--turn", "--ops"))
+        self.started.append((turn, operation))
+        contestant = EAGER if turn == "eager" else COMPILED
+        row = _row(contestant, operation, 1.0, case=f"{operation} first of all")
+        Path(command[command.index("--rows-only") + 1]).write_text(json.dumps([row]) + "\n")
+        end = self.ends.get((turn, operation), 0)
+        if end == "hangs":
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, end)
 
 
-def test_a_step_of_gpu_report_is_reported_whatever_becomes_of_it(monkeypatch, capsys):
-    script = _gpu_report()
-    monkeypatch.setitem(script.LIMITS, "tests", 0.5)
-    programs = {
-        "passed": "print('fine')",
-        "failed": "raise SystemExit('broken')",
-        "skipped": "import a_package_that_nobody_has",
-        "stopped": "import time; time.sleep(60)",
-    }
-    found = {}
-    for name, program in programs.items():
-        limit = "tests" if name == "stopped" else "compiler"
-        found[name] = script.run(name, [sys.executable, "-S", "-c", program], limit)
-    assert [o.status for o in found.values()] == ["passed", "failed", "skipped", "failed"]
-    assert found["failed"].words == "exit code 1: broken"
-    assert found["stopped"].words == "stopped after 0.5 s"
-    text = script.summary(list(found.values()), {}, machine.provenance(CPU, "make gpu-report", 0))
-    assert all(f"| {name} |" in text for name in programs)
-    assert sum(script.LIMITS[k] for k in ("compiler", "benchmarks")) + 170 + 4 * script.LIMITS["training"] < 540
+def _apart(monkeypatch, ends, *words):
+    """(order of the processes, rows after each, notes) of a run that measures each operation in its own process."""
+    process, notes = _Process(ends), []
+    monkeypatch.setattr(command_line.subprocess, "run", process.run)
+    asked = command_line._parser().parse_args(["--quick", *words])
+    rows = list(command_line._measure_apart(asked, CEILINGS, time.monotonic(), notes))
+    return process.started, rows, notes
 
 
-def _gpu_report():
-    """scripts/gpu_report.py as a module."""
-    spec = importlib.util.spec_from_file_location("gpu_report", machine.ROOT / "scripts" / "gpu_report.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_report"] = module
-    spec.loader.exec_module(module)
-    return module
+def test_whatever_is_compiled_comes_after_everything_else(monkeypatch):
+    order, rows, notes = _apart(monkeypatch, {})
+    assert order == [(turn, operation) for turn in ("eager", "compiled") for operation in SMALL]
+    assert [len(found) for found in rows] == list(range(1, 9))
+    assert [(row["operation"], row["contestant"]) for row in rows[-1][:2]] == [
+        ("relation_loss", EAGER), ("relation_loss", COMPILED)
+    ], "what belongs to one case stands together"  # fmt: skip
+    assert notes == []
+    assert len(_apart(monkeypatch, {}, "--no-compile")[0]) == 4
+
+
+def test_a_process_that_is_stopped_leaves_its_rows_and_the_name_of_what_was_running(monkeypatch):
+    first = next(case.name for case in cuda_cases(True) if case.operation == "exchange_loss")
+    ends = {("eager", "exchange_loss"): "hangs", ("eager", "dice_ce_loss"): 3}
+    order, rows, notes = _apart(monkeypatch, ends, "--budget", "1000")
+    assert len(order) == len(rows[-1]) == 8, "the others are measured, and its own rows are kept"
+    assert notes[0].startswith(f"exchange_loss, eager: its process was stopped for taking too long at {first};")
+    assert notes[1].startswith("dice_ce_loss, eager: its process ended with exit code 3 at dice_ce_loss")
+
+
+def test_nothing_is_compiled_when_the_budget_is_spent(monkeypatch):
+    order, _, notes = _apart(monkeypatch, {}, "--budget", "5")
+    assert {turn for turn, _ in order} == {"eager"}
+    assert notes == [f"{name}, compiled: not started, as the time budget is spent." for name in SMALL]
 
 
 def test_the_package_stands_alone():
