@@ -7,7 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
-from triton_checks import ATOL, COMPILER, DEVICE, FLOATS, assert_as_good_as_eager, error, needs_triton, randn
+from triton_checks import (
+    ATOL,
+    COMPILER,
+    DEVICE,
+    FLOATS,
+    OF_STRIDES,
+    assert_as_good_as_eager,
+    error,
+    needs_triton,
+    randn,
+)
 
 from smml_kernels import reference
 
@@ -356,7 +366,8 @@ def test_opcheck():
     x, y, w, b = (leaf(x) for x in (*two, weight, bias))
     torch.library.opcheck(op, ([x, y], slots, there, w, b, 0.2, 1e-5, torch.float32))
     transposed = [f.transpose(2, 4) for f in two]
-    torch.library.opcheck(op, (transposed, slots, there, weight, bias, 0.2, 1e-5, torch.bfloat16))
+    arguments = (transposed, slots, there, weight, bias, 0.2, 1e-5, torch.bfloat16)
+    torch.library.opcheck(op, arguments, test_utils=OF_STRIDES)
     out, statistics = op(two, slots, there, weight, bias, 0.2, 1e-5, torch.float32)
     for wanted in ([True] * 4, [False, True, False, True]):
         arguments = (torch.ones_like(out), two, slots, there, weight, statistics, 0.2, wanted, torch.float32)

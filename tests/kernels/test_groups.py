@@ -1,6 +1,5 @@
-"""Over a process group the per-voxel losses are those of the whole batch, and so are their gradients."""
+"""Over a process group a loss is that of the whole batch, and so are its gradients."""
 
-import itertools
 import sys
 
 import pytest
@@ -10,9 +9,12 @@ import torch.multiprocessing as mp
 from triton_checks import HAS_TRITON, error
 
 import smml_kernels
+from smml_kernels import reference
 
-# Samples of rank 0 and of rank 1: unequal, and each rank lacks a class that the other has.
+# Samples and tokens of rank 0 and of rank 1: unequal, and each rank lacks a class that the other has.
 SHARES = (2, 1)
+TOKENS = (20, 13)
+IMPLEMENTATIONS = ("torch", "triton") if HAS_TRITON else ("torch",)
 
 
 LACKING = "dice_ce where one rank has no sample"
@@ -62,41 +64,100 @@ def measure(call, x1, x2, y, implementation):
     return [loss.detach() for loss in losses], [g for g in gradients if g is not None]
 
 
-def work(rank: int, store: str, implementation: str, out: str) -> None:
+def tokens():
+    """Features of both branches, each with a zero row, and weights that add up to 1."""
+    generator = torch.Generator().manual_seed(8)
+    f1, f2 = (torch.randn(sum(TOKENS), 5, generator=generator) for _ in range(2))
+    f1[3] = f2[25] = 0
+    w = torch.rand(sum(TOKENS), generator=generator)
+    return f1, f2, w / w.sum()
+
+
+def measure_tokens(f1, f2, w, group=None):
+    """relation_loss by (implementation, whether it is without weights): the loss and both gradients."""
+    calls = {"torch": lambda a, b, w: reference.relation_loss(a, b, w, group=group)}
+    if group is not None and HAS_TRITON:
+        from smml_kernels.relation import op
+
+        # "direct" is not possible over ranks: it becomes linear.
+        calls["triton"] = lambda a, b, w: op.relation_loss(a, b, w, form="direct", group=group.group_name)
+        calls["triton tf32"] = calls["triton"]
+    results = {}
+    for name, call in calls.items():
+        torch.set_float32_matmul_precision("high" if "tf32" in name else "highest")
+        for weight in (w, None):
+            leaves = [f.detach().requires_grad_() for f in (f1, f2)]
+            loss = call(*leaves, weight)
+            results[name, weight is None] = loss.detach(), *torch.autograd.grad(-1.5 * loss, leaves)
+    torch.set_float32_matmul_precision("highest")
+    return results
+
+
+def part(data, shares, rank):
+    """What a rank has of each tensor."""
+    return [t.split(shares)[rank] for t in data]
+
+
+def work(rank: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(SHARES))
-    start = sum(SHARES[:rank])
-    mine = [t[start : start + SHARES[rank]] for t in batch()]
-    found = {name: measure(call, *mine, implementation) for name, call in calls(dist.group.WORLD).items()}
+    group = dist.group.WORLD
+    found = {
+        implementation: {
+            name: measure(call, *part(batch(), SHARES, rank), implementation) for name, call in calls(group).items()
+        }
+        for implementation in IMPLEMENTATIONS
+    }
+    found["tokens"] = measure_tokens(*part(tokens(), TOKENS, rank), group)
     torch.save(found, f"{out}{rank}")
     dist.destroy_process_group()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="gloo adds up on the CPU, the kernels would run on a GPU")
-@pytest.mark.skipif(sys.platform != "linux", reason="processes that meet through a file")
-@pytest.mark.parametrize("implementation", ["torch", *(["triton"] if HAS_TRITON else [])])
-def test_two_ranks_are_one_batch(tmp_path, implementation):
-    mp.spawn(work, (str(tmp_path / "store"), implementation, str(tmp_path / "rank")), nprocs=len(SHARES))
-    ranks = [torch.load(tmp_path / f"rank{rank}") for rank in range(len(SHARES))]
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two ranks found, by implementation, and of relation_loss: one pair of processes for all."""
+    if torch.cuda.is_available():
+        pytest.skip("gloo adds up on the CPU, the kernels would run on a GPU")
+    if sys.platform != "linux":
+        pytest.skip("processes that meet through a file")
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (str(folder / "store"), str(folder / "rank")), nprocs=len(SHARES))
+    return [torch.load(folder / f"rank{rank}") for rank in range(len(SHARES))]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_two_ranks_are_one_batch(ranks, implementation):
     for name, call in calls().items():
         losses, gradients = measure(call, *batch(), "torch")
-        for rank in ranks:
-            for one, whole in zip(rank[name][0], losses, strict=True):
+        found = [rank[implementation][name] for rank in ranks]
+        for rank in found:
+            for one, whole in zip(rank[0], losses, strict=True):
                 assert error(one, whole) < 1e-6, f"{name}: every rank has the loss of the whole batch"
-        for parts, whole in zip(zip(*(rank[name][1] for rank in ranks), strict=True), gradients, strict=True):
+        for parts, whole in zip(zip(*(rank[1] for rank in found), strict=True), gradients, strict=True):
             assert error(torch.cat(parts), whole) < 1e-6, f"{name}: the gradients of the ranks are its parts"
+
+
+def test_the_tokens_of_two_ranks_are_one_batch(ranks):
+    whole = measure_tokens(*tokens())
+    for name, unweighted in ranks[0]["tokens"]:
+        loss, *gradients = whole["torch", unweighted]
+        found = [rank["tokens"][name, unweighted] for rank in ranks]
+        for rank in found:
+            assert error(rank[0], loss) < 1e-6, f"{name}: every rank has the loss of the whole batch"
+        for branch, gradient in enumerate(gradients, 1):
+            together = torch.cat([rank[branch] for rank in found])
+            assert error(together, gradient) < 1e-6, f"{name}: the gradients of the ranks are its parts"
+        alone = reference.relation_loss(*part(tokens(), TOKENS, 0))
+        assert error(found[0][0], alone) > 1e-3, "or this test would prove nothing"
 
 
 def test_the_mean_of_the_ranks_own_losses_would_be_another_number():
     """Or the test above would prove nothing."""
-    shares = list(itertools.accumulate(SHARES))[:-1]
     for name, call in calls().items():
         if name == LACKING:  # no rank could compute it alone
             continue
         whole = measure(call, *batch(), "torch")[0]
-        own = [
-            measure(call, *part, "torch")[0] for part in zip(*(t.tensor_split(shares) for t in batch()), strict=True)
-        ]
+        own = [measure(call, *part(batch(), SHARES, rank), "torch")[0] for rank in range(len(SHARES))]
         for loss, parts in zip(whole, zip(*own, strict=True), strict=True):
             assert error(sum(parts) / len(parts), loss) > 1e-3, name
 

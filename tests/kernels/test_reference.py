@@ -118,10 +118,10 @@ def test_relation_of_nothing_counts_the_rows_that_are_there(form, zero1, zero2, 
 
 @pytest.mark.parametrize("form", ["direct", "linear"])
 @pytest.mark.parametrize("copy", ["plain", "rotated", "scaled", "rotated and scaled"])
-@pytest.mark.parametrize("magnitude", [1e-2, 1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("magnitude", [1e-2, 1e-5, 1e-8])
 def test_relation_near_agreement_keeps_its_digits(form, copy, magnitude):
     """float32 features, judged by the definition in float64 on the very same numbers."""
-    n, c = 96, 16
+    n, c = 64, 16
     f1 = randn(n, c, seed=1)
     f2 = f1 + math.sqrt(magnitude) * 0.7 * randn(n, c, seed=2)
     if "rotated" in copy:
@@ -236,10 +236,10 @@ def naive_fusion(features, mask, weight, bias, negative_slope=0.2, eps=1e-5):
 MASK = torch.tensor([[True, False, True, False], [False, False, True, False], [False, False, False, False]])
 
 
-def fusion_inputs(dtype=torch.float64, requires_grad=True):
-    features = [randn(3, 2, 2, 3, 2, seed=m, dtype=dtype, requires_grad=requires_grad) for m in range(4)]
-    weight = randn(5, 8, seed=10, dtype=dtype, requires_grad=requires_grad)
-    return features, weight, randn(5, seed=11, dtype=dtype, requires_grad=requires_grad)
+def fusion_inputs(dtype=torch.float64, space=(2, 3, 2), outputs=5):
+    features = [randn(3, 2, *space, seed=m, dtype=dtype, requires_grad=True) for m in range(4)]
+    weight = randn(outputs, 8, seed=10, dtype=dtype, requires_grad=True)
+    return features, weight, randn(outputs, seed=11, dtype=dtype, requires_grad=True)
 
 
 def test_fusion_is_its_definition_and_an_empty_sample_gets_the_bias():
@@ -250,7 +250,7 @@ def test_fusion_is_its_definition_and_an_empty_sample_gets_the_bias():
 
 
 def test_fusion_gradient_is_that_of_finite_differences():
-    features, weight, bias = fusion_inputs()
+    features, weight, bias = fusion_inputs(space=(1, 3, 2), outputs=2)
     assert gradcheck(lambda w, b, *maps: reference.masked_fusion(maps, MASK, w, b), (weight, bias, *features))
 
 
@@ -547,9 +547,9 @@ def test_dice_ce_is_its_definition(from_logits, minimum, dtype):
 
 @pytest.mark.parametrize("from_logits", [True, False])
 def test_dice_ce_gradient_is_that_of_finite_differences(from_logits):
-    x = randn(2, 4, 2, 3, 2, seed=1)
+    x = randn(2, 4, 1, 3, 2, seed=1)
     x = (x if from_logits else x.softmax(1)).requires_grad_()
-    target = labels(2, 2, 3, 2)
+    target = labels(2, 1, 3, 2)
     assert gradcheck(lambda z: reference.dice_ce_loss(z, target, from_logits=from_logits, min_class_weight=0.1), (x,))
 
 

@@ -1,11 +1,7 @@
 """The Triton kernels of relation_loss against the float64 reference and against the N x N definition in float32."""
 
-import sys
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -16,6 +12,7 @@ from triton_checks import (
     DEVICE,
     FLOATS,
     HAS_TRITON,
+    OF_STRIDES,
     assert_as_good_as_eager,
     error,
     needs_triton,
@@ -120,8 +117,8 @@ def test_many_programs_share_the_sum_over_tokens(poisoned_memory, monkeypatch):
 @both_forms
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_dtypes(poisoned_memory, form, dtype):
-    f1, f2 = features(40, 6, dtype=dtype)
-    loss, *gradients = compare(f1, f2, weights(40, torch.float64), form)
+    f1, f2 = features(30, 6, dtype=dtype)
+    loss, *gradients = compare(f1, f2, weights(30, torch.float64), form)
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
     assert all(g.dtype == dtype and g.is_contiguous() for g in gradients)
 
@@ -158,25 +155,25 @@ def test_strides(form, layout):
 @both_forms
 @pytest.mark.parametrize("kind", ["float64", "bfloat16", "stride 0", "every other", "zero", "wants a gradient"])
 def test_weights(form, kind):
-    w = weights(40)
+    w = weights(30)
     w = {
         "float64": w.double(),
         "bfloat16": w.bfloat16(),
-        "stride 0": w[:1].expand(40),
-        "every other": weights(80)[::2],
+        "stride 0": w[:1].expand(30),
+        "every other": weights(60)[::2],
         "zero": torch.zeros_like(w),
         "wants a gradient": w.clone().requires_grad_(),
     }[kind]
-    compare(*features(40, 5), w, form)
+    compare(*features(30, 5), w, form)
     assert w.grad is None
 
 
 @both_forms
 def test_zero_rows_count_what_is_there_and_get_no_gradient(poisoned_memory, form):
-    f1, f2 = features(40, 6)
+    f1, f2 = features(30, 6)
     f1[[2, 5]] = 0
     f2[[5, 9]] = 0
-    _, gradient1, gradient2 = compare(f1, f2, weights(40), form)
+    _, gradient1, gradient2 = compare(f1, f2, weights(30), form)
     assert (gradient1[[2, 5]] == 0).all()
     assert (gradient2[[5, 9]] == 0).all()
     assert (gradient1[9] != 0).any(), "a row that is zero in the other branch alone still learns"
@@ -206,13 +203,13 @@ def test_huge_and_tiny_features(form, scale):
 @both_forms
 def test_a_large_mean(form):
     """All similarities are nearly equal: what differs is 1e-6 of them."""
-    f1, f2 = features(40, 6)
-    compare(f1 + 1000, f2 + 1000, weights(40), form, eager=n_by_n)
+    f1, f2 = features(30, 6)
+    compare(f1 + 1000, f2 + 1000, weights(30), form, eager=n_by_n)
 
 
 @both_forms
 @pytest.mark.parametrize("copy", ["plain", "rotated", "scaled", "rotated and scaled"])
-@pytest.mark.parametrize("magnitude", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("magnitude", [1e-2, 1e-6])
 def test_near_agreement_keeps_the_digits_of_the_definition(form, copy, magnitude):
     f1 = randn(48, 8, seed=1)
     f2 = f1 + magnitude**0.5 * 0.7 * randn(48, 8, seed=2)
@@ -220,15 +217,15 @@ def test_near_agreement_keeps_the_digits_of_the_definition(form, copy, magnitude
         f2 = f2 @ torch.linalg.qr(randn(8, 8, seed=3))[0]
     if "scaled" in copy:
         f2 = 37 * f2
-    loss, *_ = compare(f1, f2, weights(48) / 48, form, eager=n_by_n)
+    # The linear form is as good as float64.
+    eager = n_by_n if form == "direct" else reference.relation_loss
+    loss, *_ = compare(f1, f2, weights(48) / 48, form, eager)
     assert 0.01 * magnitude < loss < 10 * magnitude
-    if form == "linear":
-        compare(f1, f2, weights(48) / 48)  # as good as float64
 
 
 @both_forms
 def test_branches_that_agree_exactly(form):
-    f1, _ = features(40, 6)
+    f1, _ = features(30, 6)
     loss, *gradients = with_gradients(ours, f1, f1.clone(), form=form)
     assert abs(loss.item()) < 1e-12
     assert all(g.norm() < 1e-6 for g in gradients)
@@ -237,7 +234,7 @@ def test_branches_that_agree_exactly(form):
 @both_forms
 @pytest.mark.parametrize("upstream", [-2.5, 0.0])
 def test_upstream_gradients(form, upstream):
-    compare(*features(33, 5), weights(33), form, upstream=upstream)
+    compare(*features(30, 5), weights(30), form, upstream=upstream)
 
 
 @both_forms
@@ -335,7 +332,7 @@ def test_gradcheck(form):
     assert gradcheck(lambda a, b: ours(a, b, w, form=form), (f1, f2), fast_mode=True)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(3, 40), c=st.integers(2, 20), spread=st.floats(1e-3, 1e3))
 def test_any_size_and_spread(seed, n, c, spread):
     f1, f2 = features(n, c, seed=seed)
@@ -348,7 +345,7 @@ def test_opcheck(form):
     op, backward = torch.ops.smml_kernels.relation.default, torch.ops.smml_kernels.relation_backward.default
     torch.library.opcheck(op, (f1.clone().requires_grad_(), f2.clone().requires_grad_(), weights(9), form, ""))
     f1 = f1.bfloat16().T.contiguous().T
-    torch.library.opcheck(op, (f1, f2.bfloat16(), None, form, ""))
+    torch.library.opcheck(op, (f1, f2.bfloat16(), None, form, ""), test_utils=OF_STRIDES)
     _, rows, moments = op(f1, f2.bfloat16(), None, form, "")
     upstream = torch.ones((), device=DEVICE)
     torch.library.opcheck(backward, (upstream, f1, f2.bfloat16(), None, rows, moments, form, ""))
@@ -468,11 +465,17 @@ def compare_tf32(f1, f2, weight=None, eager=reference.relation_loss):
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("n", "c"), [(33, 5), (70, 3)])
-def test_tf32_value_and_gradients(poisoned_memory, tf32, n, c, dtype):
-    compare_tf32(*features(n, c, dtype=dtype), weights(n))
-    compare_tf32(*features(n, c, dtype=dtype))
+@pytest.mark.parametrize(
+    ("n", "c", "dtype", "weighted"),
+    [
+        (33, 5, torch.float32, True),
+        (70, 3, torch.float32, False),
+        (30, 5, torch.bfloat16, False),
+        (30, 5, torch.float16, True),
+    ],
+)
+def test_tf32_value_and_gradients(poisoned_memory, tf32, n, c, dtype, weighted):
+    compare_tf32(*features(n, c, dtype=dtype), weights(n) if weighted else None)
 
 
 def test_tf32_tiles_and_shares(poisoned_memory, tf32, monkeypatch):
@@ -483,11 +486,11 @@ def test_tf32_tiles_and_shares(poisoned_memory, tf32, monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1.0, 37.0, 1e-20])
-@pytest.mark.parametrize("magnitude", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("magnitude", [1e-2, 1e-6])
 def test_tf32_near_agreement(tf32, scale, magnitude):
-    f1 = randn(48, 8, seed=1)
-    f2 = scale * (f1 + magnitude**0.5 * 0.7 * randn(48, 8, seed=2))
-    compare_tf32(f1, f2, weights(48) / 48, eager=n_by_n if scale >= 1 else reference.relation_loss)
+    f1 = randn(30, 8, seed=1)
+    f2 = scale * (f1 + magnitude**0.5 * 0.7 * randn(30, 8, seed=2))
+    compare_tf32(f1, f2, weights(30) / 30, eager=n_by_n if scale >= 1 else reference.relation_loss)
 
 
 @pytest.mark.parametrize("magnitude", [1e-2, 1e-4, 1e-6])
@@ -515,10 +518,10 @@ def test_tf32_of_tokens_whose_size_differs_between_the_branches(tf32):
 
 
 def test_tf32_zero_rows(poisoned_memory, tf32):
-    f1, f2 = features(40, 6)
+    f1, f2 = features(30, 6)
     f1[[2, 5]] = 0
     f2[[5, 9]] = 0
-    _, gradient1, gradient2 = compare_tf32(f1, f2, weights(40))
+    _, gradient1, gradient2 = compare_tf32(f1, f2, weights(30))
     assert (gradient1[[2, 5]] == 0).all()
     assert (gradient2[[5, 9]] == 0).all()
     assert (gradient1[9] != 0).any()
@@ -565,57 +568,3 @@ def test_compiled_code_follows_the_precision():
             step(*features(20, 5))
     torch.set_float32_matmul_precision(before)
     assert taken == [linear, difference]
-
-
-# ------------------------------------------------------------------------------------------------- several processes
-
-# Tokens of rank 0 and of rank 1.
-SHARES = (20, 13)
-
-
-def batch():
-    f1, f2 = (f.cpu() for f in features(sum(SHARES), 5))
-    f1[3] = f2[25] = 0
-    w = weights(sum(SHARES)).cpu()
-    return f1, f2, w / w.sum()
-
-
-def measure(f1, f2, w, group=None):
-    """By implementation and weight: the loss and both gradients."""
-    calls = {"torch": lambda a, b, w: reference.relation_loss(a, b, w, group=group)}
-    if group is not None and HAS_TRITON:
-        ranks = group.group_name
-        # "direct" is not possible over ranks: it becomes linear.
-        calls["triton"] = lambda a, b, w: ours(a, b, w, form="direct", group=ranks)
-        calls["triton tf32"] = calls["triton"]
-    results = {}
-    for name, call in calls.items():
-        torch.set_float32_matmul_precision("high" if "tf32" in name else "highest")
-        for weight in (w, None):
-            results[name, weight is None] = with_gradients(call, f1, f2, weight, upstream=-1.5)
-    return results
-
-
-def work(rank: int, store: str, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(SHARES))
-    start = sum(SHARES[:rank])
-    torch.save(measure(*(t[start : start + SHARES[rank]] for t in batch()), dist.group.WORLD), f"{out}{rank}")
-    dist.destroy_process_group()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="gloo adds up on the CPU, the kernels would run on a GPU")
-@pytest.mark.skipif(sys.platform != "linux", reason="processes that meet through a file")
-def test_two_ranks_are_one_batch(tmp_path):
-    mp.spawn(work, (str(tmp_path / "store"), str(tmp_path / "rank")), nprocs=len(SHARES))
-    ranks = [torch.load(tmp_path / f"rank{rank}") for rank in range(len(SHARES))]
-    whole = measure(*batch())
-    for (name, unweighted), parts in ranks[0].items():
-        loss, *gradients = whole["torch", unweighted]
-        for rank in ranks:
-            assert error(rank[name, unweighted][0], loss) < 1e-6, f"{name}: every rank has the loss of the whole batch"
-        for branch, gradient in enumerate(gradients, 1):
-            found = torch.cat([rank[name, unweighted][branch] for rank in ranks])
-            assert error(found, gradient) < 1e-6, f"{name}: the gradients of the ranks are its parts"
-        alone = reference.relation_loss(*(t[: SHARES[0]] for t in batch()))
-        assert error(parts[0], alone) > 1e-3, "or this test would prove nothing"

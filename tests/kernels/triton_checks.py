@@ -15,6 +15,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COMPILER = "inductor" if torch.cuda.is_available() else "aot_eager"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
+# Of torch.library.opcheck, what another layout of the inputs can change: the strides that are promised to a compiler.
+OF_STRIDES = ("test_schema", "test_faketensor")
+
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed (it exists for Linux on x86-64)")
 
 
