@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,30 +20,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _Compiling:
-    """Compiles in a process of its own, which does not interpret."""
+    """Compiles in a process of its own, which does not interpret; of several processes of pytest one starts it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._output, self._errors, self._status = (folder / f"aot-{name}" for name in ("output", "errors", "status"))
+        self._process = self._waiting = None
+        try:
+            (folder / "aot-started").touch(exist_ok=False)
+        except FileExistsError:
+            return
         command = [sys.executable, "-m", "smml_kernels.aot", "--quick", "--json"]
         environment = os.environ | {"TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        # Read at once: a pipe that nobody reads is soon full, and its writer stops.
-        self._result = ("", "")
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        with self._output.open("w") as output, self._errors.open("w") as errors:
+            self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+        self._waiting = threading.Thread(target=self._wait, daemon=True)
+        self._waiting.start()
 
-    def _read(self) -> None:
-        self._result = self.process.communicate()
+    def _wait(self) -> None:
+        partial = self._status.with_suffix(".partial")
+        partial.write_text(str(self._process.wait()))
+        partial.replace(self._status)  # at once: others look for it
 
     def result(self) -> tuple[int, str, str]:
         """Exit status, output and errors, when it has finished."""
-        self._reader.join()
-        return self.process.returncode, *self._result
+        end = time.monotonic() + 900
+        while not self._status.exists():
+            assert time.monotonic() < end, "the process of pytest that started the compiler is gone"
+            time.sleep(0.1)
+        return int(self._status.read_text()), self._output.read_text(), self._errors.read_text()
+
+    def close(self, *, shared: bool) -> None:
+        """Stop it, or where other processes of pytest may look for the result let it end."""
+        if self._process is None:
+            return
+        if not shared:
+            self._process.kill()
+        self._waiting.join()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiling(request):
+def compiling(request, tmp_path_factory):
     """Starts with the first test of a kernel, if tests of what is compiled will follow; None without the compiler."""
     wanted = any(item.path.name == "test_aot.py" for item in request.session.items)
     if not wanted or importlib.util.find_spec("triton") is None:
@@ -52,9 +70,11 @@ def compiling(request):
     if not triton.__version__.startswith(aot.TRITON_VERSIONS):
         yield None
         return
-    compiling = _Compiling()
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp()
+    compiling = _Compiling(folder.parent if shared else folder)
     yield compiling
-    compiling.process.kill()
+    compiling.close(shared=shared)
 
 
 @pytest.fixture

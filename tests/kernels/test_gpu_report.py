@@ -93,7 +93,7 @@ def test_a_step_that_hangs_is_stopped_with_what_it_started_and_its_last_words_ar
     assert "- `relation_loss (4096, 128)`" in script.summary([outcome], machine.provenance(CPU, "x", 0))
 
 
-@pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["one process", "xdist"])
+@pytest.mark.parametrize("processes", [[], ["-p", "xdist", "-n", "1"]], ids=["one process", "xdist"])
 def test_tests_that_are_stopped_name_what_failed_and_what_was_running(script, tmp_path, stop_when, processes):
     if processes:
         pytest.importorskip("xdist")
@@ -106,7 +106,8 @@ def test_tests_that_are_stopped_name_what_failed_and_what_was_running(script, tm
         "def test_never_starts(): pass\n"
     )
     words = ["-v", "--tb=short", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path), *processes]
-    step = script.Step("tests", [sys.executable, "-m", "pytest", *words], "tests", "tests.log")
+    bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    step = script.Step("tests", [sys.executable, "-m", "pytest", *words], "tests", "tests.log", bare)
     stop_when(script, tmp_path / "tests.log", "test_passes", "FAILED", "test_hangs")
     outcome = script.run(step, tmp_path)
     assert [name.split("::")[1] for name in outcome.failed] == ["test_fails[every other]"]
@@ -197,7 +198,7 @@ def test_a_training_step_needs_none_of_the_packages_that_read_cases():
         f"spec = importlib.util.spec_from_file_location('gpu_report', {str(SCRIPT)!r})\n"
         "script = sys.modules['gpu_report'] = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(script)\n"
-        "script._TRAINING_STEPS = 1\n"
+        "script._TRAINING_STEPS, script._WARM_UP = 1, 0\n"
         "print(script.training_step('tiny', device='cpu', patch=32))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=machine.ROOT)
