@@ -114,9 +114,9 @@ def test_maps_of_different_dtypes():
     assert [g.dtype for g in found[3:]] == [torch.float32, torch.bfloat16, torch.float64]
 
 
-@pytest.mark.parametrize("bits", range(16))
+@pytest.mark.parametrize("bits", range(8))
 def test_every_subset_of_modalities_in_each_sample(poisoned_memory, bits):
-    other = 7 * bits % 16
+    other = 8 + 5 * bits % 8
     mask = present([[bool(b >> m & 1) for m in range(4)] for b in (bits, other)])
     maps, weight, bias = inputs(channels=1, outputs=2, space=(3, 2, 2), modalities=4)
     found, _ = compare(maps, mask, weight, bias)
