@@ -135,7 +135,7 @@ config = TrainingConfig(preset="tiny", steps=steps, seed=0)
 run = course.build_folder() / f"run-{steps}-steps"
 checkpoint = train(files, run, config, resume=True)
 log = pd.read_csv(run / "log.csv")
-figures.loss_figure(log)
+figures.curves_figure(run)
 
 # %%
 tenth = max(1, steps // 10)

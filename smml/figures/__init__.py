@@ -1,7 +1,8 @@
 """Figures of the notebooks and the README, in plotly."""
 
-from smml.figures.charts import drop_figure, loss_figure, subset_figure
+from smml.figures.charts import drop_figure, subset_figure
 from smml.figures.curves import curves_figure
+from smml.figures.pixels import intensity_window
 from smml.figures.prompts import prompt_picture
 from smml.figures.relations import matrix_figure, token_figure
 from smml.figures.slices import (
@@ -23,7 +24,7 @@ __all__ = [
     "curves_figure",
     "drop_figure",
     "heat_picture",
-    "loss_figure",
+    "intensity_window",
     "matrix_figure",
     "modality_figure",
     "panels",

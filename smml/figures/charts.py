@@ -1,46 +1,11 @@
-"""Charts: loss curves of a run, and scores over the 15 subsets."""
-
-import os
+"""Charts of scores over the 15 subsets."""
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from smml.data.labels import REGIONS
 from smml.evaluation.tables import MEAN
-from smml.figures.theme import BRANCH_COLOURS, REGION_COLOURS
-
-
-def loss_figure(log: str | os.PathLike | pd.DataFrame, smooth: int | None = None) -> go.Figure:
-    """Loss terms of a training run over its steps.
-
-    Args:
-        log: ``log.csv`` of a run, or its frame.
-        smooth: steps of the running mean; None takes a twentieth of the run.
-    """
-    frame = log if isinstance(log, pd.DataFrame) else pd.read_csv(log)
-    smooth = smooth or max(1, len(frame) // 20)
-    smoothed = frame.rolling(smooth, min_periods=1).mean()
-    figure = make_subplots(1, 2, subplot_titles=("segmentation, fused head", "what the branches exchange"))
-
-    def add(column: str, name: str, colour: str, place: int, dash: str = "solid") -> None:
-        line = {"color": colour, "dash": dash}
-        figure.add_trace(go.Scatter(x=frame["step"], y=smoothed[column], name=name, line=line), row=1, col=place)
-
-    add("fuse_1", "branch 1", BRANCH_COLOURS[0], 1)
-    add("fuse_2", "branch 2", BRANCH_COLOURS[1], 1)
-    add("teach_12", "L(1→2)", BRANCH_COLOURS[0], 2)
-    add("teach_21", "L(2→1)", BRANCH_COLOURS[1], 2)
-    add("relation", "L_rel", "#009E73", 2, "dash")
-    add("classes", "L_cls", "#CC79A7", 2, "dot")
-    figure.update_xaxes(title="step")
-    figure.update_layout(
-        title=f"Training losses (running mean of {smooth} steps)",
-        height=380,
-        width=860,
-        legend={"orientation": "h", "y": -0.2},
-    )
-    return figure
+from smml.figures.theme import REGION_COLOURS
 
 
 def subset_figure(table: pd.DataFrame, title: str = "Mean Dice over the 15 subsets") -> go.Figure:

@@ -15,7 +15,7 @@ _TITLES = ("total and fused heads", "constraints between the branches", "gradien
 
 
 def curves_figure(run: str | os.PathLike, smooth: int | None = None) -> go.Figure:
-    """Learning curves of a training run, in four panels; the last one needs a run with validation.
+    """Learning curves of a training run: losses, constraints, gradient and rate, and validation if the run has any.
 
     Args:
         run: the run's folder, or its ``log.csv``; ``validation.csv`` is looked for beside it.
@@ -36,7 +36,12 @@ def curves_figure(run: str | os.PathLike, smooth: int | None = None) -> go.Figur
         raise InputError(f"{path}: the log has no row yet; wait for the first step")
     smooth = smooth or max(1, len(frame) // 20)
     smoothed = frame.rolling(smooth, min_periods=1).mean()
-    figure = make_subplots(2, 2, subplot_titles=_TITLES, shared_xaxes="all", vertical_spacing=0.12)
+    scores = path.with_name("validation.csv")
+    validated = scores.is_file()
+    # An empty panel would look like a validation that found nothing.
+    specs = [[{}, {}], [{}, {} if validated else None]]
+    titles = _TITLES if validated else _TITLES[:-1]
+    figure = make_subplots(2, 2, specs=specs, subplot_titles=titles, shared_xaxes="all", vertical_spacing=0.12)
 
     def add(column: str, name: str, colour: str, row: int, place: int, dash: str = "solid") -> None:
         line = {"color": colour, "dash": dash}
@@ -51,11 +56,13 @@ def curves_figure(run: str | os.PathLike, smooth: int | None = None) -> go.Figur
     add("classes", "L_cls", "#CC79A7", 1, 2, "dot")
     add("gradient_norm", "gradient norm", "#333333", 2, 1)
     add("learning_rate", "learning rate", "#009E73", 2, 1, "dash")
-    scores = path.with_name("validation.csv")
-    if scores.is_file():
+    if validated:
         _add_validation(figure, pd.read_csv(scores))
+        figure.update_yaxes(range=[0, 1], title="Dice", row=2, col=2)
+    else:
+        # The lowest panel of its column then.
+        figure.update_xaxes(title="step", showticklabels=True, row=1, col=2)
     figure.update_yaxes(type="log", row=2, col=1)
-    figure.update_yaxes(range=[0, 1], title="Dice", row=2, col=2)
     figure.update_xaxes(title="step", row=2)
     figure.update_layout(
         title=f"Learning curves (losses: running mean of {smooth} steps)",

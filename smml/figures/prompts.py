@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from smml.figures.pixels import edge
 from smml.figures.slices import axial_picture
 from smml.figures.theme import rgb
 
@@ -41,12 +42,12 @@ def prompt_picture(
     # Painting in voxel order, [x, y], and turning at the end like the image.
     canvas = picture[::-1, ::-1].transpose(1, 0, 2)
     if truth is not None:
-        _paint(canvas, _edge(np.asarray(truth, bool).repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)), TRUTH_COLOUR)
+        _paint(canvas, edge(np.asarray(truth, bool).repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)), TRUTH_COLOUR)
     for box in () if boxes is None else np.asarray(boxes):
         x0, y0, x1, y1 = np.round(box * _SCALE).astype(int)
         inside = np.zeros(canvas.shape[:2], bool)
         inside[max(x0, 0) : x1, max(y0, 0) : y1] = True
-        _paint(canvas, _edge(inside), BOX_COLOUR)
+        _paint(canvas, edge(inside), BOX_COLOUR)
     if points is not None:
         for (x, y), label in zip(np.asarray(points), np.asarray(point_labels), strict=True):
             if int(label) in _POINT_COLOURS:
@@ -55,13 +56,6 @@ def prompt_picture(
                 spot[max(column - 1, 0) : column + 3, max(row - 1, 0) : row + 3] = True
                 _paint(canvas, spot, _POINT_COLOURS[int(label)])
     return np.ascontiguousarray(canvas.transpose(1, 0, 2)[::-1, ::-1].round().astype(np.uint8))
-
-
-def _edge(inside: np.ndarray) -> np.ndarray:
-    """The outermost pixels of a region [X, Y]."""
-    padded = np.pad(inside, 1)
-    core = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
-    return inside & ~core
 
 
 def _paint(canvas: np.ndarray, where: np.ndarray, colour: str) -> None:

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from smml.data.case import Case
 from smml.data.labels import LabelScheme
+from smml.figures.pixels import intensity_window
 from smml.figures.theme import CLASS_COLOURS, rgb
 from smml.modalities import DISPLAY_NAMES, MODALITIES
 
@@ -54,12 +55,9 @@ def axial_picture(
         labels: RAS+ [X, Y, Z], painted over the image.
         scheme: names the label values; needed with ``labels``.
         opacity: of the paint.
-        window: intensities shown black and white; None takes the 1st and 99.5th percentile of the non-zero voxels.
+        window: intensities shown black and white; None takes :func:`smml.figures.intensity_window`.
     """
-    if window is None:
-        inside = volume[volume != 0]
-        window = tuple(np.percentile(inside, (1, 99.5))) if inside.size else (0.0, 1.0)
-    low, high = window
+    low, high = intensity_window(volume) if window is None else window
     grey = np.clip((volume[:, :, z] - low) / max(high - low, 1e-6), 0, 1) * (volume[:, :, z] != 0)
     picture = np.repeat((255 * grey)[..., None], 3, axis=-1)
     if labels is not None:
