@@ -5,8 +5,9 @@ import ipywidgets as widgets
 from smml.data.case import Case
 from smml.data.labels import REGIONS
 from smml.modalities import DISPLAY_NAMES, MODALITIES
+from smml.viewer.display import ANATOMICAL_PLANES, NORMAL, Display
 from smml.viewer.plane import make_plane
-from smml.viewer.state import NORMAL, OVERLAYS, PLANES, PRESETS, Display, ViewState
+from smml.viewer.state import NAMED_SUBSETS, OVERLAYS, ViewState
 
 HELP = """<details><summary>Mouse and keys</summary>
 <table style='line-height:1.4'>
@@ -50,13 +51,13 @@ class Controls:
             )
             for name in MODALITIES
         }
-        self.presets = {
+        self.named_subsets = {
             name: widgets.Button(
                 description=name,
                 disabled=not predicts or (name != "all" and not set(subset) <= set(case.volumes)),
                 layout=widgets.Layout(width="auto", height="26px"),
             )
-            for name, subset in PRESETS.items()
+            for name, subset in NAMED_SUBSETS.items()
         }
         self.status = widgets.HTML()
         self.progress = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="110px", visibility="hidden"))
@@ -105,7 +106,7 @@ class Controls:
             description="auto", tooltip="1st to 99.5th percentile", layout=widgets.Layout(width="52px", height="26px")
         )
 
-        self.planes = {plane: make_plane(interactive=interactive) for plane in PLANES}
+        self.planes = {plane: make_plane(interactive=interactive) for plane in ANATOMICAL_PLANES}
         self.slices = {
             plane: widgets.IntSlider(
                 value=state.position[axis],
@@ -116,7 +117,7 @@ class Controls:
                 style={"description_width": "58px"},
                 layout=widgets.Layout(width="96%"),
             )
-            for plane, axis in ((plane, NORMAL[plane]) for plane in PLANES)
+            for plane, axis in ((plane, NORMAL[plane]) for plane in ANATOMICAL_PLANES)
         }
         self.readout, self.legend, self.scores, self.chart = (widgets.HTML() for _ in range(4))
         self.rest = widgets.Button(
@@ -142,6 +143,14 @@ class Controls:
         }
         return [name for name in OVERLAYS if possible[name]]
 
+    @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """The words to choose from at present, by field of the state."""
+        shown = tuple(name for _, name in self.shown.options)
+        return {"shown": shown} | {
+            name: tuple(getattr(self, name).options) for name in ("overlay", "source", "compared")
+        }
+
     def window_range(self, state: ViewState) -> dict[str, float]:
         """Ends and step of the window slider for the shown modality."""
         low, high = state.window()
@@ -160,7 +169,7 @@ class Controls:
         given = row(
             word("<b>The model is given</b>", "154px"),
             *self.given.values(),
-            *self.presets.values(),
+            *self.named_subsets.values(),
             row(self.status, self.progress, self.cancel, min_height="32px", width="100%"),
             **panel,
         )
@@ -183,7 +192,7 @@ class Controls:
                 # All three stay in one row: in a narrow cell they shrink.
                 layout=widgets.Layout(margin="2px 8px 2px 0", flex="0 1 auto", min_width="0", overflow="hidden"),
             )
-            for plane in PLANES
+            for plane in ANATOMICAL_PLANES
         ]
         chart = widgets.VBox([self.chart, self.rest], layout=widgets.Layout(margin="0 0 0 24px"))
         scores = [row(self.scores, chart, align_items="flex-start")] if predicts else []
@@ -212,6 +221,6 @@ class Controls:
             # plotly's figures have a layout that is no widget.
             waiting += [part for part in parts if isinstance(part, widgets.Widget)]
         # Rows that are left out without a predictor still own widgets.
-        for group in (self.given, self.presets):
+        for group in (self.given, self.named_subsets):
             found += [widget for widget in group.values() if widget not in found]
         return found

@@ -10,9 +10,10 @@ from smml.data.case import Case
 from smml.data.labels import REGIONS, LabelScheme
 from smml.figures.theme import CLASS_COLOURS, REGION_COLOURS
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, Subset, subset_name
+from smml.viewer.display import NORMAL, Display
 from smml.viewer.render import DIFFERENCE_COLOURS, UNCERTAINTY_COLOURS
-from smml.viewer.state import NORMAL, Display, ViewState
-from smml.viewer.worker import Result, Scores
+from smml.viewer.state import ViewState
+from smml.viewer.worker import RegionScores, Result
 
 # Names of the parts that are seen when all three nested regions are painted.
 _PARTS = {"WT": "oedema (WT outside TC)", "TC": "necrotic core (TC outside ET)", "ET": "enhancing tumour (ET)"}
@@ -63,7 +64,7 @@ def legend_html(state: ViewState) -> str:
     return f"<div style='line-height:1.6'><b>{escape(legend_title(state))}</b> &nbsp; {entries}</div>"
 
 
-def scores_html(scores: Scores | None, subset: Subset, source: str, *, truth: bool) -> str:
+def scores_html(scores: RegionScores | None, subset: Subset, source: str, *, truth: bool) -> str:
     """Dice and HD95 of the shown prediction, one row per region."""
     if not truth:
         return "<i>This case has no truth to score against.</i>"
@@ -88,7 +89,7 @@ def _millimetres(value: float) -> str:
 
 
 def chart_svg(
-    scores: Mapping[Subset, Scores], given: Subset, available: Subset, *, width: int = 520, height: int = 190
+    scores: Mapping[Subset, RegionScores], given: Subset, available: Subset, *, width: int = 520, height: int = 190
 ) -> str:
     """Dice of WT, TC and ET for each of the 15 subsets, with dots for the modalities given; the present one framed.
 

@@ -1,6 +1,5 @@
 """A viewer's picture for readers without a kernel: the three planes, legend and scores as one PNG."""
 
-import io
 import os
 from collections.abc import Iterable
 
@@ -8,16 +7,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from smml.data.case import Case
-from smml.data.labels import LabelScheme
 from smml.errors import InputError
 from smml.figures.theme import rgb
 from smml.files import replacing
 from smml.inference import Segmentation
-from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset, subset_name
+from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset
+from smml.viewer.display import ANATOMICAL_PLANES, Display
 from smml.viewer.panel import legend_entries, legend_title
-from smml.viewer.render import Layers, font, plane_sizes, render_plane
-from smml.viewer.state import OVERLAYS, PLANES, Display, ViewState, first_state
-from smml.viewer.worker import Result, Scores, score
+from smml.viewer.render import Layers, encode_png, font, layers_of, plane_sizes, render_plane
+from smml.viewer.state import OVERLAYS, ViewState, first_state
+from smml.viewer.worker import RegionScores, Result, score
 
 _GAP, _PAPER, _INK, _FAINT = 10, (255, 255, 255), (25, 25, 25), (120, 120, 120)
 
@@ -69,30 +68,6 @@ def viewer_picture(
     return compose(case, display, state, layers, size=size, scores=scores, of=given if result else None)
 
 
-def layers_of(
-    case: Case, display: Display, state: ViewState, result: Result | None, predicted_scheme: LabelScheme
-) -> Layers:
-    """The volumes that a state shows, turned to the display grid (views, nothing is copied)."""
-
-    def turned(volume: np.ndarray | None) -> np.ndarray | None:
-        return None if volume is None else display.turned(volume)
-
-    caption = ""
-    if result is not None and state.overlay in ("prediction", "difference", "uncertainty"):
-        caption = f"from {subset_name(result.subset, '+')}"
-    elif state.overlay == "truth" and case.label is not None:
-        caption = "truth"
-    return Layers(
-        image=display.turned(case.volumes[state.shown]),
-        truth=turned(case.label),
-        prediction=turned(None if result is None else result.labels.get(state.source)),
-        uncertainty=turned(None if result is None else result.uncertainty),
-        scheme=case.scheme,
-        predicted_scheme=predicted_scheme,
-        caption=caption,
-    )
-
-
 def compose(
     case: Case,
     display: Display,
@@ -100,7 +75,7 @@ def compose(
     layers: Layers,
     *,
     size: int,
-    scores: Scores | None = None,
+    scores: RegionScores | None = None,
     of: Subset | None = None,
 ) -> np.ndarray:
     """The three planes side by side under a line of words, legend and scores below.
@@ -118,7 +93,7 @@ def compose(
         uint8 [rows, columns, 3].
     """
     sizes = plane_sizes(display, size)
-    panes = {plane: render_plane(state, display, layers, plane, sizes[plane]) for plane in PLANES}
+    panes = {plane: render_plane(state, display, layers, plane, sizes[plane]) for plane in ANATOMICAL_PLANES}
     wide = sum(width for _, width in sizes.values()) + _GAP * (len(panes) + 1)
     wide, tall = max(wide, 560), max(height for height, _ in sizes.values())
     lines = [
@@ -127,7 +102,7 @@ def compose(
         [part for colour, meaning in legend_entries(state) for part in (("■ ", rgb(colour)), (f"{meaning}   ", _INK))],
     ]
     if scores is not None:
-        text = "     ".join(f"{region}  Dice {value:.3f}, HD95 {hd(far)}" for region, (value, far) in scores.items())
+        text = "     ".join(f"{region}  Dice {value:.3f}, HD95 {_hd95(far)}" for region, (value, far) in scores.items())
         lines.append([(text, _INK)])
     lines.append([("radiological convention: the patient's right is on the left; research only", _FAINT)])
     head, line = 30, 20
@@ -153,7 +128,7 @@ def compose(
     return np.asarray(page)
 
 
-def hd(value: float) -> str:
+def _hd95(value: float) -> str:
     """An HD95 in mm for people; NaN means that one of the two is empty."""
     return "– (one empty)" if np.isnan(value) else f"{value:.1f} mm"
 
@@ -167,14 +142,7 @@ def write_picture(picture: np.ndarray, path: str | os.PathLike) -> None:
     if not str(path).lower().endswith(".png"):
         raise InputError(f"path must end in .png, found {path}; a snapshot is written as PNG")
     with replacing(path) as temporary:
-        temporary.write_bytes(small_png(picture))
-
-
-def small_png(picture: np.ndarray) -> bytes:
-    """PNG of uint8 [rows, columns, 3], packed for size."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
+        temporary.write_bytes(encode_png(picture, small=True))
 
 
 def _given_line(of: Subset | None, available: Iterable[str]) -> list[tuple[str, tuple[int, int, int]]]:

@@ -4,7 +4,6 @@ The canvas keeps its last frame until the next one is decoded, so it is never bl
 widget takes its place: everything but the mouse still works, through the sliders.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -20,7 +19,7 @@ _HERE = Path(__file__).parent
 if anywidget is not None:
 
     class PlaneCanvas(anywidget.AnyWidget):
-        """A focusable canvas.
+        """A focusable canvas. Its messages are the events that :meth:`smml.viewer.ModalityViewer.handle` takes.
 
         Attributes:
             png: the frame.
@@ -32,10 +31,6 @@ if anywidget is not None:
         _css = (_HERE / "plane.css").read_text(encoding="utf-8")
         png = traitlets.Bytes(b"").tag(sync=True)
         label = traitlets.Unicode("").tag(sync=True)
-
-        def listen(self, callback: Callable[[dict], None]) -> None:
-            """Call back with every event: its ``kind`` is "point", "drag", "wheel" or "key"."""
-            self.on_msg(lambda _, content, __: callback(content))
 
         def download(self, name: str, content: bytes) -> None:
             """Have the browser save a file."""
@@ -51,9 +46,6 @@ class PlaneImage(widgets.Image):
     @traitlets.observe("png")
     def _on_png(self, change) -> None:
         self.value = change["new"]
-
-    def listen(self, callback: Callable[[dict], None]) -> None:
-        """An image sends no events."""
 
 
 def make_plane(*, interactive: bool = True) -> widgets.DOMWidget:

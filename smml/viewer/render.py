@@ -11,9 +11,14 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from smml.data.case import Case
 from smml.data.labels import REGIONS, LabelScheme
+from smml.figures.pixels import edge
 from smml.figures.theme import REGION_COLOURS, rgb
-from smml.viewer.state import COLUMN, NORMAL, ROW, Display, ViewState
+from smml.modalities import subset_name
+from smml.viewer.display import COLUMN, NORMAL, ROW, Display
+from smml.viewer.state import ViewState
+from smml.viewer.worker import Result
 
 # What an overlay of the difference is painted in; apart for colour-blind readers, and false ones are hatched.
 DIFFERENCE_COLOURS: dict[str, str] = {
@@ -23,6 +28,7 @@ DIFFERENCE_COLOURS: dict[str, str] = {
 }
 # Uncertainty from 0 to 1: a ramp whose lightness alone tells the order.
 UNCERTAINTY_COLOURS: tuple[str, ...] = ("#1A0A3C", "#7A1F6E", "#D24A55", "#FCA50A", "#FCFFA4")
+_OUTLINE = 2  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,38 @@ class Layers:
     scheme: LabelScheme
     predicted_scheme: LabelScheme
     caption: str = ""
+
+
+def layers_of(
+    case: Case, display: Display, state: ViewState, result: Result | None, predicted_scheme: LabelScheme
+) -> Layers:
+    """The volumes that a state shows, turned to the display grid (views, nothing is copied).
+
+    Args:
+        case: with at least one modality.
+        display: where its voxels lie.
+        state: what is shown.
+        result: the segmentation; None if there is none.
+        predicted_scheme: names the label values of the segmentation.
+    """
+
+    def turned(volume: np.ndarray | None) -> np.ndarray | None:
+        return None if volume is None else display.turned(volume)
+
+    caption = ""
+    if result is not None and state.overlay in ("prediction", "difference", "uncertainty"):
+        caption = f"from {subset_name(result.subset, '+')}"
+    elif state.overlay == "truth" and case.label is not None:
+        caption = "truth"
+    return Layers(
+        image=display.turned(case.volumes[state.shown]),
+        truth=turned(case.label),
+        prediction=turned(None if result is None else result.labels.get(state.source)),
+        uncertainty=turned(None if result is None else result.uncertainty),
+        scheme=case.scheme,
+        predicted_scheme=predicted_scheme,
+        caption=caption,
+    )
 
 
 def plane_sizes(display: Display, size: int) -> dict[str, tuple[int, int]]:
@@ -116,10 +154,15 @@ def uncertainty_ramp() -> np.ndarray:
     return np.stack([np.interp(np.linspace(0, 1, 256), places, stops[:, channel]) for channel in range(3)], axis=-1)
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """PNG of uint8 [height, width, 3], packed for speed rather than size."""
+def encode_png(picture: np.ndarray, *, small: bool = False) -> bytes:
+    """A picture as PNG.
+
+    Args:
+        picture: uint8 [height, width, 3].
+        small: pack for size, for what is kept; a frame on screen is packed for speed.
+    """
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", compress_level=1)
+    Image.fromarray(picture).save(stream, format="PNG", **({"optimize": True} if small else {"compress_level": 1}))
     return stream.getvalue()
 
 
@@ -132,18 +175,19 @@ def font(size: int) -> ImageFont.ImageFont:
 def _paint_regions(picture: np.ndarray, areas: dict[str, np.ndarray], state: ViewState) -> None:
     covered: dict[str, np.ndarray] = {}
     for region, inside in areas.items():
-        others = [area for name, area in areas.items() if REGIONS.index(name) > REGIONS.index(region)]
-        covered[region] = (
-            _edge(inside) if state.outline else inside & ~np.logical_or.reduce([np.zeros_like(inside), *others])
-        )
+        if state.outline:
+            covered[region] = edge(inside, _OUTLINE)
+            continue
+        inner = [area for name, area in areas.items() if REGIONS.index(name) > REGIONS.index(region)]
+        covered[region] = inside & ~np.logical_or.reduce([np.zeros_like(inside), *inner])
     for region, inside in covered.items():
         _blend(picture, inside, REGION_COLOURS[region], state)
 
 
 def _paint_difference(picture: np.ndarray, found: np.ndarray, wanted: np.ndarray, state: ViewState) -> None:
     if state.outline:
-        _blend(picture, _edge(wanted), DIFFERENCE_COLOURS["truth only"], state)
-        _blend(picture, _edge(found), DIFFERENCE_COLOURS["prediction only"], state)
+        _blend(picture, edge(wanted, _OUTLINE), DIFFERENCE_COLOURS["truth only"], state)
+        _blend(picture, edge(found, _OUTLINE), DIFFERENCE_COLOURS["prediction only"], state)
         return
     rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
     # Hatched in opposite directions: the difference can be read without any colour.
@@ -160,15 +204,6 @@ def _blend(
     # An outline covers little, so it is painted stronger than an area.
     strength = strength if strength is not None else min(1.0, 2 * state.opacity) if state.outline else state.opacity
     picture[inside] += strength * (np.asarray(rgb(colour), float) - picture[inside])
-
-
-def _edge(inside: np.ndarray) -> np.ndarray:
-    """The outermost two pixels of an area; the border of the picture counts as outside."""
-    core = inside
-    for _ in range(2):
-        padded = np.pad(core, 1)
-        core = core & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~core
 
 
 def _resized(values: np.ndarray, shape: tuple[int, int], how: Image.Resampling) -> np.ndarray:

@@ -8,10 +8,10 @@ from smml.data.labels import LabelScheme
 from smml.modalities import Subset, subset_name, subsets_of
 from smml.viewer import panel
 from smml.viewer.controls import Controls
-from smml.viewer.picture import layers_of
-from smml.viewer.render import encode_png, plane_sizes, render_plane
-from smml.viewer.state import NORMAL, Display, ViewState
-from smml.viewer.worker import Result, Scores
+from smml.viewer.display import NORMAL, Display
+from smml.viewer.render import encode_png, layers_of, plane_sizes, render_plane
+from smml.viewer.state import ViewState
+from smml.viewer.worker import RegionScores, Result
 
 
 class Screen:
@@ -68,7 +68,7 @@ class Screen:
             with self.following():
                 self._controls.source.options = names
 
-    def words(self, state: ViewState, result: Result | None, scored: Mapping[tuple[Subset, str], Scores]) -> None:
+    def words(self, state: ViewState, result: Result | None, scored: Mapping[tuple[Subset, str], RegionScores]) -> None:
         """Read-out, legend, scores and the bars of the subsets."""
         c, case = self._controls, self._case
         c.readout.value = panel.readout_html(case, self._display, state, result, self._scheme)

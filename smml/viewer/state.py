@@ -1,31 +1,23 @@
-"""What a viewer shows, as plain values, and where a picture's pixels lie in the patient. No widget, no pixel.
-
-Positions are voxels of the *display grid*: the case's axes turned to the nearest of right, front and top (RAS+). Every
-plane is drawn with the highest index first in both directions, so the patient's right is on the left of the axial and
-the coronal picture (radiological convention), and the front on the left of the sagittal one.
-"""
+"""What a viewer shows, as plain values, and what mouse and keys on a plane make of it. No widget, no pixel."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from smml.data.case import Case
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.figures.pixels import intensity_window
 from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset, parse_subset
-
-PLANES: tuple[str, ...] = ("axial", "coronal", "sagittal")
-# Axis of the display grid that a plane is cut across, and those along its columns and rows.
-NORMAL: dict[str, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
-COLUMN: dict[str, int] = {"axial": 0, "coronal": 0, "sagittal": 1}
-ROW: dict[str, int] = {"axial": 1, "coronal": 2, "sagittal": 2}
+from smml.viewer.display import COLUMN, NORMAL, ROW, Display
 
 OVERLAYS: tuple[str, ...] = ("prediction", "truth", "difference", "uncertainty", "none")
 SOURCES: tuple[str, ...] = ("refined", "mean", "branch 1", "branch 2")
 
-PRESETS: dict[str, Subset] = {
+# Subsets that a reader reaches with one click, under their names.
+NAMED_SUBSETS: dict[str, Subset] = {
     "all": MODALITIES,
     "FLAIR only": ("flair",),
     "T1ce only": ("t1ce",),
@@ -34,130 +26,17 @@ PRESETS: dict[str, Subset] = {
     "no contrast agent": ("flair", "t1", "t2"),
 }
 
-_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
-
-
-@dataclass(frozen=True)
-class Display:
-    """How a case's own grid lies on screen.
-
-    Attributes:
-        turn: nibabel orientation transform [3, 2] from the case's axes to those of the display grid.
-        native_shape: voxels on the case's own grid.
-        shape: voxels of the display grid.
-        affine: float64 [4, 4], display voxel -> mm to the right, front and top.
-        spacing: voxel edges of the display grid in mm.
-        box: per axis the (first, last + 1) index that is drawn: the brain and a margin.
-    """
-
-    turn: np.ndarray
-    native_shape: tuple[int, int, int]
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-    spacing: tuple[float, float, float]
-    box: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def of(cls, case: Case, margin: float = 8.0) -> "Display":
-        """Work out the display grid of a case.
-
-        Args:
-            case: with at least one modality.
-            margin: mm that are drawn round the non-zero voxels, as far as the volume reaches.
-
-        Raises:
-            InputError: the case has no modality.
-        """
-        if not case.volumes:
-            raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
-        turn = nib.io_orientation(case.affine)
-        affine = case.affine @ nib.orientations.inv_ornt_aff(turn, case.shape)
-        brain = None
-        for volume in case.volumes.values():
-            brain = volume != 0 if brain is None else brain | (volume != 0)
-        brain = nib.apply_orientation(brain, turn)
-        spacing = tuple(float(edge) for edge in nib.affines.voxel_sizes(affine))
-        box = []
-        for axis, edge in enumerate(spacing):
-            hit = np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis)))
-            wide = int(np.ceil(margin / edge))
-            first, last = (hit[0], hit[-1]) if hit.size else (0, brain.shape[axis] - 1)
-            box.append((max(0, int(first) - wide), min(brain.shape[axis], int(last) + 1 + wide)))
-        return cls(turn, tuple(case.shape), brain.shape, affine, spacing, tuple(box))
-
-    def turned(self, volume: np.ndarray) -> np.ndarray:
-        """[X, Y, Z] on the case's own grid -> the display grid; a view, not a copy."""
-        return nib.apply_orientation(volume, self.turn)
-
-    def file_voxel(self, position: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Display voxel -> index into the arrays of the case."""
-        index = []
-        for axis, (target, flip) in enumerate(self.turn):
-            place = int(position[int(target)])
-            index.append(self.native_shape[axis] - 1 - place if flip < 0 else place)
-        return tuple(index)
-
-    def shown_voxel(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Index into the arrays of the case -> display voxel (inverse of :meth:`file_voxel`)."""
-        position = [0, 0, 0]
-        for axis, (target, flip) in enumerate(self.turn):
-            position[int(target)] = self.native_shape[axis] - 1 - index[axis] if flip < 0 else index[axis]
-        return tuple(position)
-
-    def millimetres(self, position: tuple[int, int, int]) -> np.ndarray:
-        """Display voxel -> float64 [3], mm to the right, front and top."""
-        return nib.affines.apply_affine(self.affine, np.asarray(position, float))
-
-    def sides(self, plane: str) -> dict[str, str]:
-        """Letters (R, L, A, P, S, I) at the ``left``, ``right``, ``top`` and ``bottom`` of a plane's picture."""
-        codes = nib.aff2axcodes(self.affine)
-        left, top = codes[COLUMN[plane]], codes[ROW[plane]]
-        return {"left": left, "right": _OPPOSITE[left], "top": top, "bottom": _OPPOSITE[top]}
-
-    @property
-    def tilt(self) -> float:
-        """Largest angle in degrees between a display axis and the patient axis that its letters name."""
-        cosines = np.abs(np.diag(self.affine[:3, :3] / np.asarray(self.spacing)))
-        return float(np.degrees(np.arccos(np.clip(cosines.min(), 0, 1))))
-
-    def plane_shape(self, plane: str) -> tuple[int, int]:
-        """Voxels of a plane's picture, (rows, columns)."""
-        return tuple(self.box[axis][1] - self.box[axis][0] for axis in (ROW[plane], COLUMN[plane]))
-
-    def cut(self, volume: np.ndarray, plane: str, index: int) -> np.ndarray:
-        """One slice of a volume on the display grid, as drawn: [rows, columns], a view."""
-        region = [slice(*ends) for ends in self.box]
-        region[NORMAL[plane]] = index
-        # Both planes' axes are left in ascending order, columns first, by the indexing.
-        return volume[tuple(region)].T[::-1, ::-1]
-
-    def point(self, plane: str, position: tuple[int, int, int], across: float, down: float) -> tuple[int, int, int]:
-        """The voxel under a point of a plane's picture.
-
-        Args:
-            plane: which picture.
-            position: crosshair; its slice of this plane is kept.
-            across: share of the width, 0 at the left edge, 1 at the right.
-            down: share of the height, 0 at the top.
-        """
-        result = list(position)
-        for axis, share in ((COLUMN[plane], across), (ROW[plane], down)):
-            first, end = self.box[axis]
-            result[axis] = end - 1 - int(np.clip(np.floor(share * (end - first)), 0, end - first - 1))
-        return tuple(result)
-
-    def share(self, plane: str, position: tuple[int, int, int]) -> tuple[float, float]:
-        """(across, down) of the middle of the crosshair's voxel; inverse of :meth:`point`."""
-        return tuple(
-            (self.box[axis][1] - 1 - position[axis] + 0.5) / (self.box[axis][1] - self.box[axis][0])
-            for axis in (COLUMN[plane], ROW[plane])
-        )
-
-    def clipped(self, position: Iterable[float]) -> tuple[int, int, int]:
-        """The nearest voxel inside the box that is drawn."""
-        return tuple(
-            int(min(max(round(place), first), end - 1)) for place, (first, end) in zip(position, self.box, strict=True)
-        )
+# What a key does to the crosshair, in voxels of the picture or in slices.
+_MOVES: dict[str, dict[str, int]] = {
+    "ArrowLeft": {"across": -1},
+    "ArrowRight": {"across": 1},
+    "ArrowUp": {"down": -1},
+    "ArrowDown": {"down": 1},
+    "PageUp": {"slices": 1},
+    "PageDown": {"slices": -1},
+    ".": {"slices": 1},
+    ",": {"slices": -1},
+}
 
 
 @dataclass(frozen=True)
@@ -176,6 +55,7 @@ class ViewState:
         outline: paint outlines instead of areas.
         crosshair: draw it.
         windows: by modality, intensities shown black and white.
+        hidden: overlay that the space bar hid and brings back; None if it hid none.
     """
 
     given: Subset
@@ -189,6 +69,7 @@ class ViewState:
     outline: bool = False
     crosshair: bool = True
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    hidden: str | None = None
 
     def changed(self, **fields) -> "ViewState":
         """With other values of some fields."""
@@ -220,6 +101,12 @@ class ViewState:
         position[NORMAL[plane]] += slices
         return replace(self, position=display.clipped(position))
 
+    def at_slice(self, plane: str, index: int) -> "ViewState":
+        """With the crosshair in another slice of a plane, index on the display grid."""
+        position = list(self.position)
+        position[NORMAL[plane]] = index
+        return replace(self, position=tuple(position))
+
     def window(self) -> tuple[float, float]:
         """Intensities of the shown modality that are drawn black and white; the second is the higher."""
         low, high = self.windows[self.shown]
@@ -237,30 +124,76 @@ class ViewState:
         """With the shown modality's window set."""
         return replace(self, windows={**self.windows, self.shown: (float(low), float(high))})
 
+    def after(
+        self, plane: str, event: Mapping[str, Any], display: Display, choices: Mapping[str, tuple[str, ...]]
+    ) -> "ViewState":
+        """What is shown after an event of a plane; an unknown event changes nothing.
 
-def default_window(volume: np.ndarray) -> tuple[float, float]:
-    """1st and 99.5th percentile of the non-zero voxels, (0, 1) if there is none."""
-    # Every 8th voxel of a large volume: percentiles hardly change, opening a full-size case is much faster.
-    inside = volume.ravel()[:: 8 if volume.size > 2e6 else 1]
-    inside = inside[inside != 0]
-    if not inside.size:
-        return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(inside, (1, 99.5)))
-    return low, max(high, low + 1e-3 * max(1.0, abs(low)))
+        Args:
+            plane: where it happened.
+            event: of the mouse or of a key, as :meth:`smml.viewer.ModalityViewer.handle` describes it.
+            display: where the case's voxels lie.
+            choices: words to choose from, by field: ``shown`` and ``overlay``.
+
+        Raises:
+            InputError: it would take the last modality from the model.
+        """
+        match event:
+            case {"kind": "point", "x": x, "y": y}:
+                return replace(self, position=display.point(plane, self.position, float(x), float(y)))
+            case {"kind": "wheel", "steps": steps}:
+                return self.moved(display, plane, slices=int(steps))
+            case {"kind": "drag", "x": x, "y": y}:
+                return self.dragged(float(x), float(y))
+            case {"kind": "key", "key": str(key)} if key in _MOVES:
+                step = 5 if event.get("fast") else 1
+                return self.moved(display, plane, **{way: step * by for way, by in _MOVES[key].items()})
+            case {"kind": "key", "key": "Home"}:
+                return replace(self, position=display.home)
+            case {"kind": "key", "key": str(key)}:
+                return self._after_letter(key, choices)
+        return self
+
+    def _after_letter(self, key: str, choices: Mapping[str, tuple[str, ...]]) -> "ViewState":
+        overlays, volumes = choices["overlay"], choices["shown"]
+        match key:
+            case "1" | "2" | "3" | "4":
+                name = MODALITIES[int(key) - 1]
+                # Without a predictor the model is given nothing.
+                return self.toggled(name) if "prediction" in overlays and name in volumes else self
+            case "b":
+                return replace(self, shown=volumes[(volumes.index(self.shown) + 1) % len(volumes)])
+            case "t":
+                names = [name for name in overlays if name != "none"] or ["none"]
+                place = names.index(self.overlay) + 1 if self.overlay in names else 0
+                return replace(self, overlay=names[place % len(names)])
+            case " " if self.overlay == "none":
+                return replace(self, overlay=self.hidden or overlays[0], hidden=None)
+            case " ":
+                return replace(self, overlay="none", hidden=self.overlay)
+            case "o":
+                return replace(self, outline=not self.outline)
+            case "c":
+                return replace(self, crosshair=not self.crosshair)
+            case "[":
+                return replace(self, opacity=round(max(0.0, self.opacity - 0.1), 2))
+            case "]":
+                return replace(self, opacity=round(min(1.0, self.opacity + 0.1), 2))
+        return self
 
 
 def first_state(case: Case, display: Display, given: Subset, source: str) -> ViewState:
-    """What a new viewer shows: the tumour if there is a truth, else the middle of the brain."""
-    position = [(first + end) / 2 for first, end in display.box]
-    if case.label is not None and case.label.any():
-        tumour = display.turned(case.label) > 0
-        for axis in range(3):
-            area = tumour.sum(axis=tuple(a for a in range(3) if a != axis))
-            # The middle of the widest slices, where several are equal.
-            position[axis] = int(np.median(np.flatnonzero(area == area.max())))
+    """What a new viewer shows of a case: the crosshair at home, every modality in its own window.
+
+    Args:
+        case: with at least one modality.
+        display: where its voxels lie.
+        given: modalities that the model is given; the first that the case has is shown.
+        source: one of ``SOURCES``.
+    """
     shown = next(name for name in (*given, *MODALITIES) if name in case.volumes)
-    windows = {name: default_window(volume) for name, volume in case.volumes.items()}
-    return ViewState(given, shown, display.clipped(position), source=source, windows=windows)
+    windows = {name: intensity_window(volume) for name, volume in case.volumes.items()}
+    return ViewState(given, shown, display.home, source=source, windows=windows)
 
 
 def checked(state: ViewState, display: Display, choices: Mapping[str, Iterable[str]]) -> ViewState:
@@ -281,6 +214,8 @@ def checked(state: ViewState, display: Display, choices: Mapping[str, Iterable[s
     given = parse_subset(state.given)
     if not set(given) <= set(names):
         raise InputError(f"given must be among {', '.join(names)}, found {state.given!r}")
+    if state.hidden is not None and state.hidden not in tuple(choices["overlay"]):
+        raise InputError(f"hidden must be None or one of {', '.join(choices['overlay'])}, found {state.hidden!r}")
     regions = tuple(state.regions) if isinstance(state.regions, Iterable) else (state.regions,)
     if not all(region in REGIONS for region in regions):
         raise InputError(f"regions must be some of {', '.join(REGIONS)}, such as ('WT', 'ET'), found {state.regions!r}")

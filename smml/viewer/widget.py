@@ -6,7 +6,10 @@ orders them, and one rule keeps the picture honest: a result is shown only if it
 
 import threading
 import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -14,25 +17,17 @@ import plotly.graph_objects as go
 
 from smml.data.case import Case
 from smml.errors import InputError
+from smml.figures.pixels import intensity_window
 from smml.inference import Predictor
-from smml.modalities import parse_subset, subset_name, subsets_of
+from smml.modalities import Subset, parse_subset, subset_name, subsets_of
 from smml.viewer.controls import Controls
-from smml.viewer.gestures import Gestures
+from smml.viewer.display import ANATOMICAL_PLANES, Display
 from smml.viewer.mesh import mesh_figure
-from smml.viewer.picture import compose, layers_of, small_png, write_picture
+from smml.viewer.picture import compose, write_picture
+from smml.viewer.render import encode_png, layers_of
 from smml.viewer.screen import Screen
-from smml.viewer.state import (
-    NORMAL,
-    PLANES,
-    PRESETS,
-    SOURCES,
-    Display,
-    ViewState,
-    checked,
-    default_window,
-    first_state,
-)
-from smml.viewer.worker import CACHE_BYTES, Event, Result, Segmenter
+from smml.viewer.state import NAMED_SUBSETS, SOURCES, ViewState, checked, first_state
+from smml.viewer.worker import CACHE_BYTES, Event, RegionScores, Result, Worker
 
 
 class ModalityViewer:
@@ -92,18 +87,16 @@ class ModalityViewer:
         self._screen = Screen(
             case, self._display, self.controls, self._scheme, size=size, predicts=predictor is not None
         )
-        overlays = tuple(self.controls.overlay.options)
-        self._gestures = Gestures(case, self._display, self._state.position, overlays, predicts=predictor is not None)
         self._connect()
-        self._segmenter = None
+        self._worker = None
         if predictor is not None:
             # Weak, so that the worker alone cannot keep a viewer's memory.
             hear = weakref.WeakMethod(self._hear)
-            self._segmenter = Segmenter(
+            self._worker = Worker(
                 case, predictor, lambda event: (heard := hear()) and heard(event), cache_bytes=cache_bytes
             )
         with self._lock:
-            self._refresh()
+            self._set(self._state)
             self._wish()
 
     # What a notebook calls
@@ -123,6 +116,11 @@ class ModalityViewer:
         """The segmentation on screen, None before the first."""
         return self._result
 
+    @property
+    def scores(self) -> dict[tuple[Subset, str], RegionScores]:
+        """Dice and HD95 (mm) of WT, TC and ET against the truth, by (subset, source), as far as they are computed."""
+        return {} if self._worker is None else dict(self._worker.scores)
+
     def show(self, **fields) -> None:
         """Change what is shown, as the controls would.
 
@@ -133,18 +131,16 @@ class ModalityViewer:
             InputError: a field is unknown, or its value is not among the control's choices; what is shown then stays as
                 it was.
         """
-        choices = {"shown": tuple(self.case.volumes)}
         # The worker offers other predictions as soon as it has them, and must not do so in between.
         with self._lock:
             try:
                 state = self._state.changed(**fields)
             except TypeError as error:
                 raise InputError(f"show: {error}; fields are {', '.join(vars(self._state))}") from error
-            choices |= {name: getattr(self.controls, name).options for name in ("overlay", "source", "compared")}
             try:
-                state = checked(state, self._display, choices)
+                state = checked(state, self._display, self.controls.choices)
             except InputError as error:
-                early = "source" in fields and self._result is None and self._segmenter is not None
+                early = "source" in fields and self._result is None and self._worker is not None
                 hint = "; other predictions can be chosen once there is one: call wait() first" if early else ""
                 raise InputError(f"show: {error}{hint}") from error
             self._set(state)
@@ -155,13 +151,13 @@ class ModalityViewer:
         Args:
             timeout: in seconds; None waits for ever.
         """
-        return self._segmenter is None or self._segmenter.wait(timeout)
+        return self._worker is None or self._worker.wait(timeout)
 
     def compute_rest(self) -> None:
         """Segment and score the subsets not seen yet, one after the other, behind whatever is asked for."""
-        if self._segmenter is not None:
-            scored = {subset for subset, _ in self._segmenter.scores}
-            self._segmenter.request_rest(s for s in subsets_of(self.case.modalities) if s not in scored)
+        if self._worker is not None:
+            scored = {subset for subset, _ in self._worker.scores}
+            self._worker.request_rest(s for s in subsets_of(self.case.modalities) if s not in scored)
 
     def picture(self, path: str | Path | None = None, *, size: int | None = None) -> np.ndarray:
         """The present view as one picture, uint8 [rows, columns, 3].
@@ -175,10 +171,10 @@ class ModalityViewer:
         """
         with self._lock:
             state, result = self._state, self._result
-            scores = self._scores()
+            of = None if result is None else result.subset
+            scores = self.scores.get((of, state.source))
             layers = layers_of(self.case, self._display, state, result, self._scheme)
         size = size or self._screen.largest
-        of = None if result is None else result.subset
         picture = compose(self.case, self._display, state, layers, size=size, scores=scores, of=of)
         if path is not None:
             write_picture(picture, path)
@@ -204,86 +200,113 @@ class ModalityViewer:
                 return
             self._closed = True
         # Without the lock: the worker may be waiting for it.
-        if self._segmenter is not None:
-            self._segmenter.close()
+        if self._worker is not None:
+            self._worker.close()
         for widget in self.controls.descendants():
             widget.unobserve_all()
             widget.close()
-        self._result = self._segmenter = self._predictor = self._screen = self.case = None
+        self._result = self._worker = self._predictor = self._screen = self.case = None
 
     def _repr_mimebundle_(self, **_) -> dict:
         bundle = dict(self.widget._repr_mimebundle_() or {})
         # Readers of a saved notebook, GitHub among them, have no kernel and see this.
-        bundle["image/png"] = small_png(self.picture())
+        bundle["image/png"] = encode_png(self.picture(), small=True)
         bundle["text/plain"] = f"ModalityViewer of {self.case.id}"
         return bundle
 
-    # Controls and planes
+    # What a browser calls
+
+    def handle(self, plane: str, event: Mapping[str, Any]) -> None:
+        """Do what a mouse or a key on a plane asks for, as a browser reports it.
+
+        What cannot be done, such as taking the last modality from the model, is said beside the checks. An unknown
+        event changes nothing, and neither does any event of a viewer that is closed.
+
+        Args:
+            plane: "axial", "coronal" or "sagittal".
+            event: by its ``kind``:
+
+                - ``{"kind": "point", "x": 0.3, "y": 0.6}``: the crosshair goes there, in shares of the picture from its
+                  left and upper edge;
+                - ``{"kind": "drag", "x": 0.1, "y": -0.2}``: window and level change by a drag over these shares;
+                - ``{"kind": "wheel", "steps": 1}``: the crosshair moves over slices;
+                - ``{"kind": "key", "key": "ArrowLeft", "fast": False}``: a key by its name in JavaScript; fast is with
+                  Shift. The keys are listed under the planes.
+
+        Raises:
+            InputError: there is no such plane.
+        """
+        if plane not in ANATOMICAL_PLANES:
+            raise InputError(f"plane must be one of {', '.join(ANATOMICAL_PLANES)}, found {plane!r}")
+        with self._refusals_said():
+            self._set(self._state.after(plane, event, self._display, self.controls.choices))
 
     def _connect(self) -> None:
-        c = self.controls
-        for name, box in c.given.items():
-            box.observe(lambda _, name=name: self._apply(lambda s: s.toggled(name)), "value")
-        for name, button in c.presets.items():
-            button.on_click(lambda _, name=name: self._preset(name))
-        for field in ("shown", "overlay", "source", "compared", "opacity", "outline", "crosshair"):
-            getattr(c, field).observe(lambda change, field=field: self._change(field, change["new"]), "value")
-        for region, box in c.regions.items():
-            box.observe(
-                lambda change, region=region: self._apply(lambda s: s.with_region(region, change["new"])), "value"
-            )
-        c.window.observe(lambda change: self._apply(lambda s: s.with_window(*change["new"])), "value")
-        c.auto.on_click(lambda _: self._apply(lambda s: s.with_window(*default_window(self.case.volumes[s.shown]))))
-        for plane, slider in c.slices.items():
-            slider.observe(lambda change, plane=plane: self._slide(plane, change["new"]), "value")
+        """Have controls and planes heard."""
+        c, apply = self.controls, self._apply
         for plane, canvas in c.planes.items():
-            canvas.listen(lambda event, plane=plane: self._on_plane(plane, event))
+            canvas.on_msg(lambda _, event, __, plane=plane: self.handle(plane, event))
+        for plane, slider in c.slices.items():
+            slider.observe(lambda change, plane=plane: apply(ViewState.at_slice, plane, change["new"]), "value")
+        for name, box in c.given.items():
+            box.observe(lambda _, name=name: apply(ViewState.toggled, name), "value")
+        for name, button in c.named_subsets.items():
+            given = self.case.modalities if name == "all" else NAMED_SUBSETS[name]
+            button.on_click(lambda _, given=given: apply(ViewState.changed, given=given))
+        for field in ("shown", "overlay", "source", "compared", "opacity", "outline", "crosshair"):
+            control = getattr(c, field)
+            control.observe(lambda change, field=field: apply(ViewState.changed, **{field: change["new"]}), "value")
+        for region, box in c.regions.items():
+            box.observe(lambda change, region=region: apply(ViewState.with_region, region, change["new"]), "value")
+        c.window.observe(lambda change: apply(ViewState.with_window, *change["new"]), "value")
+        c.auto.on_click(lambda _: apply(self._with_auto_window))
         c.cancel.on_click(lambda _: self._cancel())
         c.rest.on_click(lambda _: self.compute_rest())
         c.snapshot.on_click(lambda _: self._snapshot())
         c.mesh.on_click(lambda _: self._show_mesh())
 
-    def _apply(self, change) -> None:
-        """Put ``change(state)`` in force, unless a control only follows the state; say why if it is refused."""
-        if self._closed or self._screen.follows:
-            return
-        try:
-            self._set(change(self._state))
-        except InputError as error:
-            with self._lock:
-                self._message = str(error)
-                self._refresh()
+    @contextmanager
+    def _refusals_said(self) -> Iterator[None]:
+        """Hold the lock; what is refused inside changes nothing and is said beside the checks."""
+        with self._lock:
+            try:
+                yield
+            except InputError as error:
+                self._set(self._state, str(error))
 
-    def _change(self, field: str, value) -> None:
-        self._apply(lambda state: state.changed(**{field: value}))
+    def _apply(self, change: Callable[..., ViewState], *arguments, **fields) -> None:
+        """Put ``change(state, ...)`` in force, unless a control only follows the state."""
+        with self._refusals_said():
+            if not self._closed and not self._screen.follows:
+                self._set(change(self._state, *arguments, **fields))
 
-    def _slide(self, plane: str, index: int) -> None:
-        def slid(state: ViewState) -> ViewState:
-            position = list(state.position)
-            position[NORMAL[plane]] = index
-            return state.changed(position=tuple(position))
+    def _with_auto_window(self, state: ViewState) -> ViewState:
+        return state.with_window(*intensity_window(self.case.volumes[state.shown]))
 
-        self._apply(slid)
-
-    def _preset(self, name: str) -> None:
-        given = self.case.modalities if name == "all" else PRESETS[name]
-        self._apply(lambda state: state.changed(given=given))
-
-    def _on_plane(self, plane: str, event: dict) -> None:
-        self._apply(lambda state: self._gestures.after(state, plane, event))
+    def _cancel(self) -> None:
+        with self._lock:
+            if self._closed or self._worker is None:
+                return
+            self._worker.cancel()
+            self._busy("", None)
+            if self._result is None:
+                self._set(self._state, "cancelled; change a check to try again")
+                return
+            # Back to what is on screen, so that checks and picture agree, without another wish.
+            self._state = self._state.changed(given=self._result.subset)
+            self._set(self._state, "cancelled")
 
     def _snapshot(self) -> None:
         shown = "" if self._result is None else "_" + subset_name(self._result.subset)
         name = f"{self.case.id}{shown}_{self._state.overlay}.png"
-        canvas = self.controls.planes[PLANES[0]]
-        with self._lock:
+        canvas = next(iter(self.controls.planes.values()))
+        with self._refusals_said():
             if hasattr(canvas, "download"):
-                canvas.download(name, small_png(self.picture()))
-                self._message = f"{name} was given to the browser"
+                canvas.download(name, encode_png(self.picture(), small=True))
+                self._set(self._state, f"{name} was given to the browser")
             else:
                 self.picture(name)
-                self._message = f"written: {Path(name).resolve()}"
-            self._refresh()
+                self._set(self._state, f"written: {Path(name).resolve()}")
 
     def _show_mesh(self) -> None:
         try:
@@ -291,99 +314,94 @@ class ModalityViewer:
         # Without anywidget plotly has no widget to offer.
         except (InputError, ImportError) as error:
             with self._lock:
-                self._message = f"3D: {error}"
-                self._refresh()
+                self._set(self._state, f"3D: {error}")
             return
         for old in self.controls.below.children:
             old.close()
         self.controls.below.children = (figure,)
 
-    # State, worker and screen
-
-    def _set(self, state: ViewState) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            before, self._state = self._state, state
-            self._message = ""
-            if state.given != before.given:
-                self._wish()
-            elif state.source != before.source and self._result is not None:
-                self._segmenter.request_scores(self._result.subset, state.source)
-            self._refresh()
-
-    def _wish(self) -> None:
-        """Ask for what the checks say; a subset seen before is there at once."""
-        if self._segmenter is None:
-            return
-        seen = self._segmenter.request(self._state.given)
-        if seen is None:
-            self._busy(f"segmenting from {subset_name(self._state.given, ' + ')}", 0.0)
-        else:
-            self._take(seen)
-
-    def _take(self, result: Result) -> None:
-        self._result = result
-        names = [name for name in SOURCES if name in result.labels]
-        self._screen.offer_sources(names)
-        if self._state.source not in names:
-            self._state = self._state.changed(source=names[0])
-        self._segmenter.request_scores(result.subset, self._state.source)
-        self._busy("", None)
+    # What the worker calls
 
     def _hear(self, event: Event) -> None:
         """The worker's word; runs on its thread."""
         with self._lock:
             if self._closed:
                 return
-            if event.kind == "done" and event.subset == self._state.given and event.result is not self._result:
-                self._take(event.result)
-                self._refresh()
-            elif event.kind == "busy":
-                if event.wished and event.subset == self._state.given:
-                    self._busy(event.message, event.share)
-                elif not event.wished:
-                    self._busy(f"in the background: {event.message}", event.share)
-            elif event.kind == "failed":
-                self._message = f"from {subset_name(event.subset)}: {event.message}"
-                self._busy("", None)
-                self._refresh()
-            elif event.kind in ("scored", "idle"):
-                if event.kind == "idle":
+            match event.kind:
+                case "busy":
+                    self._on_busy(event)
+                case "done":
+                    self._on_done(event)
+                case "scored":
+                    self._tell()
+                case "failed":
+                    self._on_failed(event)
+                case "idle":
                     self._busy("", None)
-                self._refresh_words()
+                    self._tell()
 
-    def _cancel(self) -> None:
-        with self._lock:
-            if self._closed or self._segmenter is None:
-                return
-            self._segmenter.cancel()
-            if self._result is not None:
-                # Back to what is on screen, so that checks and picture agree.
-                self._state = self._state.changed(given=self._result.subset)
-            self._busy("", None)
-            self._message = "cancelled" + ("" if self._result else "; change a check to try again")
-            self._refresh()
+    def _on_busy(self, event: Event) -> None:
+        if not event.wished:
+            self._busy(f"in the background: {event.message}", event.share)
+        elif event.subset == self._state.given:
+            self._busy(event.message, event.share)
+
+    def _on_done(self, event: Event) -> None:
+        # Another subset may have been wished for since the worker decided to say so.
+        if event.subset == self._state.given and event.result is not self._result:
+            self._take(event.result)
+            self._set(self._state, self._message)
+
+    def _on_failed(self, event: Event) -> None:
+        self._busy("", None)
+        self._set(self._state, f"from {subset_name(event.subset)}: {event.message}")
+
+    # State, worker and screen; each is called with the lock held
+
+    def _set(self, state: ViewState, message: str = "") -> None:
+        """Put a state in force, ask the worker for what it lacks, and bring the screen in line.
+
+        Args:
+            state: to show.
+            message: to the reader, beside the checks.
+        """
+        if self._closed:
+            return
+        before, self._state, self._message = self._state, state, message
+        if state.given != before.given:
+            self._wish()
+        elif state.source != before.source and self._result is not None:
+            self._worker.request_scores(self._result.subset, state.source)
+        self._screen.draw(self._state, self._result)
+        self._tell()
+
+    def _wish(self) -> None:
+        """Ask for what the checks say; a subset seen before is there at once."""
+        if self._worker is None:
+            return
+        seen = self._worker.request(self._state.given)
+        if seen is None:
+            self._busy(f"segmenting from {subset_name(self._state.given, ' + ')}", 0.0)
+        else:
+            self._take(seen)
+
+    def _take(self, result: Result) -> None:
+        """Keep a result, for the next drawing of the screen."""
+        self._result = result
+        names = [name for name in SOURCES if name in result.labels]
+        self._screen.offer_sources(names)
+        if self._state.source not in names:
+            self._state = self._state.changed(source=names[0])
+        self._worker.request_scores(result.subset, self._state.source)
+        self._busy("", None)
 
     def _busy(self, text: str, share: float | None) -> None:
+        """Say what is being done and how far it is; "" takes the progress away."""
         self._working = text
         self._screen.progress((share or 0.0) if text else None)
-        self._refresh_status()
-
-    def _refresh(self) -> None:
-        """Bring planes, controls and words in line with the state; called with the lock held."""
-        self._screen.draw(self._state, self._result)
-        self._refresh_words()
-
-    def _refresh_words(self) -> None:
-        scored = {} if self._segmenter is None else dict(self._segmenter.scores)
-        self._screen.words(self._state, self._result, scored)
-        self._refresh_status()
-
-    def _refresh_status(self) -> None:
         self._screen.status(self._message, self._working, self._result)
 
-    def _scores(self):
-        if self._result is None or self._segmenter is None:
-            return None
-        return self._segmenter.scores.get((self._result.subset, self._state.source))
+    def _tell(self) -> None:
+        """Write read-out, legend, scores and status anew."""
+        self._screen.words(self._state, self._result, self.scores)
+        self._screen.status(self._message, self._working, self._result)

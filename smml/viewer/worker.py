@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,7 +27,7 @@ CACHE_BYTES = 512 * 2**20
 _PROGRESS_EVERY = 0.1
 
 # Region -> (Dice, HD95 in mm).
-Scores = dict[str, tuple[float, float]]
+RegionScores = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +109,11 @@ class ResultCache:
 
 @dataclass(frozen=True)
 class Event:
-    """What the worker tells its listener.
+    """What the worker tells its listener. What is given up is not told: the wish that ended it is.
 
     Attributes:
-        kind: "busy" (with ``share``), "done" (with ``result``), "scored", "cancelled", "failed" (with ``message``) or
-            "idle".
+        kind: "busy" (with ``message`` and ``share``), "done" (with ``result``), "scored", "failed" (with ``message``)
+            or "idle" (nothing runs or waits).
         subset: that it is about.
         wished: True for the subset that was last asked for, False for one computed in the background.
         share: of the present step that is done, 0 to 1; None if unknown.
@@ -120,7 +121,7 @@ class Event:
         result: the segmentation.
     """
 
-    kind: str
+    kind: Literal["busy", "done", "scored", "failed", "idle"]
     subset: Subset = ()
     wished: bool = True
     share: float | None = None
@@ -131,7 +132,7 @@ class Event:
 @dataclass(frozen=True)
 class _Job:
     generation: int
-    kind: str
+    kind: Literal["wish", "score", "rest"]
     subset: Subset
     source: str = ""
 
@@ -140,7 +141,9 @@ class _Job:
         return self.kind == "wish"
 
 
-def score(labels: np.ndarray, case: Case, scheme: LabelScheme, *, between: Callable[[], None] | None = None) -> Scores:
+def score(
+    labels: np.ndarray, case: Case, scheme: LabelScheme, *, between: Callable[[], None] | None = None
+) -> RegionScores:
     """Dice and HD95 of WT, TC and ET against the case's truth.
 
     Args:
@@ -158,7 +161,7 @@ def score(labels: np.ndarray, case: Case, scheme: LabelScheme, *, between: Calla
     return scores
 
 
-class Segmenter:
+class Worker:
     """Segments one case on a thread of its own.
 
     Args:
@@ -178,7 +181,7 @@ class Segmenter:
     ) -> None:
         self.cache = ResultCache(cache_bytes)
         # By (subset, source); small, so they outlive results that the cache let go.
-        self.scores: dict[tuple[Subset, str], Scores] = {}
+        self.scores: dict[tuple[Subset, str], RegionScores] = {}
         self._case, self._predictor, self._listener = case, predictor, listener
         self._encoding = None
         self._state = threading.Condition()
@@ -292,7 +295,7 @@ class Segmenter:
             try:
                 self._do(job)
             except Cancelled:
-                self._tell(Event("cancelled", job.subset, job.wished))
+                pass
             # Whatever a model or a full memory brings up belongs on screen; the worker must live on.
             except Exception as error:
                 logging.getLogger(__name__).debug("segmentation failed", exc_info=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from smml.data import find_cases, read_case
 from smml.inference import Predictor
 from smml.viewer import ModalityViewer
-from smml.viewer.state import PLANES
+from smml.viewer.display import ANATOMICAL_PLANES
 
 pytestmark = pytest.mark.skipif(notebook_page.why_not() is not None, reason=str(notebook_page.why_not()))
 
@@ -53,7 +53,7 @@ def wanted(viewer, plane: str) -> np.ndarray:
 def assert_shows(page, viewer, what: str, seconds: float = 30.0) -> None:
     """All three canvases of the first viewer come to hold the frames of ``viewer``."""
     until = time.monotonic() + seconds
-    for number, plane in enumerate(PLANES):
+    for number, plane in enumerate(ANATOMICAL_PLANES):
         while True:
             seen, frame = canvas_pixels(page, number), wanted(viewer, plane)
             # A voxel on the edge between two classes may fall either way in another process.
@@ -102,15 +102,15 @@ def test_toggling_and_moving_put_the_right_pixels_on_screen(small_cohort, tmp_pa
         box = axial.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.mouse.wheel(0, -100)
-        twin._on_plane("axial", {"kind": "wheel", "steps": 1})
+        twin.handle("axial", {"kind": "wheel", "steps": 1})
         assert_shows(page, twin, "wheel")
         point = (0.31, 0.62)
         page.mouse.click(box["x"] + point[0] * box["width"], box["y"] + point[1] * box["height"])
-        twin._on_plane("axial", {"kind": "point", "x": point[0], "y": point[1]})
+        twin.handle("axial", {"kind": "point", "x": point[0], "y": point[1]})
         assert_shows(page, twin, "click")
         for key in ("PageDown", "ArrowRight", "o", "t", "t"):
             page.keyboard.press(key)
-            twin._on_plane("axial", {"kind": "key", "key": key})
+            twin.handle("axial", {"kind": "key", "key": key})
         assert_shows(page, twin, "keys")
         assert twin.state.overlay == "difference"
         page.screenshot(path=SCREENSHOTS / "difference.png")

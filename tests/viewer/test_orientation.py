@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from viewer_phantom import SHAPE, SIDES, phantom
 
+from smml.viewer.display import ANATOMICAL_PLANES, NORMAL, Display
 from smml.viewer.render import Layers, plane_sizes, render_plane, render_tissue
-from smml.viewer.state import NORMAL, PLANES, Display, first_state
+from smml.viewer.state import first_state
 
 STORED = {
     "LPS": phantom("LPS"),
@@ -28,7 +29,7 @@ def parts(case):
 
 
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("plane", ANATOMICAL_PLANES)
 def test_letters_and_pixels_agree_with_the_patient(stored, plane):
     display, state, layers = parts(STORED[stored])
     letters = display.sides(plane)
@@ -53,7 +54,7 @@ def test_a_point_of_the_picture_is_the_voxel_of_the_file(stored):
     assert case.label[voxel] == 3
     assert display.shown_voxel(voxel) == position
     np.testing.assert_allclose(display.millimetres(position), nib.affines.apply_affine(case.affine, voxel), atol=1e-9)
-    for plane in PLANES:
+    for plane in ANATOMICAL_PLANES:
         across, down = display.share(plane, position)
         assert display.point(plane, state.position, across, down) == position
         height, width = plane_sizes(display, 200)[plane]
@@ -106,7 +107,7 @@ def test_the_crosshair_leaves_its_middle_free_and_letters_are_drawn():
 
 def test_wheel_and_arrows_move_where_they_point():
     display, state, _ = parts(STORED["RAS"])
-    for plane in PLANES:
+    for plane in ANATOMICAL_PLANES:
         before = np.array(display.share(plane, state.position))
         right = np.array(display.share(plane, state.moved(display, plane, across=1).position))
         down = np.array(display.share(plane, state.moved(display, plane, down=1).position))

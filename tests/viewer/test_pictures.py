@@ -9,13 +9,15 @@ from viewer_phantom import FakePredictor, phantom
 
 from smml.data.labels import BRATS_2023
 from smml.errors import InputError
+from smml.figures import intensity_window
 from smml.figures.theme import REGION_COLOURS, rgb
 from smml.modalities import MODALITIES, SUBSETS
 from smml.viewer import mesh_figure, viewer_picture
+from smml.viewer.display import Display
 from smml.viewer.mesh import surface
 from smml.viewer.panel import chart_svg, legend_entries
 from smml.viewer.render import DIFFERENCE_COLOURS, Layers, encode_png, render_tissue, uncertainty_ramp
-from smml.viewer.state import Display, default_window, first_state
+from smml.viewer.state import first_state
 
 # Viénot, Brettel and Mollon 1999: what is left of linear RGB to readers without one kind of cone.
 BLIND = {
@@ -108,15 +110,15 @@ def test_background_stays_black_and_a_frame_is_a_png():
     assert encode_png(picture).startswith(b"\x89PNG")
 
 
-def test_default_window_ignores_background_and_odd_voxels():
+def test_intensity_window_ignores_background_and_odd_voxels():
     volume = np.zeros((40, 40, 40), np.float32)
     volume[10:30, 10:30, 10:30] = np.linspace(100, 200, 8000).reshape(20, 20, 20)
     volume[15, 15, 15] = 1e6
-    low, high = default_window(volume)
+    low, high = intensity_window(volume)
     assert 100 < low < 105
     assert 195 < high < 200
-    assert default_window(np.zeros((3, 3, 3))) == (0.0, 1.0)
-    low, high = default_window(np.full((3, 3, 3), 7.0))
+    assert intensity_window(np.zeros((3, 3, 3))) == (0.0, 1.0)
+    low, high = intensity_window(np.full((3, 3, 3), 7.0))
     assert low < high
 
 

@@ -6,13 +6,19 @@ import pytest
 from smml.data import find_cases, read_case
 from smml.inference import Predictor
 from smml.viewer import ModalityViewer
+from smml.viewer.display import Display
 
 
 @pytest.fixture(scope="module")
-def viewer(small_cohort):
+def predictor():
     predictor = Predictor.from_checkpoint("tiny-refined", window=32)
     # On the case's own coarse grid: worse, and many times faster.
     predictor.spacing = None
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def viewer(small_cohort, predictor):
     viewer = ModalityViewer(read_case(find_cases(small_cohort)[0]), predictor, subset="flair+t2", size=120)
     assert viewer.wait(300)
     yield viewer
@@ -26,8 +32,8 @@ def test_refined_comes_first_and_students_and_branches_can_be_chosen(viewer):
     assert len({array.tobytes() for array in labels.values()}) == 4, "four predictions that differ"
 
 
-def test_each_choice_is_what_the_predictor_says(viewer):
-    predictor, case = viewer._predictor, viewer.case
+def test_each_choice_is_what_the_predictor_says(viewer, predictor):
+    case = viewer.case
     refined = predictor.segment(predictor.encode(case), "flair+t2", branches=True)
     wanted = {"refined": refined.labels, "mean": refined.student.labels}
     for number, probabilities in enumerate(refined.student.branches, start=1):
@@ -38,7 +44,8 @@ def test_each_choice_is_what_the_predictor_says(viewer):
 
 def test_choosing_changes_picture_legend_and_scores(viewer):
     # The slice on which the four differ most.
-    arrays = [viewer._display.turned(array) for array in viewer.result.labels.values()]
+    display = Display.of(viewer.case)
+    arrays = [display.turned(array) for array in viewer.result.labels.values()]
     differing = sum((array != arrays[0]).sum(axis=(0, 1)) for array in arrays[1:])
     x, y, _ = viewer.state.position
     viewer.show(position=(x, y, int(differing.argmax())))
@@ -49,5 +56,5 @@ def test_choosing_changes_picture_legend_and_scores(viewer):
         frames[source] = bytes(viewer.controls.planes["axial"].png)
         assert f"prediction, {source}" in viewer.controls.legend.value
         assert source in viewer.controls.scores.value
-        assert (viewer.result.subset, source) in viewer._segmenter.scores
+        assert (viewer.result.subset, source) in viewer.scores
     assert len(set(frames.values())) >= 3

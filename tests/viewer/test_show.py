@@ -43,6 +43,7 @@ def opened():
         ({"position": (1, 2)}, "position must be three numbers"),
         ({"position": (1, 2, float("inf"))}, "position must be three numbers"),
         ({"position": "mid"}, "position must be three numbers"),
+        ({"hidden": "x-ray"}, "hidden must be None or one of prediction, truth"),
         ({"windows": {}}, "windows must give .* for each of flair, t1ce, t1, t2"),
         ({"windows": {"flair": (0, 1)}}, "windows must give"),
         ({"windows": None}, "windows must give"),

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import threading
 import tracemalloc
 import weakref
 
@@ -13,8 +14,9 @@ from viewer_phantom import FakePredictor, phantom
 from smml.errors import InputError
 from smml.modalities import MODALITIES, SUBSETS
 from smml.viewer import ModalityViewer
+from smml.viewer.display import ANATOMICAL_PLANES, Display
 from smml.viewer.plane import PlaneImage
-from smml.viewer.state import PLANES
+from smml.viewer.worker import Event, Result
 
 SHORT = 10.0
 
@@ -41,7 +43,7 @@ def pixels(viewer, plane="axial") -> np.ndarray:
 
 def counted(viewer) -> dict[str, list]:
     """Frames that reach each plane from here on."""
-    frames = {plane: [] for plane in PLANES}
+    frames = {plane: [] for plane in ANATOMICAL_PLANES}
     for plane, canvas in viewer.controls.planes.items():
         canvas.observe(lambda change, plane=plane: frames[plane].append(change["new"]), "png")
     return frames
@@ -56,7 +58,7 @@ def test_unchecking_a_modality_segments_without_it(show):
     assert viewer.state.given == viewer.result.subset == ("flair", "t1", "t2")
     assert "FLAIR + T1 + T2" in viewer.controls.status.value
     assert viewer.controls.planes["axial"].png
-    assert predictor.encoded == 1
+    assert len(predictor.encodings) == 1
 
 
 def test_what_the_model_is_given_is_apart_from_what_is_shown(show):
@@ -82,13 +84,13 @@ def test_the_empty_set_is_refused_in_words_and_the_check_stays(show):
 def test_a_modality_that_the_case_lacks_is_greyed_and_presets_with_it(show):
     viewer = show(phantom(modalities=("flair", "t2")), FakePredictor())
     assert [viewer.controls.given[name].disabled for name in MODALITIES] == [False, True, True, False]
-    assert viewer.controls.presets["T1 pair"].disabled
-    viewer.controls.presets["FLAIR only"].click()
+    assert viewer.controls.named_subsets["T1 pair"].disabled
+    viewer.controls.named_subsets["FLAIR only"].click()
     assert viewer.wait(SHORT)
-    viewer.controls.presets["all"].click()
+    viewer.controls.named_subsets["all"].click()
     assert viewer.wait(SHORT)
     assert viewer.result.subset == ("flair", "t2")
-    viewer._on_plane("axial", {"kind": "key", "key": "2"})
+    viewer.handle("axial", {"kind": "key", "key": "2"})
     assert viewer.state.given == ("flair", "t2"), "nor by its key"
     with pytest.raises(InputError, match="only FLAIR, T2 was read"):
         ModalityViewer(phantom(modalities=("flair", "t2")), FakePredictor(), subset="t1ce")
@@ -113,10 +115,8 @@ def test_toggling_quickly_ends_on_the_last_choice_and_the_picture_says_so(show):
 
 
 def test_a_late_result_never_lands_on_a_newer_choice(show):
-    """Even where the worker has already decided to announce it."""
+    """Even where the worker has already decided to announce it, which no wish of a reader can bring about for sure."""
     viewer = show(None, FakePredictor())
-    from smml.viewer.worker import Event, Result
-
     old = Result(("t1",), viewer.result.labels, viewer.result.uncertainty)
     viewer._hear(Event("done", ("t1",), result=old))
     assert viewer.result.subset == MODALITIES
@@ -139,29 +139,61 @@ def test_one_frame_per_plane_and_change_and_never_a_blank_one(show):
 def test_click_wheel_and_keys_move_all_three_planes(show):
     viewer = show(None, FakePredictor())
     frames = counted(viewer)
-    viewer._on_plane("axial", {"kind": "point", "x": 0.25, "y": 0.75})
+    viewer.handle("axial", {"kind": "point", "x": 0.25, "y": 0.75})
     x, y, z = viewer.state.position
-    first, end = viewer._display.box[0]
+    first, end = Display.of(viewer.case).box[0]
     assert x == end - 1 - (end - first) // 4, "a quarter from the left is far to the patient's right"
     assert viewer.controls.slices["sagittal"].value == x
     assert viewer.controls.slices["coronal"].value == y
     assert all(len(seen) == 1 for seen in frames.values())
-    viewer._on_plane("axial", {"kind": "wheel", "steps": 2})
-    viewer._on_plane("axial", {"kind": "key", "key": "PageDown", "fast": False})
-    viewer._on_plane("coronal", {"kind": "key", "key": "ArrowUp", "fast": True})
+    viewer.handle("axial", {"kind": "wheel", "steps": 2})
+    viewer.handle("axial", {"kind": "key", "key": "PageDown", "fast": False})
+    viewer.handle("coronal", {"kind": "key", "key": "ArrowUp", "fast": True})
     assert viewer.state.position == (x, y, z + 6)
     assert viewer.controls.slices["axial"].value == z + 6
     viewer.controls.slices["axial"].value = z
     assert viewer.state.position == (x, y, z)
-    viewer._on_plane("sagittal", {"kind": "key", "key": "Home"})
-    assert viewer.case.label[viewer._display.file_voxel(viewer.state.position)] > 0
+    viewer.handle("sagittal", {"kind": "key", "key": "Home"})
+    assert viewer.case.label[Display.of(viewer.case).file_voxel(viewer.state.position)] > 0
+
+
+def test_what_no_plane_can_report_changes_nothing(show):
+    viewer = show(None, FakePredictor())
+    before = viewer.state
+    for event in ({}, {"kind": "pinch"}, {"kind": "point", "x": 0.5}, {"kind": "key"}, {"kind": "key", "key": "F5"}):
+        viewer.handle("axial", event)
+    assert viewer.state == before
+    with pytest.raises(InputError, match="plane must be one of axial, coronal, sagittal, found 'oblique'"):
+        viewer.handle("oblique", {"kind": "wheel", "steps": 1})
+    viewer.close()
+    viewer.handle("axial", {"kind": "wheel", "steps": 1})
+    assert viewer.state == before
+
+
+def test_a_wheel_that_turns_while_a_result_is_drawn_is_not_taken_for_an_echo(show):
+    predictor = FakePredictor(held=True)
+    viewer = ModalityViewer(phantom(), predictor, size=160)
+    x, y, z = viewer.state.position
+    turned = threading.Thread(target=viewer.handle, args=("axial", {"kind": "wheel", "steps": 1}))
+
+    def turn(_):
+        # On the worker's thread, which sets the controls just now.
+        turned.start()
+        turned.join(0.5)
+
+    viewer.controls.source.observe(turn, "options")
+    predictor.gate.set()
+    assert viewer.wait(SHORT)
+    turned.join(SHORT)
+    assert viewer.state.position == (x, y, z + 1)
+    viewer.close()
 
 
 def test_keys_reach_everything_that_the_mouse_does(show):
     viewer = show(None, FakePredictor())
 
     def press(key):
-        viewer._on_plane("axial", {"kind": "key", "key": key})
+        viewer.handle("axial", {"kind": "key", "key": key})
         return viewer.state
 
     assert press("1").given == ("t1ce", "t1", "t2")
@@ -183,7 +215,7 @@ def test_window_and_level_by_slider_drag_and_auto(show):
     auto = viewer.state.window()
     viewer.controls.window.value = (100.0, 300.0)
     assert viewer.state.window() == (100.0, 300.0)
-    viewer._on_plane("axial", {"kind": "drag", "x": 0.1, "y": 0.0})
+    viewer.handle("axial", {"kind": "drag", "x": 0.1, "y": 0.0})
     low, high = viewer.state.window()
     assert high - low > 200
     assert (low + high) / 2 == pytest.approx(200)
@@ -201,7 +233,7 @@ def test_read_out_names_voxel_millimetres_intensity_and_labels(show):
     case = phantom("LPS")
     viewer = show(case, FakePredictor())
     viewer.show(position=(21, 24, 18))
-    voxel = viewer._display.file_voxel((21, 24, 18))
+    voxel = Display.of(case).file_voxel((21, 24, 18))
     text = viewer.controls.readout.value
     assert f"voxel {voxel[0]}, {voxel[1]}, {voxel[2]}" in text
     assert "R 12.0" in text
@@ -231,7 +263,7 @@ def test_overlays_regions_and_sources_change_the_picture_and_the_legend(show):
     viewer.controls.source.value = "branch 2"
     assert viewer.wait(SHORT)
     assert (pixels(viewer) != mean).any()
-    assert (viewer.result.subset, "branch 2") in viewer._segmenter.scores
+    assert (viewer.result.subset, "branch 2") in viewer.scores
     assert "branch 2" in viewer.controls.scores.value
 
 
@@ -282,7 +314,7 @@ def test_two_viewers_do_not_disturb_each_other(show):
     frames = counted(other)
     state = other.state
     one.controls.given["t1"].value = False
-    one._on_plane("axial", {"kind": "wheel", "steps": 3})
+    one.handle("axial", {"kind": "wheel", "steps": 3})
     assert one.wait(SHORT)
     assert other.state == state
     assert not any(frames.values())
@@ -299,7 +331,7 @@ def test_closing_frees_case_predictor_and_viewer():
     case, predictor = phantom(), FakePredictor()
     viewer = ModalityViewer(case, predictor, size=160)
     assert viewer.wait(SHORT)
-    viewer._show_mesh()
+    viewer.controls.mesh.click()
     kept = [weakref.ref(thing) for thing in (case, predictor, viewer, viewer.result)]
     viewer.close()
     viewer.close()
@@ -312,16 +344,17 @@ def test_closing_frees_case_predictor_and_viewer():
 def test_closing_one_of_two_viewers_frees_what_is_its_own_and_leaves_the_other(show):
     case, predictor = phantom(), FakePredictor()
     one, other = ModalityViewer(case, predictor, size=160), show(case, predictor)
+    kept = [weakref.ref(one), predictor.encodings[0]]
     for subset in SUBSETS[:4]:
         one.show(given=subset)
         assert one.wait(SHORT)
-    kept = [weakref.ref(result) for result in one._segmenter.cache._results.values()]
-    kept += [weakref.ref(one), weakref.ref(one._segmenter), weakref.ref(one._segmenter._encoding)]
-    assert len(kept) == 8
+        kept.append(weakref.ref(one.result))
+    assert all(thing() is not None for thing in kept)
     one.close()
     del one
     gc.collect()
-    assert [thing() for thing in kept] == [None] * 8
+    assert [thing() for thing in kept] == [None] * 6
+    assert sum(thread.name == "smml-viewer" for thread in threading.enumerate()) == 1, "the worker of the other"
     other.controls.given["t1"].value = False
     assert other.wait(SHORT)
     assert other.result.subset == ("flair", "t1ce", "t2")

@@ -1,6 +1,7 @@
 """A case that is different on every side, so that a mirrored or turned picture cannot pass."""
 
 import threading
+import weakref
 
 import nibabel as nib
 import numpy as np
@@ -72,27 +73,30 @@ class FakePredictor:
     """Segments at once, or only when told to; what it says tells the subset.
 
     With n modalities the result is the truth without its first n slices along the first axis. ``gate`` holds every
-    segmentation until it is set; ``calls`` lists what was begun.
+    segmentation until it is set; ``calls`` lists what was begun, ``given_up`` what ended without an answer, and
+    ``encodings`` holds weak references to what was encoded.
     """
 
     scheme = BRATS_2023
 
     def __init__(self, *, held: bool = False, steps: int = 1) -> None:
         self.gate, self.begun = threading.Event(), threading.Event()
-        self.calls, self.encoded, self.steps = [], 0, steps
+        self.calls, self.given_up, self.encodings, self.steps = [], [], [], steps
         self.fails: Exception | None = None
         if not held:
             self.gate.set()
 
     def encode(self, case, *, cancelled=None, progress=None):
-        self.encoded += 1
-        return Encoded(case)
+        encoding = Encoded(case)
+        self.encodings.append(weakref.ref(encoding))
+        return encoding
 
     def segment(self, encoding, subset, *, cancelled=None, progress=None):
         self.calls.append(subset)
         self.begun.set()
         while not self.gate.wait(0.005):
             if cancelled():
+                self.given_up.append(subset)
                 raise Cancelled
         if self.fails is not None:
             raise self.fails
