@@ -76,8 +76,8 @@ def curves_figure(run: str | os.PathLike, smooth: int | None = None) -> go.Figur
 def _add_validation(figure: go.Figure, scores: pd.DataFrame) -> None:
     """The score by region, their mean, and a mark at the best one."""
     for region in REGIONS:
-        line = {"color": REGION_COLOURS[region]}
-        trace = go.Scatter(x=scores["step"], y=scores[f"dice_{region}"], name=f"Dice {region}", line=line)
+        colour = {"color": REGION_COLOURS[region]}
+        trace = go.Scatter(x=scores["step"], y=scores[f"dice_{region}"], name=f"Dice {region}", line=colour)
         figure.add_trace(trace, row=2, col=2)
     line = {"color": "#333333", "width": 3}
     figure.add_trace(go.Scatter(x=scores["step"], y=scores["dice"], name="mean Dice", line=line), row=2, col=2)

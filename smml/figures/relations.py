@@ -55,7 +55,7 @@ def token_figure(
         title: of the figure.
         size: width of a panel on screen, pixels.
     """
-    names, groups = list(panels), np.asarray(groups)
+    names, of = list(panels), np.asarray(groups)
     columns = min(columns or len(names), len(names))
     rows = -(-len(names) // columns)
     figure = make_subplots(
@@ -64,7 +64,7 @@ def token_figure(
     for number, points in enumerate(panels.values()):
         row, column = divmod(number, columns)
         for group, colour in colours.items():
-            x, y = np.asarray(points)[groups == group].T
+            x, y = np.asarray(points)[of == group].T
             marker = {"color": colour, "size": 7, "line": {"color": "white", "width": 0.5}}
             trace = go.Scatter(
                 x=x, y=y, mode="markers", marker=marker, name=group, legendgroup=group, showlegend=number == 0

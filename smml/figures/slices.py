@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from smml.data.case import Case
 from smml.data.labels import LabelScheme
+from smml.errors import InputError
 from smml.figures.pixels import intensity_window
 from smml.figures.theme import CLASS_COLOURS, rgb
 from smml.modalities import DISPLAY_NAMES, MODALITIES
@@ -56,11 +57,16 @@ def axial_picture(
         scheme: names the label values; needed with ``labels``.
         opacity: of the paint.
         window: intensities shown black and white; None takes :func:`smml.figures.intensity_window`.
+
+    Raises:
+        InputError: labels without their scheme.
     """
     low, high = intensity_window(volume) if window is None else window
     grey = np.clip((volume[:, :, z] - low) / max(high - low, 1e-6), 0, 1) * (volume[:, :, z] != 0)
     picture = np.repeat((255 * grey)[..., None], 3, axis=-1)
     if labels is not None:
+        if scheme is None:
+            raise InputError("labels were given without a scheme that names their values; give case.scheme too")
         for value, name in enumerate(scheme.classes):
             if value:
                 inside = labels[:, :, z] == value
@@ -137,7 +143,12 @@ def segmentation_figure(
         z: axial slice in RAS+; None takes the one with most tumour core.
         columns: pictures in a row.
         title: of the figure.
+
+    Raises:
+        InputError: the case has no label.
     """
+    if case.label is None:
+        raise InputError(f"case {case.id} has no label to show beside the segmentations; use axial_picture and panels")
     shown = background or next(name for name in MODALITIES if name in case.volumes)
     volume = to_canonical(case.volumes[shown], case.affine)
     truth = to_canonical(case.label, case.affine)

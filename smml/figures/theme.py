@@ -36,4 +36,5 @@ def use_theme() -> None:
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """ "#RRGGBB" -> three integers 0 to 255."""
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue

@@ -21,6 +21,8 @@ NORMAL: dict[str, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
 COLUMN: dict[str, int] = {"axial": 0, "coronal": 0, "sagittal": 1}
 ROW: dict[str, int] = {"axial": 1, "coronal": 2, "sagittal": 2}
 
+Voxel = tuple[int, int, int]
+
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
@@ -39,12 +41,12 @@ class Display:
     """
 
     turn: np.ndarray
-    native_shape: tuple[int, int, int]
-    shape: tuple[int, int, int]
+    native_shape: Voxel
+    shape: Voxel
     affine: np.ndarray
     spacing: tuple[float, float, float]
     box: tuple[tuple[int, int], ...]
-    home: tuple[int, int, int]
+    home: Voxel
 
     @classmethod
     def of(cls, case: Case, margin: float = 8.0) -> "Display":
@@ -65,42 +67,44 @@ class Display:
         for volume in case.volumes.values():
             brain = volume != 0 if brain is None else brain | (volume != 0)
         brain = nib.apply_orientation(brain, turn)
-        spacing = tuple(float(edge) for edge in nib.affines.voxel_sizes(affine))
+        spacing = nib.affines.voxel_sizes(affine).tolist()
         box = []
         for axis, edge in enumerate(spacing):
             hit = np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis)))
             wide = int(np.ceil(margin / edge))
             first, last = (hit[0], hit[-1]) if hit.size else (0, brain.shape[axis] - 1)
             box.append((max(0, int(first) - wide), min(brain.shape[axis], int(last) + 1 + wide)))
-        home = [(first + end) / 2 for first, end in box]
+        home: list[float] = [(first + end) / 2 for first, end in box]
         if case.label is not None and case.label.any():
             tumour = nib.apply_orientation(case.label, turn) > 0
             for axis in range(3):
                 area = tumour.sum(axis=tuple(a for a in range(3) if a != axis))
                 # The middle of the widest slices, where several are equal.
                 home[axis] = int(np.median(np.flatnonzero(area == area.max())))
-        return cls(turn, tuple(case.shape), brain.shape, affine, spacing, tuple(box), _nearest(home, box))
+        return cls(
+            turn, _voxel(case.shape), _voxel(brain.shape), affine, tuple(spacing), tuple(box), _nearest(home, box)
+        )
 
     def turned(self, volume: np.ndarray) -> np.ndarray:
         """[X, Y, Z] on the case's own grid -> the display grid; a view, not a copy."""
         return nib.apply_orientation(volume, self.turn)
 
-    def file_voxel(self, position: tuple[int, int, int]) -> tuple[int, int, int]:
+    def file_voxel(self, position: Voxel) -> Voxel:
         """Display voxel -> index into the arrays of the case."""
-        index = []
-        for axis, (target, flip) in enumerate(self.turn):
-            place = int(position[int(target)])
-            index.append(self.native_shape[axis] - 1 - place if flip < 0 else place)
-        return tuple(index)
+        places = (
+            self.native_shape[axis] - 1 - position[int(target)] if flip < 0 else position[int(target)]
+            for axis, (target, flip) in enumerate(self.turn)
+        )
+        return _voxel(places)
 
-    def shown_voxel(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
+    def shown_voxel(self, index: Voxel) -> Voxel:
         """Index into the arrays of the case -> display voxel (inverse of :meth:`file_voxel`)."""
         position = [0, 0, 0]
         for axis, (target, flip) in enumerate(self.turn):
             position[int(target)] = self.native_shape[axis] - 1 - index[axis] if flip < 0 else index[axis]
-        return tuple(position)
+        return _voxel(position)
 
-    def millimetres(self, position: tuple[int, int, int]) -> np.ndarray:
+    def millimetres(self, position: Voxel) -> np.ndarray:
         """Display voxel -> float64 [3], mm to the right, front and top."""
         return nib.affines.apply_affine(self.affine, np.asarray(position, float))
 
@@ -118,16 +122,17 @@ class Display:
 
     def plane_shape(self, plane: str) -> tuple[int, int]:
         """Voxels of a plane's picture, (rows, columns)."""
-        return tuple(self.box[axis][1] - self.box[axis][0] for axis in (ROW[plane], COLUMN[plane]))
+        rows, columns = (self.box[axis][1] - self.box[axis][0] for axis in (ROW[plane], COLUMN[plane]))
+        return rows, columns
 
     def cut(self, volume: np.ndarray, plane: str, index: int) -> np.ndarray:
         """One slice of a volume on the display grid, as drawn: [rows, columns], a view."""
-        region = [slice(*ends) for ends in self.box]
+        region: list[slice | int] = [slice(*ends) for ends in self.box]
         region[NORMAL[plane]] = index
         # Both planes' axes are left in ascending order, columns first, by the indexing.
         return volume[tuple(region)].T[::-1, ::-1]
 
-    def point(self, plane: str, position: tuple[int, int, int], across: float, down: float) -> tuple[int, int, int]:
+    def point(self, plane: str, position: Voxel, across: float, down: float) -> Voxel:
         """The voxel under a point of a plane's picture.
 
         Args:
@@ -140,19 +145,25 @@ class Display:
         for axis, share in ((COLUMN[plane], across), (ROW[plane], down)):
             first, end = self.box[axis]
             result[axis] = end - 1 - int(np.clip(np.floor(share * (end - first)), 0, end - first - 1))
-        return tuple(result)
+        return _voxel(result)
 
-    def share(self, plane: str, position: tuple[int, int, int]) -> tuple[float, float]:
+    def share(self, plane: str, position: Voxel) -> tuple[float, float]:
         """(across, down) of the middle of the crosshair's voxel; inverse of :meth:`point`."""
-        return tuple(
+        across, down = (
             (self.box[axis][1] - 1 - position[axis] + 0.5) / (self.box[axis][1] - self.box[axis][0])
             for axis in (COLUMN[plane], ROW[plane])
         )
+        return across, down
 
-    def clipped(self, position: Iterable[float]) -> tuple[int, int, int]:
+    def clipped(self, position: Iterable[float]) -> Voxel:
         """The nearest voxel inside the box that is drawn."""
         return _nearest(position, self.box)
 
 
-def _nearest(position: Iterable[float], box: Iterable[tuple[int, int]]) -> tuple[int, int, int]:
-    return tuple(int(min(max(round(place), first), end - 1)) for place, (first, end) in zip(position, box, strict=True))
+def _nearest(position: Iterable[float], box: Iterable[tuple[int, int]]) -> Voxel:
+    return _voxel(min(max(round(place), first), end - 1) for place, (first, end) in zip(position, box, strict=True))
+
+
+def _voxel(places: Iterable[int]) -> Voxel:
+    x, y, z = map(int, places)
+    return x, y, z

@@ -58,8 +58,8 @@ def surface(field: np.ndarray, level: float, affine: np.ndarray) -> tuple[np.nda
         leaving = inside[tuple(low)] & ~inside[tuple(high)]
         entering = ~inside[tuple(low)] & inside[tuple(high)]
         u, v = ((axis + 1) % 3, (axis + 2) % 3)
-        for crossed, outwards in ((leaving, True), (entering, False)):
-            edges = np.stack(np.nonzero(crossed), -1)
+        for passed, outwards in ((leaving, True), (entering, False)):
+            edges = np.stack(np.nonzero(passed), -1)
             ring = []
             for du, dv in ((0, 0), (1, 0), (1, 1), (0, 1)):
                 cell = edges.copy()
@@ -107,8 +107,8 @@ def mesh_figure(
     if brain:
         volume = next(iter(case.volumes.values()))
         step = max(1, int(np.ceil((volume.size / _MOST_VOXELS) ** (1 / 3))))
-        mask = ndimage.gaussian_filter((volume != 0).astype(np.float32), step)[::step, ::step, ::step]
-        _add(figure, mask, case.affine @ np.diag([step, step, step, 1.0]), "brain", "#9a9a9a", 0.12)
+        smooth = ndimage.gaussian_filter((volume != 0).astype(np.float32), step)[::step, ::step, ::step]
+        _add(figure, smooth, case.affine @ np.diag([step, step, step, 1.0]), "brain", "#9a9a9a", 0.12)
     opacities = {"WT": 0.3, "TC": 0.55, "ET": 1.0}
     for region in (name for name in REGIONS if name in regions):
         inside = scheme.region(labels, region)

@@ -12,7 +12,7 @@ import traitlets
 try:
     import anywidget
 except ImportError:
-    anywidget = None
+    anywidget = None  # type: ignore[assignment]
 
 _HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.figures.pixels import intensity_window
 from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset, parse_subset
-from smml.viewer.display import COLUMN, NORMAL, ROW, Display
+from smml.viewer.display import COLUMN, NORMAL, ROW, Display, Voxel
 
 OVERLAYS: tuple[str, ...] = ("prediction", "truth", "difference", "uncertainty", "none")
 SOURCES: tuple[str, ...] = ("refined", "mean", "branch 1", "branch 2")
@@ -60,7 +60,7 @@ class ViewState:
 
     given: Subset
     shown: str
-    position: tuple[int, int, int]
+    position: Voxel
     overlay: str = "prediction"
     source: str = "mean"
     regions: tuple[str, ...] = REGIONS
@@ -103,9 +103,8 @@ class ViewState:
 
     def at_slice(self, plane: str, index: int) -> "ViewState":
         """With the crosshair in another slice of a plane, index on the display grid."""
-        position = list(self.position)
-        position[NORMAL[plane]] = index
-        return replace(self, position=tuple(position))
+        x, y, z = (index if axis == NORMAL[plane] else place for axis, place in enumerate(self.position))
+        return replace(self, position=(x, y, z))
 
     def window(self) -> tuple[float, float]:
         """Intensities of the shown modality that are drawn black and white; the second is the higher."""
@@ -244,12 +243,14 @@ def _checked_windows(windows: Mapping, names: tuple[str, ...]) -> dict[str, tupl
             f"windows must give (black, white) for each of {', '.join(names)} and nothing else, found {windows!r}; to "
             f"change one, write windows={{**viewer.state.windows, {names[0]!r}: (0, 100)}}"
         )
-    ends = {name: _numbers(pair, 2) for name, pair in given.items()}
-    for name, pair in ends.items():
-        if pair is None or pair[0] > pair[1]:
+    ends = {}
+    for name, pair in given.items():
+        numbers = _numbers(pair, 2)
+        if numbers is None or numbers[0] > numbers[1]:
             raise InputError(
-                f"windows: that of {name} must be two numbers, black and then the higher white, found {given[name]!r}"
+                f"windows: that of {name} must be two numbers, black and then the higher white, found {pair!r}"
             )
+        ends[name] = (numbers[0], numbers[1])
     return ends
 
 
