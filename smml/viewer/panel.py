@@ -7,7 +7,7 @@ from html import escape
 import nibabel as nib
 
 from smml.data.case import Case
-from smml.data.labels import REGIONS, LabelScheme
+from smml.data.labels import REGIONS
 from smml.figures.theme import CLASS_COLOURS, REGION_COLOURS
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, Subset, subset_name
 from smml.viewer.display import NORMAL, Display
@@ -172,9 +172,7 @@ def heading_html(case: Case, display: Display) -> str:
     )
 
 
-def readout_html(
-    case: Case, display: Display, state: ViewState, result: Result | None, predicted_scheme: LabelScheme
-) -> str:
+def readout_html(case: Case, display: Display, state: ViewState, result: Result | None) -> str:
     """What lies under the crosshair: voxel of the file, mm, intensities, labels; and the window."""
     voxel = display.file_voxel(state.position)
     places = zip(("RL", "AP", "SI"), display.millimetres(state.position), strict=True)
@@ -187,7 +185,7 @@ def readout_html(
     if case.label is not None:
         words.append(f"truth {class_html(case.scheme.classes[int(case.label[voxel])])}")
     if result is not None:
-        words.append(f"predicted {class_html(predicted_scheme.classes[int(result.labels[state.source][voxel])])}")
+        words.append(f"predicted {class_html(result.scheme.classes[int(result.labels[state.source][voxel])])}")
         if result.uncertainty is not None:
             words.append(f"uncertainty {float(result.uncertainty[voxel]):.2f}")
     words.append(f"window {high - low:.4g}, level {(low + high) / 2:.4g}")

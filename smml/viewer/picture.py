@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -55,16 +56,16 @@ def viewer_picture(
     result = None if segmentation is None else Result.of(segmentation)
     given = case.modalities if result is None else result.subset
     state = first_state(case, display, given, "mean" if result is None else next(iter(result.labels)))
-    changes = {"overlay": overlay, **({} if shown is None else {"shown": shown})}
+    changes: dict[str, Any] = {"overlay": overlay, **({} if shown is None else {"shown": shown})}
     if position is not None:
         if len(position) != 3 or any(not 0 <= p < n for p, n in zip(position, case.shape, strict=True)):
             raise InputError(f"position must lie inside {case.shape}, found {tuple(position)}")
         changes["position"] = display.clipped(display.shown_voxel(position))
     state = state.changed(**changes)
-    layers = layers_of(case, display, state, result, case.scheme)
+    layers = layers_of(case, display, state, result)
     scores = None
     if result is not None and case.label is not None:
-        scores = score(result.labels[state.source], case, case.scheme)
+        scores = score(result, state.source, case)
     return compose(case, display, state, layers, size=size, scores=scores, of=given if result else None)
 
 
@@ -115,15 +116,15 @@ def compose(
         x += picture.shape[1] + _GAP
     y = head + tall + _GAP
     for parts in lines:
-        x = _GAP
+        left = float(_GAP)
         for text, colour in parts:
             # Pillow's own font lacks the square.
             if text == "■ ":
-                draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline=(85, 85, 85))
-                x += 17
+                draw.rectangle((left, y + 2, left + 11, y + 13), fill=colour, outline=(85, 85, 85))
+                left += 17
             else:
-                draw.text((x, y), text, font=font(13), fill=colour)
-                x += draw.textlength(text, font=font(13))
+                draw.text((left, y), text, font=font(13), fill=colour)
+                left += draw.textlength(text, font=font(13))
         y += line
     return np.asarray(page)
 

@@ -7,6 +7,7 @@ the voxel's own colour.
 import io
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -54,9 +55,7 @@ class Layers:
     caption: str = ""
 
 
-def layers_of(
-    case: Case, display: Display, state: ViewState, result: Result | None, predicted_scheme: LabelScheme
-) -> Layers:
+def layers_of(case: Case, display: Display, state: ViewState, result: Result | None) -> Layers:
     """The volumes that a state shows, turned to the display grid (views, nothing is copied).
 
     Args:
@@ -64,7 +63,6 @@ def layers_of(
         display: where its voxels lie.
         state: what is shown.
         result: the segmentation; None if there is none.
-        predicted_scheme: names the label values of the segmentation.
     """
 
     def turned(volume: np.ndarray | None) -> np.ndarray | None:
@@ -81,7 +79,7 @@ def layers_of(
         prediction=turned(None if result is None else result.labels.get(state.source)),
         uncertainty=turned(None if result is None else result.uncertainty),
         scheme=case.scheme,
-        predicted_scheme=predicted_scheme,
+        predicted_scheme=case.scheme if result is None else result.scheme,
         caption=caption,
     )
 
@@ -123,20 +121,21 @@ def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str
     base = _resized(grey.astype(np.float32), shape, Image.Resampling.BICUBIC)
     picture = np.repeat(np.clip(base, 0, 255)[..., None], 3, axis=-1)
 
-    labels = {"prediction": layers.prediction, "truth": layers.truth}
-    schemes = {"prediction": layers.predicted_scheme, "truth": layers.scheme}
+    def area(labels: np.ndarray, scheme: LabelScheme, region: str) -> np.ndarray:
+        return _resized_mask(scheme.region(display.cut(labels, plane, index), region), shape)
 
-    def area(of: str, region: str) -> np.ndarray:
-        return _resized_mask(schemes[of].region(display.cut(labels[of], plane, index), region), shape)
-
-    if state.overlay in labels:
-        if labels[state.overlay] is not None:
+    found, wanted = layers.prediction, layers.truth
+    if state.overlay in ("prediction", "truth"):
+        predicted = state.overlay == "prediction"
+        labels, scheme = (found, layers.predicted_scheme) if predicted else (wanted, layers.scheme)
+        if labels is not None:
             # Regions are nested, so painting the larger first shows ED, NCR and ET where all three are on.
-            areas = {region: area(state.overlay, region) for region in REGIONS if region in state.regions}
+            areas = {region: area(labels, scheme, region) for region in REGIONS if region in state.regions}
             _paint_regions(picture, areas, state)
     elif state.overlay == "difference":
-        if labels["prediction"] is not None and labels["truth"] is not None:
-            _paint_difference(picture, area("prediction", state.compared), area("truth", state.compared), state)
+        if found is not None and wanted is not None:
+            found_area = area(found, layers.predicted_scheme, state.compared)
+            _paint_difference(picture, found_area, area(wanted, layers.scheme, state.compared), state)
     elif state.overlay == "uncertainty" and layers.uncertainty is not None:
         values = _resized(
             display.cut(layers.uncertainty, plane, index).astype(np.float32), shape, Image.Resampling.BILINEAR
@@ -167,7 +166,7 @@ def encode_png(picture: np.ndarray, *, small: bool = False) -> bytes:
 
 
 @cache
-def font(size: int) -> ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, so that pictures look the same on every machine."""
     return ImageFont.load_default(size=size)
 
@@ -229,7 +228,7 @@ def _draw_marks(
         for line in ((0, y, x - gap, y), (x + gap, y, width, y), (x, 0, x, y - gap), (x, y + gap, x, height)):
             if line[2] >= line[0] and line[3] >= line[1]:
                 draw.line(line, fill=(120, 190, 230), width=1)
-    halo = {"stroke_width": 2, "stroke_fill": (0, 0, 0)}
+    halo: dict[str, Any] = {"stroke_width": 2, "stroke_fill": (0, 0, 0)}
     sides = display.sides(plane)
     places = {
         "left": (6, height / 2, "lm"),

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from smml.data.case import Case
-from smml.data.labels import LabelScheme
 from smml.modalities import Subset, subset_name, subsets_of
 from smml.viewer import panel
 from smml.viewer.controls import Controls
@@ -21,7 +20,6 @@ class Screen:
         case: what is shown.
         display: where its voxels lie.
         controls: the widgets.
-        scheme: of the predicted labels.
         size: pixels of the longest edge among the planes.
         predicts: whether there is a predictor.
 
@@ -29,11 +27,9 @@ class Screen:
         follows: True while controls are set to the state, so that their echo is not taken for a click.
     """
 
-    def __init__(
-        self, case: Case, display: Display, controls: Controls, scheme: LabelScheme, *, size: int, predicts: bool
-    ) -> None:
+    def __init__(self, case: Case, display: Display, controls: Controls, *, size: int, predicts: bool) -> None:
         self.follows = False
-        self._case, self._display, self._controls, self._scheme = case, display, controls, scheme
+        self._case, self._display, self._controls = case, display, controls
         self._sizes, self._predicts = plane_sizes(display, size), predicts
         controls.heading.value = panel.heading_html(case, display)
 
@@ -53,7 +49,7 @@ class Screen:
 
     def draw(self, state: ViewState, result: Result | None) -> None:
         """All three planes, and the controls."""
-        layers = layers_of(self._case, self._display, state, result, self._scheme)
+        layers = layers_of(self._case, self._display, state, result)
         for plane, canvas in self._controls.planes.items():
             frame = encode_png(render_plane(state, self._display, layers, plane, self._sizes[plane]))
             with canvas.hold_sync():
@@ -71,7 +67,7 @@ class Screen:
     def words(self, state: ViewState, result: Result | None, scored: Mapping[tuple[Subset, str], RegionScores]) -> None:
         """Read-out, legend, scores and the bars of the subsets."""
         c, case = self._controls, self._case
-        c.readout.value = panel.readout_html(case, self._display, state, result, self._scheme)
+        c.readout.value = panel.readout_html(case, self._display, state, result)
         c.legend.value = panel.legend_html(state)
         if not self._predicts:
             return

@@ -76,17 +76,13 @@ class ModalityViewer:
             overlay = "truth" if case.label is not None else "none"
             self._state = self._state.changed(overlay=overlay)
         self._result: Result | None = None
-        self._predictor = predictor
-        self._scheme = case.scheme if predictor is None else predictor.scheme
         self._lock = threading.RLock()
         self._closed = False
         self._message = self._working = ""
         self.controls = Controls(
             case, self._display, self._state, predicts=predictor is not None, interactive=interactive
         )
-        self._screen = Screen(
-            case, self._display, self.controls, self._scheme, size=size, predicts=predictor is not None
-        )
+        self._screen = Screen(case, self._display, self.controls, size=size, predicts=predictor is not None)
         self._connect()
         self._worker = None
         if predictor is not None:
@@ -172,8 +168,8 @@ class ModalityViewer:
         with self._lock:
             state, result = self._state, self._result
             of = None if result is None else result.subset
-            scores = self.scores.get((of, state.source))
-            layers = layers_of(self.case, self._display, state, result, self._scheme)
+            scores = None if of is None else self.scores.get((of, state.source))
+            layers = layers_of(self.case, self._display, state, result)
         size = size or self._screen.largest
         picture = compose(self.case, self._display, state, layers, size=size, scores=scores, of=of)
         if path is not None:
@@ -191,7 +187,7 @@ class ModalityViewer:
         if state.overlay == "truth" or result is None:
             return mesh_figure(self.case, regions=state.regions, title=f"{self.case.id}, truth")
         title = f"{self.case.id}, from {subset_name(result.subset)}"
-        return mesh_figure(self.case, result.labels[state.source], self._scheme, regions=state.regions, title=title)
+        return mesh_figure(self.case, result.labels[state.source], result.scheme, regions=state.regions, title=title)
 
     def close(self) -> None:
         """Stop the worker, take the viewer off the screen and let go of its memory. May be called twice."""
@@ -205,7 +201,8 @@ class ModalityViewer:
         for widget in self.controls.descendants():
             widget.unobserve_all()
             widget.close()
-        self._result = self._worker = self._predictor = self._screen = self.case = None
+        # A viewer that is closed asks for none of them.
+        self._result = self._worker = self._screen = self.case = None  # type: ignore[assignment]
 
     def _repr_mimebundle_(self, **_) -> dict:
         bundle = dict(self.widget._repr_mimebundle_() or {})
@@ -348,7 +345,8 @@ class ModalityViewer:
 
     def _on_done(self, event: Event) -> None:
         # Another subset may have been wished for since the worker decided to say so.
-        if event.subset == self._state.given and event.result is not self._result:
+        wanted = event.subset == self._state.given
+        if wanted and event.result is not None and event.result is not self._result:
             self._take(event.result)
             self._set(self._state, self._message)
 
@@ -370,7 +368,7 @@ class ModalityViewer:
         before, self._state, self._message = self._state, state, message
         if state.given != before.given:
             self._wish()
-        elif state.source != before.source and self._result is not None:
+        elif state.source != before.source and self._result is not None and self._worker is not None:
             self._worker.request_scores(self._result.subset, state.source)
         self._screen.draw(self._state, self._result)
         self._tell()
@@ -392,7 +390,8 @@ class ModalityViewer:
         self._screen.offer_sources(names)
         if self._state.source not in names:
             self._state = self._state.changed(source=names[0])
-        self._worker.request_scores(result.subset, self._state.source)
+        if self._worker is not None:
+            self._worker.request_scores(result.subset, self._state.source)
         self._busy("", None)
 
     def _busy(self, text: str, share: float | None) -> None:

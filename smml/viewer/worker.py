@@ -18,7 +18,7 @@ from smml.data.case import Case
 from smml.data.labels import REGIONS, LabelScheme
 from smml.errors import InputError
 from smml.evaluation.scores import dice, hd95
-from smml.inference import Cancelled, Predictor, Segmentation
+from smml.inference import Cancelled, Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name
 
 CACHE_BYTES = 512 * 2**20
@@ -36,11 +36,13 @@ class Result:
 
     Attributes:
         subset: the modalities it was made from.
+        scheme: names the label values, which are those of the case that was segmented.
         labels: uint8 [X, Y, Z] by source: "mean", "branch 1", "branch 2", and "refined" where there is one.
         uncertainty: float16 [X, Y, Z], disagreement of the branches; None if the predictor gives none.
     """
 
     subset: Subset
+    scheme: LabelScheme
     labels: dict[str, np.ndarray]
     uncertainty: np.ndarray | None
 
@@ -53,7 +55,8 @@ class Result:
         if student.branch_labels is not None:
             labels |= {f"branch {number}": array for number, array in enumerate(student.branch_labels, start=1)}
         doubt = segmentation.uncertainty
-        return cls(segmentation.subset, labels, None if doubt is None else doubt.astype(np.float16))
+        doubt = None if doubt is None else doubt.astype(np.float16)
+        return cls(segmentation.subset, segmentation.scheme, labels, doubt)
 
     @property
     def nbytes(self) -> int:
@@ -141,22 +144,20 @@ class _Job:
         return self.kind == "wish"
 
 
-def score(
-    labels: np.ndarray, case: Case, scheme: LabelScheme, *, between: Callable[[], None] | None = None
-) -> RegionScores:
+def score(result: Result, source: str, case: Case, *, between: Callable[[], None] | None = None) -> RegionScores:
     """Dice and HD95 of WT, TC and ET against the case's truth.
 
     Args:
-        labels: uint8 [X, Y, Z] on the case's own grid, in-memory values.
+        result: of a segmentation of the case.
+        source: which of its labels.
         case: with a label.
-        scheme: names the values of ``labels``.
         between: called before every region; what it raises ends the work.
     """
     scores = {}
     for region in REGIONS:
         if between is not None:
             between()
-        found, wanted = scheme.region(labels, region), case.scheme.region(case.label, region)
+        found, wanted = result.scheme.region(result.labels[source], region), case.scheme.region(case.label, region)
         scores[region] = (dice(found, wanted), hd95(found, wanted, case.spacing))
     return scores
 
@@ -183,7 +184,7 @@ class Worker:
         # By (subset, source); small, so they outlive results that the cache let go.
         self.scores: dict[tuple[Subset, str], RegionScores] = {}
         self._case, self._predictor, self._listener = case, predictor, listener
-        self._encoding = None
+        self._encoding: Encoding | None = None
         self._state = threading.Condition()
         self._generation, self._closed = 0, False
         self._wish: _Job | None = None
@@ -259,7 +260,8 @@ class Worker:
         with self._state:
             self.cache.clear()
             self.scores.clear()
-            self._case = self._predictor = self._encoding = self._listener = None
+            # Nothing asks for them from here on.
+            self._case = self._predictor = self._encoding = self._listener = None  # type: ignore[assignment]
 
     def _is_busy(self) -> bool:
         return not self._closed and (
@@ -364,7 +366,7 @@ class Worker:
             if not self._current(job):
                 raise Cancelled
 
-        scores = score(result.labels[source], self._case, self._predictor.scheme, between=stop)
+        scores = score(result, source, self._case, between=stop)
         with self._state:
             if self._closed:
                 return

@@ -1,5 +1,6 @@
 """The front without a browser: setting a control's value is what a reader's click comes to."""
 
+import dataclasses
 import gc
 import io
 import threading
@@ -16,7 +17,7 @@ from smml.modalities import MODALITIES, SUBSETS
 from smml.viewer import ModalityViewer
 from smml.viewer.display import ANATOMICAL_PLANES, Display
 from smml.viewer.plane import PlaneImage
-from smml.viewer.worker import Event, Result
+from smml.viewer.worker import Event
 
 SHORT = 10.0
 
@@ -117,7 +118,7 @@ def test_toggling_quickly_ends_on_the_last_choice_and_the_picture_says_so(show):
 def test_a_late_result_never_lands_on_a_newer_choice(show):
     """Even where the worker has already decided to announce it, which no wish of a reader can bring about for sure."""
     viewer = show(None, FakePredictor())
-    old = Result(("t1",), viewer.result.labels, viewer.result.uncertainty)
+    old = dataclasses.replace(viewer.result, subset=("t1",))
     viewer._hear(Event("done", ("t1",), result=old))
     assert viewer.result.subset == MODALITIES
 
@@ -241,6 +242,18 @@ def test_read_out_names_voxel_millimetres_intensity_and_labels(show):
     assert "S 15.0 mm" in text
     assert f"T1ce {case.volumes['t1ce'][voxel]:.4g}" in text
     assert text.count("ET") == 2, "truth and prediction"
+
+
+def test_a_prediction_has_the_classes_of_the_case_that_it_was_made_from(show):
+    """Value 3 is ET in most data sets and NET in BraTS 2015."""
+    viewer = show(dataclasses.replace(phantom("LPS"), layout="brats2015"), FakePredictor())
+    viewer.show(position=(21, 24, 18))
+    assert viewer.controls.readout.value.count("</span> NET") == 2, "truth and prediction"
+    assert [trace.name for trace in viewer.mesh().data] == ["brain", "WT", "TC"], "there is no ET"
+    viewer.show(overlay="prediction", regions=("ET",))
+    painted = pixels(viewer)
+    viewer.show(regions=())
+    assert np.array_equal(pixels(viewer), painted), "nor is any painted"
 
 
 def test_overlays_regions_and_sources_change_the_picture_and_the_legend(show):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from viewer_phantom import FakePredictor, phantom
 
+from smml.data.labels import BRATS_2023
 from smml.errors import InputError
 from smml.evaluation import hd95
 from smml.modalities import SUBSETS
@@ -197,7 +198,7 @@ def test_two_workers_do_not_disturb_each_other(start):
 
 def test_the_cache_forgets_what_was_not_used_for_longest():
     def result(name):
-        return Result((name,), {"mean": np.zeros(100, np.uint8)}, np.zeros(100, np.float16))
+        return Result((name,), BRATS_2023, {"mean": np.zeros(100, np.uint8)}, np.zeros(100, np.float16))
 
     cache = ResultCache(700)
     for name in ("flair", "t1"):
