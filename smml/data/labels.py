@@ -19,12 +19,13 @@ class LabelScheme:
 
     Attributes:
         classes: names of the classes in memory; the position is the value.
-        on_disk: value on disk of each class, in the same order.
+        on_disk: value on disk of each class, in the same order; None where the number of classes alone was known, which
+            does not tell them.
         regions: classes that make up WT, TC and ET.
     """
 
     classes: tuple[str, ...]
-    on_disk: tuple[int, ...]
+    on_disk: tuple[int, ...] | None
     regions: dict[str, tuple[int, ...]]
 
     @property
@@ -40,8 +41,9 @@ class LabelScheme:
             name: file to name in an error.
 
         Raises:
-            InputError: a value does not belong to the scheme.
+            InputError: a value does not belong to the scheme, or the scheme has no values on disk.
         """
+        self._check_values_are_known()
         values = np.unique(stored)
         foreign = [value for value in values.tolist() if value not in self.on_disk]
         if foreign:
@@ -60,8 +62,19 @@ class LabelScheme:
 
         Args:
             labels: memory values 0 to K-1, integer [X, Y, Z].
+
+        Raises:
+            InputError: the scheme has no values on disk.
         """
+        self._check_values_are_known()
         return np.asarray(self.on_disk, np.uint8)[labels]
+
+    def _check_values_are_known(self) -> None:
+        if self.on_disk is None:
+            raise InputError(
+                f"{self.num_classes} classes have other values on disk in each data set; take the scheme of the case "
+                "or of its layout (case.scheme, LAYOUTS[name].scheme)"
+            )
 
     def region(self, labels, region: str):
         """Boolean array or tensor of the shape of ``labels``, True inside a region.
@@ -85,10 +98,13 @@ BRATS_2015 = LabelScheme(
 BRATS_2018 = LabelScheme(_FOUR, (0, 1, 2, 4), _FOUR_REGIONS)
 BRATS_2023 = LabelScheme(_FOUR, (0, 1, 2, 3), _FOUR_REGIONS)
 MSD = LabelScheme(_FOUR, (0, 2, 1, 3), _FOUR_REGIONS)
+_ANY_FOUR = LabelScheme(_FOUR, None, _FOUR_REGIONS)
 
 
 def scheme_for_classes(num_classes: int) -> LabelScheme:
-    """The scheme of a model with K outputs; in memory all four-class data sets agree.
+    """Classes and regions of a model with K outputs; in memory all four-class data sets agree.
+
+    On disk they do not, so with four classes the scheme has no values to write: those come from a layout.
 
     Args:
         num_classes: K, background included.
@@ -97,7 +113,7 @@ def scheme_for_classes(num_classes: int) -> LabelScheme:
         InputError: K is neither 4 nor 5.
     """
     if num_classes == 4:
-        return BRATS_2023
+        return _ANY_FOUR
     if num_classes == 5:
         return BRATS_2015
     raise InputError(f"num_classes must be 4 (BraTS 2018 and later, MSD) or 5 (BraTS 2015), found {num_classes}")

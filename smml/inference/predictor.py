@@ -128,11 +128,12 @@ class Predictor:
             progress: called after every batch with the number done and the number of all.
 
         Raises:
-            InputError: the case has no modality.
+            InputError: the case has no modality, or its layout other classes than the model.
             Cancelled: ``cancelled`` said so.
         """
         if not case.volumes:
             raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
+        scheme_that_fits(case.layout, self.scheme.num_classes)
         prepared = prepare(case, self.spacing)
         plan = plan_windows(tuple(prepared.image.shape[1:]), self.window, self.overlap)
         encoding = Encoding(case, prepared, plan)
@@ -279,7 +280,7 @@ class Predictor:
             probabilities=probabilities.numpy(),
             affine=encoding.case.affine,
             subset=names,
-            refined=student is not None,
+            layout=encoding.case.layout,
             branch_labels=branch_labels.numpy(),
             uncertainty=uncertainty.numpy(),
             student=student,
@@ -355,21 +356,24 @@ class Predictor:
         segmentation: Segmentation,
         path: str | os.PathLike,
         *,
-        layout: str = "brats2021",
+        layout: str | None = None,
         probabilities: str | os.PathLike | None = None,
     ) -> Path:
-        """Write the labels in the case's grid and the layout's label values; each file appears whole or not at all.
+        """Write the labels on the case's grid in its data set's label values; each file appears whole or not at all.
+
+        A case of free file names counts as "brats2021" (:func:`smml.data.find_case`): 1 NCR/NET, 2 ED, 4 ET. Name a
+        layout to write the values of another data set of the same classes.
 
         Args:
-            segmentation: of :meth:`segment`.
+            segmentation: of :meth:`predict` or :meth:`segment`.
             path: ``.nii``, ``.nii.gz`` or ``.mha``.
-            layout: data set whose label values are written (ET = 4 before 2023); ``case.layout`` of the input.
+            layout: data set whose label values are written, a key in ``LAYOUTS``; None: that of the case.
             probabilities: also write the class probabilities there, 4D NIfTI, after the labels.
 
         Raises:
             InputError: unknown layout or suffix, one file for both, no place to write, or classes the layout lacks.
         """
-        scheme = scheme_that_fits(layout, self.scheme.num_classes)
+        scheme = scheme_that_fits(layout or segmentation.layout, segmentation.scheme.num_classes)
         if probabilities is not None and Path(probabilities).resolve() == Path(path).resolve():
             raise InputError(f"{path}: was named for the labels and for the probabilities; name two files")
         write_segmentation(path, segmentation.labels, segmentation.affine, scheme)

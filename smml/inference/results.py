@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from smml.data.case import Case
+from smml.data.labels import LabelScheme
+from smml.data.layouts import LAYOUTS
 from smml.data.preprocessing import PreparedCase
 from smml.inference.windows import WindowPlan
 from smml.modalities import Subset
@@ -21,10 +23,10 @@ class Segmentation:
         probabilities: float32 [K, X, Y, Z], mean of the two branches.
         affine: float64 [4, 4], the case's.
         subset: the modalities it was made from.
-        refined: True if the refinement networks had the last word.
+        layout: of the case, a key in ``LAYOUTS``; it decides the label values on disk.
         branch_labels: uint8 [2, X, Y, Z], what each branch says by itself.
         uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
-        student: where ``refined``, the segmentation of the students alone.
+        student: where the refinement networks had the last word, the segmentation of the students alone.
         branches: float32 [2, K, X, Y, Z], each branch's own probabilities; kept only if asked for.
     """
 
@@ -32,11 +34,21 @@ class Segmentation:
     probabilities: np.ndarray
     affine: np.ndarray
     subset: Subset
-    refined: bool = False
+    layout: str
     branch_labels: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     student: "Segmentation | None" = None
     branches: np.ndarray | None = None
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """Classes, regions and label values of the layout."""
+        return LAYOUTS[self.layout].scheme
+
+    @property
+    def refined(self) -> bool:
+        """Whether the refinement networks had the last word."""
+        return self.student is not None
 
 
 @dataclass(frozen=True)

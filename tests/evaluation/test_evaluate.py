@@ -34,7 +34,7 @@ class Oracle:
             labels[labels == 3] = 1
         if not {"flair", "t2"} & set(names):
             labels[labels == 2] = 0
-        return Segmentation(labels, np.empty(0), case.affine, names)
+        return Segmentation(labels, np.empty(0), case.affine, names, case.layout)
 
 
 def made_case(name="a", modalities=MODALITIES, et=True):

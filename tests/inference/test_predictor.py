@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smml.data import Case, find_cases, read_case
+from smml.data import (
+    LAYOUTS,
+    Case,
+    find_cases,
+    read_case,
+    scheme_for_classes,
+    simulate_cohort,
+    write_segmentation,
+)
+from smml.data.case import read_image
 from smml.data.preprocessing import prepare
 from smml.errors import InputError
 from smml.inference import Cancelled, Predictor, network
@@ -317,3 +326,56 @@ def test_work_is_given_up_between_batches_of_windows_and_says_how_far_it_is(mode
     if keep_bytes:
         with pytest.raises(Cancelled):
             predictor.encode(case, cancelled=lambda: True)
+
+
+# Values on disk of background, NCR/NET, ED and ET; BraTS 2015 has NCR, ED, NET and ET instead.
+ON_DISK = {
+    "brats2015": (0, 1, 2, 3, 4),
+    "brats2018": (0, 1, 2, 4),
+    "brats2020": (0, 1, 2, 4),
+    "brats2021": (0, 1, 2, 4),
+    "brats2023": (0, 1, 2, 3),
+    "msd": (0, 2, 1, 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_saved_has_the_label_values_of_the_data_set_that_the_case_came_from(model, tmp_path, layout):
+    files = simulate_cohort(tmp_path / "cohort", 1, spacing=6, seed=20, layout=layout, workers=1, progress=False)[0]
+    case = read_case(files)
+    if layout == "brats2015":
+        torch.manual_seed(0)
+        model = SMML("tiny", num_classes=5).eval()
+    predictor = Predictor(model, None, window=32)
+    result = predictor.segment(predictor.encode(case))
+    suffix = ".mha" if layout == "brats2015" else ".nii.gz"
+    written, _ = read_image(predictor.save(result, tmp_path / f"predicted{suffix}"))
+    assert len(np.unique(result.labels)) > 1, "an untrained network that says one thing everywhere proves little"
+    assert np.array_equal(written, np.array(ON_DISK[layout])[result.labels])
+    # The truth, saved as if it had been predicted, is the data set's own file again; every class is in it.
+    assert len(np.unique(case.label)) == len(ON_DISK[layout])
+    truth = predictor.save(dataclasses.replace(result, labels=case.label), tmp_path / f"truth{suffix}")
+    assert np.array_equal(read_image(truth)[0], read_image(files.label)[0])
+
+
+def test_another_layout_is_written_where_it_is_named(model, tmp_path):
+    predictor = Predictor(model, None, window=32)
+    case = dataclasses.replace(make_case((32, 32, 32)), layout="msd")
+    result = dataclasses.replace(predictor.segment(predictor.encode(case)), labels=case.label)
+    assert set(np.unique(case.label)) == {0, 2, 3}
+    for layout, values in ((None, {0, 1, 3}), ("brats2021", {0, 2, 4}), ("brats2023", {0, 2, 3})):
+        stored, _ = read_image(predictor.save(result, tmp_path / "labels.nii.gz", layout=layout))
+        assert set(np.unique(stored)) == values
+
+
+def test_a_case_of_other_classes_than_the_model_s_is_refused_before_it_is_encoded(model):
+    case = dataclasses.replace(make_case((32, 32, 32)), layout="brats2015")
+    with pytest.raises(InputError, match=r"the model has 4 classes, but the layout brats2015 has 5; use a model"):
+        Predictor(model, None, window=32).encode(case)
+
+
+def test_a_number_of_classes_does_not_tell_the_values_on_disk(tmp_path):
+    labels = np.full((4, 4, 4), 3, np.uint8)
+    with pytest.raises(InputError, match="take the scheme of the case"):
+        write_segmentation(tmp_path / "labels.nii.gz", labels, np.eye(4), scheme_for_classes(4))
+    assert not list(tmp_path.iterdir())

@@ -110,6 +110,7 @@ class FakePredictor:
             probabilities=(one_hot + other) / 2,
             affine=encoding.case.affine,
             subset=subset,
+            layout=encoding.case.layout,
             uncertainty=np.abs(one_hot - other).sum(0) / 2,
             branch_labels=np.stack([one_hot.argmax(0), other.argmax(0)]).astype(np.uint8),
         )
