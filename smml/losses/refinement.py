@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from smml_kernels import dice_ce_loss
 from smml_kernels.common.ranks import sum_over_ranks
 
-DIRECTIONS: tuple[str, ...] = ("refined_teaches", "student_teaches", "both")
-
 
 @dataclass(frozen=True)
 class RefinementTerms:
@@ -31,18 +29,12 @@ class RefinementTerms:
     segmentation: torch.Tensor
     divergence: torch.Tensor
 
-    @property
-    def total(self) -> torch.Tensor:
-        """L_refine with weight 1 on both parts. Early in training the divergence is left out or ramped up."""
-        return self.segmentation + self.divergence
-
 
 def refinement_loss(
     refined_logits: torch.Tensor,
     student_logits: torch.Tensor,
     target: torch.Tensor,
     *,
-    direction: str = "refined_teaches",
     min_class_weight: float = 0.0,
     group: dist.ProcessGroup | None = None,
 ) -> RefinementTerms:
@@ -52,30 +44,23 @@ def refinement_loss(
         refined_logits: of :class:`smml.models.refinement.RefinementNetwork`, [B, K, X, Y, Z], floating.
         student_logits: the student's fused logits, [B, K, X, Y, Z], *not* detached: the divergence teaches them.
         target: y, [B, X, Y, Z], uint8 or int64.
-        direction: who learns from the divergence: "refined_teaches" the student, by KL(sg[p_refined] || p_student);
-            "student_teaches" the refinement, by KL(sg[p_student] || p_refined); "both" is the sum of the two.
         min_class_weight: w_min of the class weights max(w_min, 1 - n_k / n) of the cross-entropy.
         group: of ranks that hold other samples of the same batch; means and sums then run over all of them.
 
     Returns:
-        The terms, in float32 at least. ``segmentation`` sends its gradient to ``refined_logits`` alone.
+        The terms, in float32 at least. ``segmentation`` sends its gradient to ``refined_logits`` alone, ``divergence``
+        to ``student_logits`` alone.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, or an unknown direction.
+        ValueError: shapes or dtypes that do not fit.
     """
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, found {direction!r}")
     if refined_logits.dim() != 5 or refined_logits.shape != student_logits.shape:
         raise ValueError(
             "refined_logits and student_logits must be two 5-D tensors of one shape, found "
             f"{[*refined_logits.shape]} and {[*student_logits.shape]}"
         )
     segmentation = dice_ce_loss(refined_logits, target, min_class_weight=min_class_weight, group=group)
-    divergence = torch.zeros_like(segmentation)
-    if direction != "student_teaches":
-        divergence = divergence + _divergence(refined_logits, student_logits, group)
-    if direction != "refined_teaches":
-        divergence = divergence + _divergence(student_logits, refined_logits, group)
+    divergence = _divergence(refined_logits, student_logits, group)
     return RefinementTerms(segmentation=segmentation, divergence=divergence)
 
 
