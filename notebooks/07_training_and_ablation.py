@@ -92,16 +92,17 @@ for student, refined in zip(output.branches, output.refined, strict=True):
     mine = (
         head(student.logits) + sum(map(head, student.separate)) + sum(head(p, from_logits=False) for p in student.deep)
     )
-    theirs = segmentation_loss(student, y, ones, min_class_weight=plan.min_class_weight)
+    theirs = segmentation_loss(student, y, min_class_weight=plan.min_class_weight)
     assert torch.allclose(mine, theirs.total)
     log_ref, log_p = refined.log_softmax(dim=1), student.logits.log_softmax(dim=1)
     kl = (log_ref.exp() * (log_ref - log_p)).sum(dim=1).mean()
     supervised = dice_ce_loss(refined, y, **even)
-    assert torch.allclose(supervised + kl, refinement_loss(refined, student.logits, y, **even).total)
+    terms = refinement_loss(refined, student.logits, y, **even)
+    assert torch.allclose(supervised + kl, terms.segmentation + terms.divergence)
     total += mine + supervised + r[step] * kl
 teaching = pixel_consistency(one.logits, two.logits, y, min_class_weight=plan.gate_min_class_weight)
 total += r[step] * sum(teaching) + feature_consistency(one.bottleneck, two.bottleneck, one.logits, two.logits, y).total
-assert torch.allclose(total, objective(output, y, masks, ones, plan, step).total)
+assert torch.allclose(total, objective(output, y, plan, step).total)
 print(f"10 heads a branch, refined included, and the constraints: {total:.2f}")
 
 # %% [markdown]

@@ -384,7 +384,7 @@ def _print_profile(predictor, found) -> None:
 
     profiles = [profile(predictor, read_case(files)) for files in found]
     threads = f", {torch.get_num_threads()} threads" if predictor.device.type == "cpu" else ""
-    typer.echo(format_profile(profiles) + f"\n\n{predictor.network.precision} on {predictor.device}{threads}")
+    typer.echo(format_profile(profiles) + f"\n\n{predictor.precision} on {predictor.device}{threads}")
 
 
 def _predictor(checkpoint: str, device: str, window: int, refine: bool | None, precision: str = "float32"):

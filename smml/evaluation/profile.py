@@ -2,18 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from smml.data.case import Case
 from smml.data.preprocessing import prepare
 from smml.errors import InputError
-from smml.inference import Predictor
-from smml.inference.network import Blend, batches
-from smml.inference.windows import WindowPlan, plan_windows
-from smml.modalities import Subset, subset_mask, subsets_of
-from smml.models.fusion import decode_fused, fuse_shares, shares_of
+from smml.inference import Encoding, Predictor
+from smml.inference.windows import blend_windows, plan_windows, windows_of
+from smml.modalities import subset_mask, subsets_of
+from smml.models import Student
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Profile:
         windows: how many.
         subsets: how many.
         encoders: every modality's encoder and intra-modal transformer, once.
-        fusion: every modality's shares once, and for each subset their sum, the rest of the fusion layers and the
-            inter-modal transformer.
+        fusion: every modality's shares once, and for each subset their sum, the rest of the fusion layers, the
+            inter-modal transformer and the fusion of what it gives.
         decoder: decoder and head, for each subset.
         once: the three above and the blending of windows, as the predictor runs them.
         skipping: a run of the network for each subset that calls the encoders of its modalities only.
@@ -83,109 +82,96 @@ def profile(predictor: Predictor, case: Case) -> Profile:
     """
     if not case.volumes:
         raise InputError(f"case {case.id}: no modality was read; there is nothing to time")
-    prepared = prepare(case, predictor.spacing)
-    plan = plan_windows(tuple(prepared.image.shape[1:]), predictor.window, predictor.overlap)
-    work = _Work(predictor, plan, plan.pad(prepared.image), prepared.available, subsets_of(case.modalities))
-    return Profile(case.id, tuple(prepared.image.shape[1:]), len(plan.places), len(work.masks), **work.measure())
+    prepared, masks = prepare(case, predictor.spacing), [subset_mask(subset) for subset in subsets_of(case.modalities)]
+    shape = tuple(prepared.image.shape[1:])
+    plan = plan_windows(shape, predictor.window, predictor.overlap)
+    # A batch of windows from one subset, without the clock: what is done once, such as choosing algorithms, is no part.
+    first = replace(plan, places=plan.batches[0])
+    _Work(predictor, Encoding(case, prepared, first), masks[-1:]).measure()
+    work = _Work(predictor, Encoding(case, prepared, plan), masks)
+    return Profile(case.id, shape, len(plan.places), len(masks), **work.measure())
 
 
 class _Work:
     """The three ways over one case's windows, with a clock that may be read inside them."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        plan: WindowPlan,
-        image: torch.Tensor,
-        available: torch.Tensor,
-        subsets: Sequence[Subset],
-    ) -> None:
-        self.network, self.plan, self.image, self.available = predictor.network, plan, image, available
-        self.masks = torch.stack([subset_mask(subset) for subset in subsets])
-        self.classes = predictor.model.config.num_classes
+    def __init__(self, predictor: Predictor, encoding: Encoding, masks: Sequence[torch.Tensor]) -> None:
+        self.predictor, self.encoding, self.plan = predictor, encoding, encoding.plan
+        self.image = encoding.plan.pad(encoding.prepared.image)
+        self.masks = torch.stack(list(masks))
 
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
         ways = {"once": self.once, "skipping": self.skipping, "whole": self.whole}
-        for way in ways.values():
-            way(limit=1)
-        seconds = {name: self.clock(way)[0] for name, way in ways.items()}
-        return {**self.parts(), **seconds}
+        with self.predictor.autocast():
+            seconds = {name: self.clock(way)[0] for name, way in ways.items()}
+            return {**self.parts(), **seconds}
 
     def clock(self, work: Callable) -> tuple[float, object]:
         """Seconds and result of ``work()``."""
-        self.settle()
-        began = time.perf_counter()
+        began = self.now()
         result = work()
-        self.settle()
-        return time.perf_counter() - began, result
+        return self.now() - began, result
 
-    def settle(self) -> None:
-        if self.network.device.type == "cuda":
-            torch.cuda.synchronize(self.network.device)
+    def now(self) -> float:
+        """Seconds, once the device has done what it was told."""
+        if self.predictor.device.type == "cuda":
+            torch.cuda.synchronize(self.predictor.device)
+        return time.perf_counter()
 
-    def patches(self, limit: int | None = None) -> Iterator[tuple[tuple, torch.Tensor]]:
-        """(places, patches [B, M, window]) of the first ``limit`` batches of windows, all if None."""
-        for places in batches(self.plan)[:limit]:
-            patches = torch.stack([self.image[(slice(None), *place)] for place in places])
-            yield places, patches.to(self.network.device)
+    def windows(self) -> Iterator[torch.Tensor]:
+        """The windows on the device, [B, M, window], a batch at a time."""
+        return (window.to(self.predictor.device) for window in windows_of(self.plan, self.image))
 
-    def once(self, limit: int | None = None) -> None:
+    def once(self) -> None:
         """As the predictor does it."""
-        blend = Blend(self.plan, (len(self.masks), 2, self.classes), self.network.device)
-        for places, patches in self.patches(limit):
-            pair = self.network.encode(patches, self.available)
-            probabilities = self.network.segment(pair, self.masks)
-            for number, place in enumerate(places):
-                blend.add(place, probabilities[:, :, number])
-        blend.mean()
+        self.predictor.blend(self.encoding, self.masks)
 
-    def skipping(self, limit: int | None = None) -> None:
+    def skipping(self) -> None:
         """Each subset by itself, without the encoders of what is missing."""
-        self.run_each(limit, lambda patches, mask: (patches, mask))
+        self.run_each(lambda window, mask: (window, mask))
 
-    def whole(self, limit: int | None = None) -> None:
+    def whole(self) -> None:
         """Each subset by itself, with every encoder and every map, zero where missing."""
 
-        def zeroed(patches: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return patches * mask[:, :, None, None, None], torch.ones_like(mask)
+        def zeroed(window: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return window * mask[:, :, None, None, None], torch.ones_like(mask)
 
-        self.run_each(limit, zeroed)
+        self.run_each(zeroed)
 
-    def run_each(self, limit: int | None, given: Callable) -> None:
-        for mask in self.masks[:limit].to(self.network.device):
-            blend = Blend(self.plan, (2, self.classes), self.network.device)
-            for places, patches in self.patches(limit):
-                patches, rows = given(patches, mask.expand(len(places), -1))
-                for branch, student in enumerate(self.network.model.branches):
-                    with self.network.autocast():
-                        logits = student(patches, rows).logits
-                    for place, window in zip(places, logits.float().softmax(dim=1), strict=True):
-                        blend.add((branch, slice(None), *place), window)
-            blend.mean()
+    def run_each(self, given: Callable) -> None:
+        for mask in self.masks.to(self.predictor.device):
+            blend_windows(
+                self.plan, (self.both(*given(window, mask.expand(len(window), -1))) for window in self.windows())
+            )
+
+    def both(self, window: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Probabilities of both branches, [B, 2, K, window]."""
+        logits = [student(window, rows).logits for student in self.predictor.model.branches]
+        return torch.stack([each.float().softmax(dim=1) for each in logits], dim=1)
 
     def parts(self) -> dict[str, float]:
         """Encoders, fusion and decoder by themselves."""
         seconds = {"encoders": 0.0, "fusion": 0.0, "decoder": 0.0}
-        for places, patches in self.patches():
-            rows = self.available.to(self.network.device).expand(len(places), -1)
-            for student in self.network.model.branches:
-                self.add_parts(seconds, student, patches, rows)
+        for window in self.windows():
+            rows = self.encoding.prepared.available.to(window.device).expand(len(window), -1)
+            for student in self.predictor.model.branches:
+                self.add_parts(seconds, student, window, rows)
         return seconds
 
-    def add_parts(self, seconds: dict[str, float], student, patches: torch.Tensor, rows: torch.Tensor) -> None:
-        with self.network.autocast():
-            took, encoding = self.clock(lambda: student.encode(patches, rows))
-            seconds["encoders"] += took
-            took, shares = self.clock(lambda: shares_of(student, encoding))
-            seconds["fusion"] += took
-            for some in self.masks.split(self.network.together(shares)):
-                took, (fused, bottleneck) = self.clock(lambda some=some: fuse_shares(student, shares, some))
-                seconds["fusion"] += took
-                took, _ = self.clock(
-                    lambda fused=fused, bottleneck=bottleneck: decode_fused(student, fused, bottleneck)
-                )
-                seconds["decoder"] += took
+    def add_parts(self, seconds: dict[str, float], student: Student, window: torch.Tensor, rows: torch.Tensor) -> None:
+        took, encoding = self.clock(lambda: student.encode(window, rows))
+        seconds["encoders"] += took
+        took, shares = self.clock(lambda: student.share(encoding))
+        seconds["fusion"] += took
+        began = []
+        handle = student.fusion_decoder.decoder.register_forward_pre_hook(lambda *_: began.append(self.now()))
+        for some in self.masks.split(max(1, self.predictor.fused_together(self.plan) // len(window))):
+            start = self.now()
+            student.segment(shares, some)
+            seconds["fusion"] += began[-1] - start
+            seconds["decoder"] += self.now() - began[-1]
+        handle.remove()
 
 
 def format_profile(profiles: Sequence[Profile]) -> str:

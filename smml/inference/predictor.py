@@ -10,7 +10,9 @@ refinement networks have the last word. Nothing in it looks at a label.
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -21,13 +23,19 @@ from smml.data.layouts import LAYOUTS
 from smml.data.preprocessing import prepare
 from smml.data.writing import write_probabilities, write_segmentation
 from smml.errors import InputError
-from smml.inference.network import Blend, WindowNetwork, batches
-from smml.inference.results import Cancelled, Encoding, Progress, Segmentation, watched
-from smml.inference.windows import default_window, plan_windows
+from smml.inference.results import Encoding, Segmentation
+from smml.inference.windows import (
+    Cancelled,
+    Progress,
+    WindowPlan,
+    blend_windows,
+    default_window,
+    plan_windows,
+    windows_of,
+)
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
-from smml.models import SMML
+from smml.models import SMML, Precision
 from smml.models.checkpoint import Checkpoint, load_checkpoint
-from smml.models.fusion import StudentShares
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
 
@@ -38,6 +46,9 @@ KEEP_BYTES = 5 * 2**28
 # Probabilities of subsets that are blended at the same time take no more than this.
 BLEND_BYTES = 2**30
 
+# Windows times subsets that are fused and decoded together on a GPU.
+FUSED_ON_GPU = 32
+
 
 class Predictor:
     """A trained pair of students, ready to segment cases.
@@ -45,7 +56,8 @@ class Predictor:
     Args:
         model: the network; it is put into evaluation mode.
         spacing: voxel edges in mm that it was trained at; cases are resampled to it and the result back.
-        window: largest edge of the sliding window in voxels.
+        patch: edge of the patch in voxels that it was trained on, from which the window follows.
+        window: largest edge of the sliding window in voxels; None: half as large again as the patch.
         overlap: of neighbouring windows.
         device: torch device that computes.
         keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
@@ -53,7 +65,8 @@ class Predictor:
         precision: "float32", or "bf16" for autocast of the networks: faster on a GPU, and a little different.
 
     Raises:
-        InputError: sizes out of range, an unknown precision, or a prior for a model without refinement.
+        InputError: sizes out of range, an unknown precision, a model of other sequences, or a prior for a model without
+            refinement.
     """
 
     def __init__(
@@ -61,22 +74,30 @@ class Predictor:
         model: SMML,
         spacing: tuple[float, float, float] | None,
         *,
-        window: int = 64,
+        patch: int = 32,
+        window: int | None = None,
         overlap: float = 0.5,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         keep_bytes: int = KEEP_BYTES,
         prior: SAMPrior | None = None,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
+        window = default_window(patch) if window is None else window
         if window < 32 or window % 16:
             raise InputError(f"window must be at least 32 and divisible by 16, found {window}")
         if not 0 <= overlap < 1:
             raise InputError(f"overlap must lie in [0, 1), found {overlap}")
         if prior is not None and model.refinements is None:
             raise InputError("a prior was given, but the model has no refinement networks; leave the prior out")
-        self.prior = prior
-        self.network = WindowNetwork(model, device, precision)
-        self.model, self.device = self.network.model, self.network.device
+        if precision not in get_args(Precision):
+            raise InputError(f"precision must be one of {', '.join(get_args(Precision))}, found {precision!r}")
+        if model.config.num_modalities != len(MODALITIES):
+            raise InputError(
+                f"cases have {len(MODALITIES)} sequences ({', '.join(MODALITIES)}), but the model takes "
+                f"{model.config.num_modalities}; use a model of these"
+            )
+        self.model, self.device = model.eval().to(device), torch.device(device)
+        self.precision, self.prior = precision, prior
         self.spacing, self.window, self.overlap, self.keep_bytes = spacing, window, overlap, keep_bytes
         self.scheme = scheme_for_classes(model.config.num_classes)
 
@@ -88,7 +109,11 @@ class Predictor:
         preset: str | None = None,
         refine: bool | None = None,
         sam: str | os.PathLike | None = None,
-        **options,
+        window: int | None = None,
+        overlap: float = 0.5,
+        device: str | torch.device = "cpu",
+        keep_bytes: int = KEEP_BYTES,
+        precision: Precision = "float32",
     ) -> "Predictor":
         """Load a training run, a checkpoint file, or weights that ship with the package ("tiny").
 
@@ -98,7 +123,11 @@ class Predictor:
             refine: whether the refinement networks have the last word; by default if the checkpoint has them.
             sam: the SAM that makes the priors; by default the one of the name or file that the checkpoint was trained
                 with, and a warning if its weights are not the same any more.
-            options: ``window``, ``overlap``, ``device``, ``keep_bytes``, ``precision`` of the constructor.
+            window: largest edge of the sliding window in voxels; None: that of the checkpoint's patch.
+            overlap: of neighbouring windows.
+            device: torch device that computes.
+            keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
+            precision: "float32", or "bf16" for autocast of the networks.
 
         Raises:
             InputError: the checkpoint cannot be used; see :func:`smml.models.checkpoint.load_checkpoint`.
@@ -108,13 +137,41 @@ class Predictor:
             raise InputError(
                 f"{name_or_path}: was trained without refinement; leave refine out, or train with --refinement"
             )
+        prior = None
         if refine or (refine is None and checkpoint.refinement):
-            device = options.get("device", "cpu")
-            options["prior"] = SAMPrior(load_sam(sam or checkpoint.refinement, device=device))
+            prior = SAMPrior(load_sam(sam or checkpoint.refinement, device=device))
             if sam is None:
-                _check_sam(name_or_path, checkpoint, options["prior"])
-        options.setdefault("window", default_window(checkpoint.patch))
-        return cls(checkpoint.build(), checkpoint.spacing, **options)
+                _check_sam(name_or_path, checkpoint, prior)
+        return cls(
+            checkpoint.build(),
+            checkpoint.spacing,
+            patch=checkpoint.patch,
+            window=window,
+            overlap=overlap,
+            device=device,
+            keep_bytes=keep_bytes,
+            prior=prior,
+            precision=precision,
+        )
+
+    def predict(self, case: Case, subset: str | Iterable[str] | None = None) -> Segmentation:
+        """Segment a case from a subset of its modalities; the others are not looked at.
+
+        For several subsets of one case, :meth:`encode` it once.
+
+        Args:
+            case: with at least one modality.
+            subset: names, such as "flair+t2"; None uses all that the case has.
+
+        Returns:
+            As :meth:`segment`.
+
+        Raises:
+            InputError: unknown or empty subset, a modality that the case lacks, or classes that are not the model's.
+        """
+        if subset is not None:
+            case = replace(case, volumes={name: case.volumes[name] for name in _asked(case, subset)})
+        return next(self.segment_all(self.encode(case), [case.modalities]))
 
     @torch.inference_mode()
     def encode(
@@ -136,12 +193,12 @@ class Predictor:
         scheme_that_fits(case.layout, self.scheme.num_classes)
         prepared = prepare(case, self.spacing)
         plan = plan_windows(tuple(prepared.image.shape[1:]), self.window, self.overlap)
-        encoding = Encoding(case, prepared, plan)
-        if self._bytes_of_encodings(encoding) > self.keep_bytes:
-            return encoding
-        number = len(batches(plan))
-        windows = watched(self._encode_windows(encoding, prepared.available), number, cancelled, progress)
-        return Encoding(case, prepared, plan, tuple(windows))
+        if self._bytes_of_encodings(plan, int(prepared.available.sum())) > self.keep_bytes:
+            return Encoding(case, prepared, plan)
+        windows = windows_of(plan, plan.pad(prepared.image), cancelled=cancelled, progress=progress)
+        with self.autocast():
+            encoded = tuple(self.model.encode(window.to(self.device), prepared.available) for window in windows)
+        return Encoding(case, prepared, plan, encoded)
 
     @torch.inference_mode()
     def segment(
@@ -171,9 +228,8 @@ class Predictor:
             InputError: unknown or empty subset, or a modality that the case lacks.
             Cancelled: ``cancelled`` said so.
         """
-        names = encoding.case.modalities if subset is None else parse_subset(subset)
-        segmentations = self.segment_all(encoding, [names], branches=branches, cancelled=cancelled, progress=progress)
-        return next(segmentations)
+        wanted = [encoding.case.modalities if subset is None else subset]
+        return next(self.segment_all(encoding, wanted, branches=branches, cancelled=cancelled, progress=progress))
 
     def segment_all(
         self,
@@ -205,38 +261,26 @@ class Predictor:
             Cancelled: ``cancelled`` said so.
         """
         case = encoding.case
-        wanted = subsets_of(case.modalities) if subsets is None else [parse_subset(subset) for subset in subsets]
-        for names in wanted:
-            absent = [name for name in names if name not in case.volumes]
-            if absent:
-                raise InputError(
-                    f"case {case.id}: subset {subset_name(names)} asks for {subset_name(absent, ', ')}, but only "
-                    f"{subset_name(case.modalities, ', ')} was read; choose a subset of these"
-                )
-        return self._segment_all(encoding, wanted, branches, cancelled, progress)
-
-    @torch.inference_mode()
-    def _segment_all(
-        self,
-        encoding: Encoding,
-        wanted: list[Subset],
-        branches: bool,
-        cancelled: Callable[[], bool] | None,
-        progress: Progress | None,
-    ) -> Iterator[Segmentation]:
+        wanted = subsets_of(case.modalities) if subsets is None else [_asked(case, subset) for subset in subsets]
         bytes_of_one = 2 * self.model.config.num_classes * 4 * int(np.prod(encoding.plan.padded_shape))
         group = max(1, BLEND_BYTES // bytes_of_one)
-        for start in range(0, len(wanted), group):
-            some = wanted[start : start + group]
-            masks = torch.stack([subset_mask(names) for names in some])
-            blended = self._blend(encoding, masks, cancelled, progress)
-            for names, mask, coarse in zip(some, masks, blended, strict=True):
-                student = self._on_own_grid(encoding, coarse, names, keep=branches)
-                if self.prior is None:
-                    yield student
-                else:
-                    refined = self._refine(encoding, mask, coarse, cancelled, progress)
-                    yield self._on_own_grid(encoding, refined, names, student=student, keep=branches)
+
+        @torch.inference_mode()
+        def segmentations() -> Iterator[Segmentation]:
+            for start in range(0, len(wanted), group):
+                some = wanted[start : start + group]
+                masks = torch.stack([subset_mask(names) for names in some])
+                blended = self.blend(encoding, masks, cancelled, progress)
+                for names, mask, coarse in zip(some, masks, blended, strict=True):
+                    student = self._on_own_grid(encoding, coarse, names, keep=branches)
+                    if self.prior is None:
+                        yield student
+                    else:
+                        refined = self._refine(encoding, mask, coarse, cancelled, progress)
+                        yield self._on_own_grid(encoding, refined, names, student=student, keep=branches)
+
+        # Not a generator itself: what cannot be asked for is told at once, not with the first segmentation.
+        return segmentations()
 
     @torch.inference_mode()
     def coarse(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
@@ -249,7 +293,7 @@ class Predictor:
         Returns:
             float32 [2, K, x, y, z].
         """
-        return encoding.plan.crop(self._blend(encoding, mask[None])[0])
+        return encoding.plan.crop(self.blend(encoding, mask[None])[0])
 
     def _on_own_grid(
         self,
@@ -297,7 +341,7 @@ class Predictor:
     ) -> torch.Tensor:
         """Refined probabilities of both branches on the padded grid, from the students' [2, K, X, Y, Z]."""
         plan = encoding.plan
-        coarse = plan.crop(branches)
+        coarse, rows = plan.crop(branches), mask.to(self.device)
         blends = []
         for branch, network in enumerate(self.model.refinements):
             if cancelled is not None and cancelled():
@@ -306,50 +350,63 @@ class Predictor:
             prior = plan.pad(prior[0]).to(self.device)
             # The windows were blended as probabilities; their logarithm is the logits up to a constant a voxel.
             logits = branches[branch].clamp_min(torch.finfo(torch.float32).tiny).log()
-            blend, work = Blend(plan, logits.shape[:1], self.device), batches(plan)
-            for places in watched(work, len(work), cancelled, progress):
-                rows = mask.to(self.device).expand(len(places), -1)
-                inputs = [torch.stack([volume[(..., *place)] for place in places]) for volume in (logits, prior)]
-                with self.network.autocast():
-                    refined = network(*inputs, rows).logits
-                for place, window in zip(places, refined.float().softmax(dim=1), strict=True):
-                    blend.add(place, window)
-            blends.append(blend.mean())
+            with self.autocast():
+                refined = (
+                    network(window, maps, rows.expand(len(window), -1)).logits.float().softmax(dim=1)
+                    for window, maps in zip(windows_of(plan, logits), windows_of(plan, prior), strict=True)
+                )
+                blends.append(blend_windows(plan, refined, cancelled=cancelled, progress=progress))
         return torch.stack(blends)
 
-    def _blend(
+    def blend(
         self,
         encoding: Encoding,
         masks: torch.Tensor,
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
     ) -> torch.Tensor:
-        """Probabilities of both branches for subsets [S, M] on the padded grid, float32 [S, 2, K, X, Y, Z]."""
-        work = batches(encoding.plan)
-        blend = Blend(encoding.plan, (len(masks), 2, self.model.config.num_classes), self.device)
-        windows = encoding.windows or self._encode_windows(encoding, masks.any(dim=0))
-        for places, pair in zip(work, watched(windows, len(work), cancelled, progress), strict=True):
-            probabilities = self.network.segment(pair, masks)
-            for number, place in enumerate(places):
-                blend.add(place, probabilities[:, :, number])
-        return blend.mean()
+        """Probabilities of both branches for many subsets on the padded grid, before any refinement.
 
-    def _encode_windows(
-        self, encoding: Encoding, present: torch.Tensor
-    ) -> Iterator[tuple[StudentShares, StudentShares]]:
-        """Encode, a batch of windows at a time, the modalities in ``present`` [M]."""
-        image = encoding.plan.pad(encoding.prepared.image)
-        for places in batches(encoding.plan):
-            patches = torch.stack([image[(slice(None), *place)] for place in places]).to(self.device)
-            yield self.network.encode(patches, present)
+        Args:
+            encoding: of :meth:`encode`.
+            masks: bool [S, M], the modalities given in each subset.
+            cancelled: asked before every batch of windows; once it says True the work is given up.
+            progress: called after every batch with the number done and the number of all.
 
-    def _bytes_of_encodings(self, encoding: Encoding) -> int:
-        """Memory that all windows' encodings take, in bytes (both branches, the available modalities)."""
+        Returns:
+            float32 [S, 2, K, X, Y, Z].
+
+        Raises:
+            InputError: a subset asks for a modality that was not encoded.
+            Cancelled: ``cancelled`` said so.
+        """
+        plan, encoded, most = encoding.plan, encoding.windows, self.fused_together(encoding.plan)
+        with self.autocast():
+            if encoded is None:
+                windows = windows_of(plan, plan.pad(encoding.prepared.image))
+                encoded = (self.model.encode(window.to(self.device), masks.any(dim=0)) for window in windows)
+            segmented = (self.model.segment(pair, masks, most) for pair in encoded)
+            return blend_windows(plan, segmented, cancelled=cancelled, progress=progress)
+
+    def fused_together(self, plan: WindowPlan) -> int:
+        """Windows times subsets that are fused and decoded together.
+
+        Args:
+            plan: of the windows; on a CPU large ones go through the network one by one.
+        """
+        return plan.together if self.device.type == "cpu" else FUSED_ON_GPU
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the networks compute."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _bytes_of_encodings(self, plan: WindowPlan, modalities: int) -> int:
+        """Memory that all windows' encodings take, in bytes (both branches, so many modalities)."""
         widths = self.model.config.widths
-        voxels = float(np.prod(encoding.plan.window))
+        voxels = float(np.prod(plan.window))
         per_modality = sum(width * voxels / 8**level for level, width in enumerate(widths))
-        bytes_each = 2 if self.network.precision == "bf16" else 4
-        return int(2 * bytes_each * per_modality * int(encoding.prepared.available.sum()) * len(encoding.plan.places))
+        bytes_each = 2 if self.precision == "bf16" else 4
+        return int(2 * bytes_each * per_modality * modalities * len(plan.places))
 
     def save(
         self,
@@ -380,6 +437,17 @@ class Predictor:
         if probabilities is not None:
             write_probabilities(probabilities, segmentation.probabilities, segmentation.affine)
         return Path(path)
+
+
+def _asked(case: Case, subset: str | Iterable[str]) -> Subset:
+    """The names of a subset that the case has; an InputError if it lacks one."""
+    names = parse_subset(subset)
+    if absent := [name for name in names if name not in case.volumes]:
+        raise InputError(
+            f"case {case.id}: subset {subset_name(names)} asks for {subset_name(absent, ', ')}, but only "
+            f"{subset_name(case.modalities, ', ')} was read; choose a subset of these"
+        )
+    return names
 
 
 def scheme_that_fits(layout: str, num_classes: int) -> LabelScheme:

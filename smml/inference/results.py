@@ -1,6 +1,5 @@
-"""What prediction hands over: an encoded case, a segmentation, and how work is watched and given up."""
+"""What prediction hands over: an encoded case and a segmentation."""
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +10,7 @@ from smml.data.layouts import LAYOUTS
 from smml.data.preprocessing import PreparedCase
 from smml.inference.windows import WindowPlan
 from smml.modalities import Subset
-from smml.models.fusion import StudentShares
+from smml.models import StudentShares
 
 
 @dataclass(frozen=True)
@@ -67,28 +66,3 @@ class Encoding:
     prepared: PreparedCase
     plan: WindowPlan
     windows: tuple[tuple[StudentShares, StudentShares], ...] | None = field(repr=False, default=None)
-
-
-class Cancelled(Exception):
-    """The work was given up between two batches of windows because ``cancelled()`` said so; nothing came of it."""
-
-
-# Told how many batches of windows are done, and of how many.
-Progress = Callable[[int, int], None]
-
-
-def watched(
-    batches: Iterable, number: int, cancelled: Callable[[], bool] | None, progress: Progress | None
-) -> Iterator:
-    """The first ``number`` batches one by one, ``cancelled`` asked before each and ``progress`` told after it.
-
-    Raises:
-        Cancelled: ``cancelled`` said so.
-    """
-    batches = iter(batches)
-    for done in range(number):
-        if cancelled is not None and cancelled():
-            raise Cancelled
-        yield next(batches)
-        if progress is not None:
-            progress(done + 1, number)

@@ -1,9 +1,11 @@
-"""Sliding windows whose places depend on the volume's grid alone.
+"""Sliding windows whose places depend on the volume's grid alone: planning, cutting and blending them.
 
 A window must lie where it lies for every subset, or encodings could not be shared and a missing modality could speak
 through the choice of windows; so no brain box crops the volume and no empty window is skipped.
 """
 
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,22 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from smml.models import Student
 
 Slices = tuple[slice, slice, slice]
+
+# Told how many batches of windows are done, and of how many.
+Progress = Callable[[int, int], None]
+
+# Windows that are encoded together. Besides filling a GPU, more than one makes PyTorch choose oneDNN's convolutions on
+# a CPU, which are several times faster than what it takes for a single small volume.
+WINDOW_BATCH = 4
+
+# Voxels that go through the network together, if that is more than one window. Above, a full-resolution map of 16
+# channels takes more than 32 MiB, for which a C library may ask the system for fresh pages every time: on a CPU four
+# windows of 64 then take longer than twice two.
+BATCH_VOXELS = 2 * 64**3
+
+
+class Cancelled(Exception):
+    """The work was given up between two batches of windows because ``cancelled()`` said so; nothing came of it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,17 @@ class WindowPlan:
     def padded_shape(self) -> tuple[int, int, int]:
         """Voxels of the padded volume."""
         return tuple(max(place[axis].stop for place in self.places) for axis in range(3))
+
+    @property
+    def together(self) -> int:
+        """Windows that go through the network together."""
+        return max(1, min(WINDOW_BATCH, BATCH_VOXELS // math.prod(self.window)))
+
+    @property
+    def batches(self) -> list[tuple[Slices, ...]]:
+        """The places of the windows, in batches that go through the network together."""
+        size = self.together
+        return [self.places[start : start + size] for start in range(0, len(self.places), size)]
 
     def pad(self, image: torch.Tensor) -> torch.Tensor:
         """Pad [..., X, Y, Z] with background (0) to the size that the windows cover."""
@@ -80,3 +109,70 @@ def plan_windows(shape: tuple[int, int, int], window: int, overlap: float = 0.5)
     places = tuple(tuple(place) for place in dense_patch_slices(padded, edges, interval))
     importance = compute_importance_map(edges, mode="gaussian", sigma_scale=0.125)
     return WindowPlan(edges, tuple(padding), places, importance.clamp_min(1e-3).float())
+
+
+def windows_of(
+    plan: WindowPlan,
+    volume: torch.Tensor,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[torch.Tensor]:
+    """The windows of a padded volume, a batch at a time: [B, ..., window] each.
+
+    Args:
+        plan: the windows.
+        volume: of :meth:`WindowPlan.pad`, [..., X, Y, Z].
+        cancelled: asked before every batch; once it says True the work is given up.
+        progress: called after every batch with the number done and the number of all.
+
+    Raises:
+        Cancelled: ``cancelled`` said so.
+    """
+    for places in _watched(plan.batches, cancelled, progress):
+        yield torch.stack([volume[(..., *place)] for place in places])
+
+
+def blend_windows(
+    plan: WindowPlan,
+    windows: Iterable[torch.Tensor],
+    *,
+    cancelled: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Add up what a network made of every window with the plan's weights, and divide by their sum.
+
+    Args:
+        plan: the windows.
+        windows: float32 [B, ..., window], batch by batch, as :func:`windows_of` gives them.
+        cancelled: asked before every batch; once it says True the work is given up.
+        progress: called after every batch with the number done and the number of all.
+
+    Returns:
+        The blended volume, float32 [..., X, Y, Z] on the padded grid and the windows' device.
+
+    Raises:
+        Cancelled: ``cancelled`` said so.
+    """
+    total, windows = None, iter(windows)
+    for places in _watched(plan.batches, cancelled, progress):
+        batch = next(windows)
+        if total is None:
+            total = batch.new_zeros(*batch.shape[1:-3], *plan.padded_shape)
+            importance, weight = plan.importance.to(batch.device), batch.new_zeros(plan.padded_shape)
+        for place, window in zip(places, batch, strict=True):
+            total[(..., *place)].addcmul_(window, importance)
+            weight[place] += importance
+    return total.div_(weight)
+
+
+def _watched(
+    batches: Sequence[tuple[Slices, ...]], cancelled: Callable[[], bool] | None, progress: Progress | None
+) -> Iterator[tuple[Slices, ...]]:
+    """The batches one by one, ``cancelled`` asked before each and ``progress`` told after it."""
+    for done, batch in enumerate(batches, start=1):
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        yield batch
+        if progress is not None:
+            progress(done, len(batches))

@@ -26,6 +26,9 @@ class Heads(Protocol):
     def separate(self) -> tuple[torch.Tensor | None, ...] | None: ...
 
     @property
+    def seen(self) -> torch.Tensor | None: ...
+
+    @property
     def deep(self) -> tuple[torch.Tensor, ...] | None: ...
 
 
@@ -52,7 +55,6 @@ class SegmentationTerms:
 def segmentation_loss(
     output: Heads,
     target: torch.Tensor,
-    available: torch.Tensor | None = None,
     *,
     min_class_weight: float = 0.0,
     group: dist.ProcessGroup | None = None,
@@ -61,28 +63,27 @@ def segmentation_loss(
 
     Args:
         output: a student's output: ``logits`` [B, K, X, Y, Z]; ``separate``, M times logits of that shape, or None for
-            a modality that no sample has; ``deep``, *probabilities* of that shape (softmax, then upsampled).
-            ``separate`` and ``deep`` may be empty or None, as at inference, and then count 0.
+            a modality that no sample showed to its head; ``seen``, bool [B, M], which samples did: a head is judged on
+            those, Dice sums and all (None: on all of them); ``deep``, *probabilities* of that shape (softmax, then
+            upsampled). ``separate`` and ``deep`` may be empty or None, as at inference, and then count 0.
         target: y, [B, X, Y, Z], uint8 or int64.
-        available: [B, M] bool, which separate heads had something to see; None means all of them, in every sample.
-            A head is judged on the samples that have its modality, Dice sums and all.
         min_class_weight: w_min of the class weights of the cross-entropy.
         group: of ranks that hold other samples of the same batch; every head is then judged over all of them, also
-            where this rank has no sample with its modality. All ranks give ``available``, or none does.
+            where this rank has no sample with its modality. All ranks have ``seen``, or none does.
 
     Raises:
-        ValueError: shapes that do not fit, or a separate head that is None though a sample has its modality.
+        ValueError: shapes that do not fit, or a separate head that is None though it saw a sample.
     """
     options = {"min_class_weight": min_class_weight, "group": group}
     fuse = dice_ce_loss(output.logits, target, **options)
 
     separate = []
-    heads = _separate_rows(output.separate or (), available, len(target))
+    heads = _separate_rows(output.separate or (), output.seen, len(target))
     wanted = _heads_of_all_ranks(heads, target.device, group)
     for m, ((logits, rows), elsewhere) in enumerate(zip(heads, wanted, strict=True)):
         here = logits is not None if rows is None else bool(rows.any())
         if here and logits is None:
-            raise ValueError(f"separate head {m} is None, but `available` says that a sample has that modality")
+            raise ValueError(f"separate head {m} is None, but `seen` says that it saw a sample")
         if here and (rows is None or bool(rows.all())):
             separate.append(dice_ce_loss(logits, target, **options))
         elif here:
@@ -116,13 +117,11 @@ def _heads_of_all_ranks(heads: Rows, device: torch.device, group: dist.ProcessGr
     return [count > 0 for count in flags.tolist()]
 
 
-def _separate_rows(heads: tuple[torch.Tensor | None, ...], available: torch.Tensor | None, batch: int) -> Rows:
+def _separate_rows(heads: tuple[torch.Tensor | None, ...], seen: torch.Tensor | None, batch: int) -> Rows:
     """Each separate head with the samples [B] that it is judged on (None: all)."""
-    if not heads or available is None:
+    if not heads or seen is None:
         return [(head, None) for head in heads]
-    if available.dtype != torch.bool or tuple(available.shape) != (batch, len(heads)):
-        raise ValueError(
-            f"available must be bool [{batch}, {len(heads)}], found {available.dtype} {list(available.shape)}"
-        )
+    if seen.dtype != torch.bool or tuple(seen.shape) != (batch, len(heads)):
+        raise ValueError(f"seen must be bool [{batch}, {len(heads)}], found {seen.dtype} {list(seen.shape)}")
     # One copy to the host instead of a wait for the device at every head.
-    return list(zip(heads, available.cpu().T, strict=True))
+    return list(zip(heads, seen.cpu().T, strict=True))

@@ -1,4 +1,4 @@
-"""Fusing the present modalities at every level, and decoding the result to a segmentation."""
+"""The decoders: of what is fused, to the segmentation, and of one modality alone."""
 
 import itertools
 
@@ -6,27 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smml.models.blocks import NEGATIVE_SLOPE, PreNormConv, apply_stage
-from smml_kernels import masked_fusion
-
-
-class FusionLayer(nn.Module):
-    """Fuse one level: InstanceNorm -> LeakyReLU -> 1x1x1 convolution of the present maps, then two more convolutions.
-
-    Takes M maps [B, C, X, Y, Z] (None where nobody in the batch has the modality) and the mask [B, M]; returns
-    [B, C, X, Y, Z]. A missing modality adds exactly nothing and gets no gradient (:func:`smml_kernels.masked_fusion`).
-    """
-
-    def __init__(self, channels: int, modalities: int) -> None:
-        super().__init__()
-        mixing = nn.Conv3d(modalities * channels, channels, 1)
-        self.weight = nn.Parameter(mixing.weight.detach().flatten(1))
-        self.bias = nn.Parameter(mixing.bias.detach())
-        self.refine = nn.Sequential(PreNormConv(channels, channels), PreNormConv(channels, channels, kernel_size=1))
-
-    def forward(self, features: list[torch.Tensor | None], mask: torch.Tensor) -> torch.Tensor:
-        fused = masked_fusion(features, mask, self.weight, self.bias, negative_slope=NEGATIVE_SLOPE)
-        return self.refine(fused)
+from smml.models.blocks import PreNormConv, apply_stage
+from smml.models.fusion import FusionLayer
 
 
 class UpBlock(nn.Module):

@@ -1,8 +1,25 @@
 """Sizes of a branch: of its student network and of the refinement network behind it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
 
 from smml.errors import InputError
+
+Precision = Literal["float32", "bf16"]
+
+# Largest sizes that a branch may have. They are far beyond the published ones, and there so that a damaged or forged
+# file is refused at once: what it asks for would fill any memory, or take hours to build.
+_MOST = {
+    "widths": 4096,
+    "token_width": 16384,
+    "heads": 256,
+    "mlp_width": 65536,
+    "depth": 64,
+    "token_grid": 64,
+    "num_classes": 5,
+    "num_modalities": 16,
+    "refinement_widths": 4096,
+}
 
 
 @dataclass(frozen=True)
@@ -16,13 +33,13 @@ class StudentConfig:
         mlp_width: hidden channels of the transformer's MLP.
         depth: transformer layers, of the intra-modal and of the inter-modal block each.
         token_grid: edge of the grid for which position embeddings are learned (interpolated elsewhere).
-        dropout: in the transformers.
+        dropout: in the transformers, at least 0 and below 1.
         num_classes: K, background included: 4, or 5 for BraTS 2015.
         num_modalities: M.
         refinement_widths: channels of the refinement network at strides 1, 2, 4, 8: two to four of them.
 
     Raises:
-        InputError: sizes that are not positive whole numbers, or do not fit together.
+        InputError: sizes that are not positive whole numbers, are beyond all reason, or do not fit together.
     """
 
     widths: tuple[int, int, int, int, int]
@@ -37,17 +54,31 @@ class StudentConfig:
     refinement_widths: tuple[int, ...] = (8, 16, 24)
 
     def __post_init__(self) -> None:
-        numbers = (*self.widths, self.token_width, self.heads, self.mlp_width, self.depth, self.token_grid)
-        if len(self.widths) != 5 or not all(isinstance(number, int) and number > 0 for number in numbers):
-            raise InputError(f"a student has five widths and sizes that are positive whole numbers, found {self}")
-        if self.token_width % self.heads:
-            raise InputError(f"heads must divide token_width, found {self.heads} and {self.token_width}")
-        refinement = self.refinement_widths
-        if not 2 <= len(refinement) <= 4 or not all(isinstance(width, int) and width > 0 for width in refinement):
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            several = name in ("widths", "refinement_widths")
+            if several and not isinstance(value, tuple):
+                raise InputError(f"{name} must be a tuple of whole numbers, found {value!r:.80}")
+            # Not isinstance: True is an int.
+            if not all(type(number) is int and 0 < number <= most for number in (value if several else (value,))):
+                raise InputError(
+                    f"a student has sizes that are positive whole numbers: {name} must lie between 1 and {most}, "
+                    f"found {value!r:.80}"
+                )
+        if len(self.widths) != 5:
+            raise InputError(f"a student has five widths, found {self.widths!r:.80}")
+        if not 2 <= len(self.refinement_widths) <= 4:
             raise InputError(
                 f"refinement_widths must be two to four positive whole numbers, one for each of the strides 1, 2, 4 "
-                f"and 8, found {refinement}"
+                f"and 8, found {self.refinement_widths!r:.80}"
             )
+        if self.num_classes < 4:
+            raise InputError(f"num_classes must be 4, or 5 for BraTS 2015, found {self.num_classes}")
+        if self.token_width % self.heads:
+            raise InputError(f"heads must divide token_width, found {self.heads} and {self.token_width}")
+        # A NaN fails the comparison too.
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be a number of at least 0 and below 1, found {self.dropout!r:.80}")
 
     def to_dict(self) -> dict:
         """A dictionary of plain values, for checkpoints."""
@@ -62,11 +93,25 @@ class StudentConfig:
 
         Args:
             values: by field, as a checkpoint stores them.
+
+        Raises:
+            InputError: a field is unknown, missing or out of its range.
         """
-        widths = tuple(values["widths"])
-        same = (known.refinement_widths for known in PRESETS.values() if known.widths == widths)
-        refinement = values.get("refinement_widths") or next(same, cls.refinement_widths)
-        return cls(**{**values, "widths": widths, "refinement_widths": tuple(refinement)})
+        if not isinstance(values, dict):
+            raise InputError(f"a student's sizes are stored by name, found {values!r:.80}")
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(map(str, values.keys() - known))
+        missing = [name for name in ("widths", "token_width", "heads", "mlp_width") if name not in values]
+        if unknown or missing:
+            raise InputError(
+                f"a student's sizes are {', '.join(sorted(known))}; found {', '.join(unknown) or 'none'} besides, and "
+                f"{', '.join(missing) or 'none'} missing"
+            )
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        if plain.get("refinement_widths") is None:
+            same = (known.refinement_widths for known in PRESETS.values() if known.widths == plain["widths"])
+            plain["refinement_widths"] = next(same, cls.refinement_widths)
+        return cls(**plain)
 
 
 PRESETS: dict[str, StudentConfig] = {

@@ -8,7 +8,7 @@ from torch import nn
 from smml.errors import InputError
 from smml.models.presets import StudentConfig, preset
 from smml.models.refinement import RefinementNetwork
-from smml.models.student import Student, StudentOutput
+from smml.models.student import SeparateHeads, Student, StudentOutput, StudentShares
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SMML(nn.Module):
         config: str | StudentConfig = "small",
         *,
         num_classes: int | None = None,
-        separate_heads: str = "available",
+        separate_heads: SeparateHeads = "available",
         refine: bool = False,
     ) -> None:
         super().__init__()
@@ -90,3 +90,36 @@ class SMML(nn.Module):
             for network, branch, prior, mask in zip(self.refinements, (first, second), priors, masks, strict=True)
         )
         return SMMLOutput((first, second), refined)
+
+    def encode(self, x: torch.Tensor, present: torch.Tensor) -> tuple[StudentShares, StudentShares]:
+        """What each branch makes of the modalities that are present, whatever subset is fused later; for inference.
+
+        Args:
+            x: float [B, M, X, Y, Z]; the other modalities are not read.
+            present: bool [M].
+        """
+        rows = present.to(x.device).expand(len(x), -1)
+        return tuple(student.share(student.encode(x, rows)) for student in self.branches)
+
+    def segment(
+        self, pair: tuple[StudentShares, StudentShares], subsets: torch.Tensor, most: int | None = None
+    ) -> torch.Tensor:
+        """Probabilities of both branches for every subset of what was encoded; for inference.
+
+        Args:
+            pair: of :meth:`encode`, for B samples.
+            subsets: bool [S, M], at least one True a row.
+            most: samples times subsets that are fused and decoded together; None: all.
+
+        Returns:
+            Float32 [B, S, 2, K, X, Y, Z].
+
+        Raises:
+            InputError: a subset asks for a modality that was not encoded.
+        """
+        count, parts = len(pair[0].present), []
+        for some in subsets.split(max(1, (most or count * len(subsets)) // count)):
+            logits = [student.segment(shares, some) for student, shares in zip(self.branches, pair, strict=True)]
+            branches = [each.float().softmax(dim=1).unflatten(0, (len(some), count)) for each in logits]
+            parts.append(torch.stack(branches, dim=1))
+        return torch.cat(parts).movedim(2, 0)

@@ -1,6 +1,7 @@
 """One student: the network that segments from any subset of the modalities (mmFormer's trunk, made right)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -11,6 +12,8 @@ from smml.models.decoder import FusionDecoder, SeparateDecoder
 from smml.models.presets import StudentConfig, preset
 from smml.models.transformer import InterModalTransformer, IntraModalTransformer
 
+SeparateHeads = Literal["available", "masked"]
+
 
 @dataclass(frozen=True)
 class StudentOutput:
@@ -18,14 +21,16 @@ class StudentOutput:
 
     Attributes:
         logits: the fused segmentation, [B, K, X, Y, Z].
-        separate: in training, logits [B, K, X, Y, Z] from each modality alone, None where nobody in the batch has it;
-            rows of samples that lack it are 0. Empty at inference.
+        separate: in training, logits [B, K, X, Y, Z] from each modality alone, None where no sample showed it to its
+            head; rows of samples that did not are 0. Empty at inference.
+        seen: bool [B, M], which samples each separate head saw: those that it is judged on. All False at inference.
         deep: in training, probabilities [B, K, X, Y, Z] from decoder levels 2 to 5. Empty at inference.
         bottleneck: decoded output of the inter-modal block, [B, M * C, X/16, Y/16, Z/16].
     """
 
     logits: torch.Tensor
     separate: tuple[torch.Tensor | None, ...]
+    seen: torch.Tensor
     deep: tuple[torch.Tensor, ...]
     bottleneck: torch.Tensor
 
@@ -47,12 +52,28 @@ class StudentEncoding:
     present: torch.Tensor
 
 
+@dataclass(frozen=True)
+class StudentShares:
+    """An encoding of which only adding up, the inter-modal transformer and decoding are left to do.
+
+    Attributes:
+        levels: at strides 1, 2, 4, 8: the shares of M modalities, [B, widths[l], ...] each, None where nobody in the
+            batch has the modality.
+        tokens: at stride 16, after the intra-modal transformer, likewise.
+        present: [B, M] bool, which modalities were encoded for which sample.
+    """
+
+    levels: tuple[tuple[torch.Tensor | None, ...], ...]
+    tokens: tuple[torch.Tensor | None, ...]
+    present: torch.Tensor
+
+
 class Student(nn.Module):
     """A segmentation network for any subset of M modalities.
 
     Args:
         config: a preset's name ("tiny", "small", "paper") or a :class:`StudentConfig`.
-        separate_heads: which modalities the sep heads see in training: "available" (each that the case has, masked
+        separate_heads: which modalities the separate heads see in training: "available" (each that the case has, masked
             from this branch or not, as in the public code) or "masked" (only those of the branch's mask).
 
     Raises:
@@ -62,10 +83,10 @@ class Student(nn.Module):
     STRIDE = 16
     MINIMUM = 32
 
-    def __init__(self, config: str | StudentConfig = "small", *, separate_heads: str = "available") -> None:
+    def __init__(self, config: str | StudentConfig = "small", *, separate_heads: SeparateHeads = "available") -> None:
         super().__init__()
         config = preset(config) if isinstance(config, str) else config
-        if separate_heads not in ("available", "masked"):
+        if separate_heads not in get_args(SeparateHeads):
             raise InputError(f"separate_heads must be 'available' or 'masked', found {separate_heads!r}")
         self.config = config
         self.separate_heads = separate_heads
@@ -88,7 +109,7 @@ class Student(nn.Module):
                 is neither in the mask nor, in training, available are never read: they may be NaN.
             mask: bool [B, M], at least one True a row.
             available: bool [B, M], the modalities that the case has on disk (None: all of them). Only training asks:
-                there the sep heads see them, masked or not.
+                there the separate heads see them, masked or not.
 
         Returns:
             See :class:`StudentOutput`. In evaluation mode the encoder of a missing modality is not called.
@@ -105,7 +126,7 @@ class Student(nn.Module):
         output = self.fuse(encoding, mask)
         if not self.training:
             return output
-        return StudentOutput(output.logits, self._segment_separately(encoding), output.deep, output.bottleneck)
+        return replace(output, separate=self._segment_separately(encoding), seen=present)
 
     def encode(self, x: torch.Tensor, present: torch.Tensor) -> StudentEncoding:
         """Run the encoder and the intra-modal transformer of each modality that is present.
@@ -150,7 +171,47 @@ class Student(nn.Module):
         levels = tuple([f if flag else None for f, flag in zip(level, used, strict=True)] for level in encoding.levels)
         bottleneck = self.inter(tokens, mask)
         logits, deep = self.fusion_decoder(levels, bottleneck, mask, deep_supervision=self.training)
-        return StudentOutput(logits, (), deep, bottleneck)
+        return StudentOutput(logits, (), torch.zeros_like(mask), deep, bottleneck)
+
+    def share(self, encoding: StudentEncoding) -> StudentShares:
+        """Each modality's share of the fusion at strides 1 to 8, for inference alone.
+
+        Args:
+            encoding: of :meth:`encode`.
+        """
+        levels = tuple(
+            tuple(None if features is None else fusion.share(features, m) for m, features in enumerate(maps))
+            for fusion, maps in zip(self.fusion_decoder.fusions, encoding.levels, strict=False)
+        )
+        return StudentShares(levels, encoding.tokens, encoding.present)
+
+    def segment(self, shares: StudentShares, subsets: torch.Tensor) -> torch.Tensor:
+        """Fuse and decode every subset for every sample: the logits of :meth:`fuse`, at a lower price.
+
+        Args:
+            shares: of :meth:`share`, for B samples.
+            subsets: bool [S, M], at least one True a row.
+
+        Returns:
+            Logits [S * B, K, X, Y, Z]; all samples of the first subset come first.
+
+        Raises:
+            InputError: a subset asks for a modality that was not encoded for every sample.
+        """
+        present = shares.present
+        subsets = subsets.to(present.device)
+        if bool((subsets & ~present.all(dim=0)).any()):
+            raise InputError("a subset asks for a modality that was not encoded: encode it first")
+        chosen = [row.nonzero()[:, 0].tolist() for row in subsets.cpu()]
+        fused = [
+            fusion.combine(level, chosen)
+            for fusion, level in zip(self.fusion_decoder.fusions, shares.levels, strict=False)
+        ]
+        # A map that no subset names is not even looked at.
+        used = {m for modalities in chosen for m in modalities}
+        tokens = [token.repeat(len(chosen), 1, 1, 1, 1) if m in used else None for m, token in enumerate(shares.tokens)]
+        bottleneck = self.inter(tokens, subsets.repeat_interleave(len(present), dim=0))
+        return self.fusion_decoder.head(self.fusion_decoder.decode(fused, bottleneck)[-1])
 
     def _segment_separately(self, encoding: StudentEncoding) -> tuple[torch.Tensor | None, ...]:
         """Logits from each modality alone; the decoder is shared, so all of them go through it as one batch."""

@@ -33,8 +33,6 @@ TERMS = (
 def objective(
     output: SMMLOutput,
     target: torch.Tensor,
-    masks: torch.Tensor,
-    available: torch.Tensor,
     config: TrainingConfig,
     step: int,
     group: dist.ProcessGroup | None = None,
@@ -44,8 +42,6 @@ def objective(
     Args:
         output: of :class:`smml.models.SMML` in training mode.
         target: y, uint8 or int64 [B, X, Y, Z].
-        masks: bool [2, B, M], what each branch was given.
-        available: bool [B, M], the modalities that each case has.
         config: weights and schedule.
         step: 0, 1, ...
         group: of ranks that hold other samples of the same batch. Total and terms are those of the whole batch then,
@@ -55,9 +51,8 @@ def objective(
     weights = {"min_class_weight": config.min_class_weight}
     terms: dict[str, torch.Tensor] = {}
     total = target.new_zeros((), dtype=torch.float32)
-    for number, (branch, mask) in enumerate(zip((first, second), masks, strict=True), start=1):
-        seen = available if config.separate_heads == "available" else mask
-        segmentation = segmentation_loss(branch, target, seen, group=group, **weights)
+    for number, branch in enumerate((first, second), start=1):
+        segmentation = segmentation_loss(branch, target, group=group, **weights)
         total = total + segmentation.total
         for part in ("fuse", "separate", "deep"):
             terms[f"{part}_{number}"] = getattr(segmentation, part)

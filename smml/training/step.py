@@ -111,12 +111,12 @@ def _loss(model: SMML, batch: dict[str, torch.Tensor], config: TrainingConfig, s
     """The objective of one micro-batch, over all ranks."""
     batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in batch.items()}
     # The loader stacks samples first: [B, 2, M] -> [2, B, M].
-    masks, available = batch["masks"].transpose(0, 1), batch["available"]
+    masks = batch["masks"].transpose(0, 1)
     priors = batch["priors"].transpose(0, 1) if "priors" in batch else None
     # bfloat16 has float32's range, so no gradient needs scaling. The losses are outside: they compute in float32.
     with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        output = model(batch["image"], masks, available, priors)
-    return objective(output, batch["label"], masks, available, config, step, ranks.group)
+        output = model(batch["image"], masks, batch["available"], priors)
+    return objective(output, batch["label"], config, step, ranks.group)
 
 
 def shares(config: TrainingConfig, ranks: Ranks, first_step: int, end: int) -> Sequence[range]:

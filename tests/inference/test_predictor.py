@@ -22,10 +22,11 @@ from smml.data import (
 from smml.data.case import read_image
 from smml.data.preprocessing import prepare
 from smml.errors import InputError
-from smml.inference import Cancelled, Predictor, network
+from smml.inference import Cancelled, Predictor
 from smml.inference.windows import plan_windows
 from smml.modalities import MODALITIES, SUBSETS, subset_mask
 from smml.models import SMML
+from smml.models.checkpoint import Checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +91,10 @@ def test_every_subset_gives_the_numbers_of_the_model_called_directly(model):
 @pytest.mark.parametrize("keep_bytes", [0, 2**30])
 def test_all_subsets_in_one_go_give_the_numbers_of_one_by_one(model, keep_bytes, monkeypatch):
     # Several subsets share a pass and the last pass is not full; groups of subsets are smaller than all of them.
-    assert network._per_batch((32, 32, 32)) == 4
     monkeypatch.setattr("smml.inference.predictor.BLEND_BYTES", 7 * 2 * 4 * 4 * 48 * 32 * 32)
     predictor = Predictor(model, None, window=32, keep_bytes=keep_bytes)
     encoding = predictor.encode(make_case((48, 32, 30)))
+    assert encoding.plan.together == 4
     assert (encoding.windows is None) == (keep_bytes == 0)
     assert len(encoding.plan.places) == 2
     results = list(predictor.segment_all(encoding, branches=True))
@@ -108,15 +109,32 @@ def test_all_subsets_in_one_go_give_the_numbers_of_one_by_one(model, keep_bytes,
 @pytest.mark.parametrize(("edge", "together"), [(32, 4), (48, 4), (64, 2), (96, 1), (128, 1)])
 def test_large_windows_go_through_the_network_in_smaller_batches(edge, together):
     plan = plan_windows((2 * edge, 2 * edge, edge), edge, 0.0)
-    assert [len(places) for places in network.batches(plan)] == [together] * (4 // together)
+    assert [len(places) for places in plan.batches] == [together] * (4 // together)
+
+
+@pytest.mark.parametrize("subset", [None, "flair+t2"])
+def test_one_call_gives_the_bits_of_encoding_and_segmenting(model, subset):
+    predictor, case = Predictor(model, None, window=32), make_case((48, 32, 30))
+    one, two = predictor.predict(case, subset), predictor.segment(predictor.encode(case), subset)
+    assert one.subset == two.subset == (MODALITIES if subset is None else ("flair", "t2"))
+    assert np.array_equal(one.probabilities, two.probabilities)
+    with pytest.raises(InputError, match=r"asks for T1ce, but only FLAIR was read"):
+        predictor.predict(make_case((32, 32, 32), modalities=("flair",)), "t1ce")
+
+
+@pytest.mark.parametrize(("patch", "window"), [(32, 48), (48, 64), (64, 96)])
+def test_the_window_follows_from_the_patch_with_and_without_a_checkpoint(model, tmp_path, patch, window):
+    save_checkpoint(Checkpoint(model.config, model.state_dict(), (3.0, 3.0, 3.0), patch), tmp_path / "checkpoint.pt")
+    assert Predictor.from_checkpoint(tmp_path).window == Predictor(model, None, patch=patch).window == window
+    assert Predictor.from_checkpoint(tmp_path, window=32).window == 32
 
 
 def test_encodings_that_are_not_kept_are_made_once_for_many_subsets(model, monkeypatch):
     predictor = Predictor(model, None, window=32, keep_bytes=0)
     encoding = predictor.encode(make_case((32, 32, 32)))
     encoded = []
-    plain = predictor.network.encode
-    monkeypatch.setattr(predictor.network, "encode", lambda *given: encoded.append(given) or plain(*given))
+    plain = predictor.model.encode
+    monkeypatch.setattr(predictor.model, "encode", lambda *given: encoded.append(given) or plain(*given))
     assert len(list(predictor.segment_all(encoding, ["t1", "t2", "flair"]))) == 3
     assert len(encoded) == 1
     assert encoded[0][1].tolist() == subset_mask("flair+t1+t2").tolist(), "and T1ce, which nobody asked for, not at all"

@@ -52,6 +52,7 @@ def student_output(requires_grad=False):
     return SimpleNamespace(
         logits=randn(*shape, seed=1, requires_grad=requires_grad),
         separate=tuple(randn(*shape, seed=10 + m, requires_grad=requires_grad) for m in range(MODALITIES)),
+        seen=None,
         deep=tuple(randn(*shape, seed=20 + level).softmax(1).requires_grad_(requires_grad) for level in range(2, 6)),
         bottleneck=None,
     )
@@ -73,8 +74,8 @@ def test_segmentation_loss_sums_every_head_with_weight_one(minimum):
 def test_a_separate_head_is_judged_on_the_samples_that_have_its_modality():
     output, target = student_output(requires_grad=True), labels(BATCH, SIDE, SIDE, SIDE)
     output.separate = (*output.separate[:3], None)
-    available = torch.tensor([[True, False, False, False], [True, True, False, False]])
-    terms = segmentation_loss(output, target, available)
+    output.seen = torch.tensor([[True, False, False, False], [True, True, False, False]])
+    terms = segmentation_loss(output, target)
     expected = naive_dice_ce(output.separate[0], target, 0.0) + naive_dice_ce(output.separate[1][1:], target[1:], 0.0)
     assert terms.separate.item() == pytest.approx(expected, rel=1e-12)
     terms.total.backward()
@@ -86,15 +87,16 @@ def test_a_separate_head_is_judged_on_the_samples_that_have_its_modality():
 def test_nan_of_a_sample_without_the_modality_does_not_reach_the_loss():
     output, target = student_output(), labels(BATCH, SIDE, SIDE, SIDE)
     output.separate[1][1] = math.nan
-    available = torch.tensor([[True] * 4, [True, False, True, True]])
-    assert segmentation_loss(output, target, available).total.isfinite()
+    output.seen = torch.tensor([[True] * 4, [True, False, True, True]])
+    assert segmentation_loss(output, target).total.isfinite()
 
 
 @pytest.mark.parametrize("nothing", [(), None])
 def test_at_inference_only_the_fused_head_is_there(nothing):
     output, target = student_output(), labels(BATCH, SIDE, SIDE, SIDE)
     output.separate = output.deep = nothing
-    terms = segmentation_loss(output, target, torch.ones(BATCH, MODALITIES, dtype=torch.bool))
+    output.seen = torch.zeros(BATCH, MODALITIES, dtype=torch.bool)
+    terms = segmentation_loss(output, target)
     assert (terms.separate.item(), terms.deep.item()) == (0.0, 0.0)
     assert terms.total.item() == dice_ce_loss(output.logits, target).item()
 
@@ -106,19 +108,21 @@ def test_heads_that_nobody_has_are_left_out():
     terms = segmentation_loss(output, target)
     assert terms.separate.item() == pytest.approx(naive_dice_ce(output.separate[0], target, 0.0), rel=1e-12)
     assert terms.fuse == whole.fuse
+    output.seen = torch.ones(BATCH, MODALITIES, dtype=torch.bool)
     with pytest.raises(ValueError, match="separate head 1 is None"):
-        segmentation_loss(output, target, torch.ones(BATCH, MODALITIES, dtype=torch.bool))
-    with pytest.raises(ValueError, match="available must be bool"):
-        segmentation_loss(output, target, torch.ones(BATCH, 3, dtype=torch.bool))
+        segmentation_loss(output, target)
+    output.seen = torch.ones(BATCH, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="seen must be bool"):
+        segmentation_loss(output, target)
 
 
 def test_segmentation_gradient_is_that_of_finite_differences():
     target = labels(1, 2, 2, 2)
-    available = torch.tensor([[True, False]])
+    seen = torch.tensor([[True, False]])
 
     def loss(fused, separate, deep):
-        output = SimpleNamespace(logits=fused, separate=(separate, None), deep=(deep,))
-        return segmentation_loss(output, target, available, min_class_weight=0.05).total
+        output = SimpleNamespace(logits=fused, separate=(separate, None), seen=seen, deep=(deep,))
+        return segmentation_loss(output, target, min_class_weight=0.05).total
 
     heads = [randn(1, CLASSES, 2, 2, 2, seed=s) for s in range(3)]
     heads[2] = heads[2].softmax(1)

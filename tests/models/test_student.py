@@ -94,6 +94,18 @@ def test_heads_of_modalities_that_a_case_lacks_are_zero_rows_or_none(student, im
             assert bool(output.separate[m][row].any()) == bool(available[row, m])
 
 
+def test_an_output_says_which_samples_each_separate_head_saw(image):
+    available = torch.tensor([[True, False, True, True], [True, True, True, True]])
+    mask = torch.tensor([[True, False, False, False], [False, False, True, True]])
+    with torch.no_grad():
+        for heads, seen in (("available", available), ("masked", mask)):
+            student = Student("tiny", separate_heads=heads)
+            output = student.train()(image, mask, available)
+            assert torch.equal(output.seen, seen)
+            assert [head is not None for head in output.separate] == seen.any(dim=0).tolist()
+            assert not bool(student.eval()(image, mask).seen.any()), "no head sees anything at inference"
+
+
 def test_separate_heads_see_each_modality_alone(student, image):
     with torch.no_grad():
         before = student.train()(image, MASK).separate

@@ -59,8 +59,8 @@ def output(model, batch):
         return model(batch[0], MASKS, AVAILABLE)
 
 
-def evaluate(output, batch, step: int = LATE, masks=MASKS, available=AVAILABLE, **options) -> Objective:
-    return objective(output, batch[1], masks, available, dataclasses.replace(CONFIG, **options), step)
+def evaluate(output, batch, step: int = LATE, **options) -> Objective:
+    return objective(output, batch[1], dataclasses.replace(CONFIG, **options), step)
 
 
 def weighted_sum(loss: Objective, ramp: float = 1.0, pixel: float = 1.0, feature: float = 1.0, classes: float = 1.0):
@@ -182,7 +182,7 @@ def test_the_learning_rate_decays_with_power_0_9():
 def gradients(model: SMML, batch, masks: torch.Tensor = MASKS, **options) -> list[dict[str, torch.Tensor]]:
     """By branch, the gradient of each parameter that got one."""
     model.zero_grad()
-    evaluate(model(batch[0], masks, AVAILABLE), batch, LATE, masks, **options).total.backward()
+    evaluate(model(batch[0], masks, AVAILABLE), batch, LATE, **options).total.backward()
     return [{name: p.grad for name, p in branch.named_parameters()} for branch in model.branches]
 
 
@@ -224,7 +224,7 @@ def test_separate_heads_masked_are_judged_on_what_the_branch_saw(batch):
         output = model(batch[0], MASKS, AVAILABLE)
         loss = evaluate(output, batch, separate_heads="masked")
         everything = MASKS.clone().fill_(True)
-        full = evaluate(model(batch[0], everything, AVAILABLE), batch, masks=everything, separate_heads="masked")
+        full = evaluate(model(batch[0], everything, AVAILABLE), batch, separate_heads="masked")
     assert bool(loss.total.isfinite())
     # Branch 1 sees three of the eight pairs of sample and modality, in three heads; all four heads with everything.
     assert float(loss.terms["separate_1"]) < float(full.terms["separate_1"])
@@ -237,7 +237,7 @@ def test_a_case_that_lacks_a_sequence_is_not_judged_by_it(narrow, batch):
     with torch.no_grad():
         image = batch[0].clone()
         image[:, 2] = torch.nan
-        loss = evaluate(narrow(image, masks, available), batch, masks=masks, available=available)
+        loss = evaluate(narrow(image, masks, available), batch)
     assert all(bool(value.isfinite()) for value in loss.terms.values())
 
 
