@@ -94,7 +94,7 @@ def ship(source: Path, commit: str | None, hardware: str | None) -> None:
     kept = ("training", "versions", "multimask", "started from")
     made = {"commit": commit, "hardware": hardware} | {name: facts[name] for name in kept if name in facts}
     path = WEIGHTS / "sam-tiny.safetensors"
-    save_tiny(path, sam, size, made)
+    save_tiny(sam, path, size, made)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {facts['training']['steps']} steps")
 
 

@@ -29,7 +29,7 @@ def main() -> None:
     made = {"commit": arguments.commit, "hardware": arguments.hardware, "data": arguments.data}
     made["weights"] = arguments.weights
     path = SHIPPED / f"{arguments.name}.safetensors"
-    save_checkpoint(path, replace(checkpoint, weights=half, ema=None, training=None, config=checkpoint.config | made))
+    save_checkpoint(replace(checkpoint, weights=half, ema=None, training=None, config=checkpoint.config | made), path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")
 
 

@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory) -> Path:
     torch.manual_seed(1)
     model = SMML("tiny")
     path = tmp_path_factory.mktemp("model") / "tiny.pt"
-    save_checkpoint(path, Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32))
+    save_checkpoint(Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32), path)
     return path
 
 

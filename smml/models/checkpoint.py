@@ -8,12 +8,11 @@ and the versions that made it; it is written atomically and read with ``weights_
 import errno
 import json
 import os
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import smml
@@ -22,9 +21,14 @@ from smml.files import replacing
 from smml.models.presets import PRESETS, StudentConfig
 from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
+from smml.tensors import are_tensors, check_fit, read_tensors
 
 FORMAT = "smml-checkpoint-1"
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+
+# What a training can have been: edges of a voxel of a head in mm, and of a patch in voxels.
+_SPACINGS = (0.05, 50.0)
+_PATCHES = (32, 1024)
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,17 @@ class Checkpoint:
         return model.eval()
 
 
-def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
+def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """Write a ``.pt`` or ``.safetensors`` file atomically.
 
     The latter holds what predicts alone: the averaged weights if there are any, and no training state.
+
+    Args:
+        checkpoint: what to save.
+        path: ends in .pt or .safetensors.
+
+    Raises:
+        InputError: the folder cannot be written to, or the disk is full.
     """
     with replacing(path) as temporary:
         try:
@@ -130,68 +141,70 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
 
     Raises:
         InputError: no such file, truncated, not a checkpoint of this project, with pickled code in it, of another
-            preset, or with weights that do not fit its own configuration.
+            preset, with a value out of its range, or with weights that do not fit its own configuration.
     """
     path = find_checkpoint(name_or_path)
-    facts, weights, training = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    ema = facts.get("ema") if path.suffix != ".safetensors" else None
-    version = facts.get("format") if isinstance(facts, dict) else None
-    if version != FORMAT:
+    facts, weights = read_tensors(
+        path,
+        get="Ask its author for a .safetensors file, or save it again with `smml train`",
+        again="copy or train it again",
+    )
+    if not facts and path.suffix != ".safetensors":
+        raise InputError(f"{path}: not a checkpoint of smml; expected what `smml train` saves")
+    if (version := facts.get("format")) != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this version ({FORMAT} expected, found {version!r})")
+    ema = facts.get("ema")
+    if not are_tensors(weights) or not (ema is None or are_tensors(ema)):
+        raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
     try:
-        student = StudentConfig.from_dict(facts["student"])
-        checkpoint = Checkpoint(
-            student=student,
-            weights=weights,
-            spacing=tuple(float(v) for v in facts["spacing"]),
-            patch=int(facts["patch"]),
-            step=int(facts["step"]),
-            config=dict(facts["config"]),
-            training=training,
-            versions=dict(facts["versions"]),
-            refinement=str(facts.get("refinement", "")),  # files of version 0.1.0 do not say
-            ema=ema,
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        checkpoint = _checked(facts, weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; the file was edited or damaged: copy or train it again") from error
+    # The latter of a whole number that is too long to be shown.
+    except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: the checkpoint is incomplete ({error!r}); save it again with `smml train`"
         ) from error
-    _check_size(path, student, preset)
-    _check_weights(path, checkpoint, weights)
-    if ema is not None:
-        _check_weights(path, checkpoint, ema)
+    _check_size(path, checkpoint.student, preset)
+    with torch.device("meta"):
+        model = SMML(checkpoint.student, refine=bool(checkpoint.refinement))
+    for tensors in (weights,) if ema is None else (weights, ema):
+        check_fit(model, tensors, path, "the configuration stored with them")
     return checkpoint
 
 
-def _read_torch(path: Path) -> tuple[dict, dict, dict | None]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: refused, because it holds pickled code or is no PyTorch file; only plain weights are loaded. "
-            "Ask its author for a .safetensors file, or save it again with `smml train`"
-        ) from error
-    # What a damaged file provokes in the unpickler is not enumerable: lookup, index, overflow and codec errors.
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: damaged or truncated checkpoint ({first}); copy or train it again") from error
-    if not isinstance(content, dict) or "weights" not in content:
-        raise InputError(f"{path}: not a checkpoint of smml; expected what `smml train` saves")
-    weights = content["weights"]
-    for tensors in (weights, content.get("ema") or {}):
-        if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-            raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
-    return content, weights, content.get("training")
-
-
-def _read_safetensors(path: Path) -> tuple[dict, dict, None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("smml", "{}"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged or truncated weights ({error}); copy or install them again") from error
-    return facts, weights, None
+def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
+    """The checkpoint of a file's facts; KeyError if one is missing, InputError if one is out of its range."""
+    spacing, patch, step = facts["spacing"], facts["patch"], facts["step"]
+    low, high = _SPACINGS
+    # Not isinstance: True is an int. A NaN fails the comparison.
+    if (
+        not isinstance(spacing, list | tuple)
+        or len(spacing) != 3
+        or not all(type(edge) in (int, float) and low <= edge <= high for edge in spacing)
+    ):
+        raise InputError(f"spacing must be three edges of {low:g} to {high:g} mm, found {spacing!r:.80}")
+    low, high = _PATCHES
+    if type(patch) is not int or not low <= patch <= high or patch % 16:
+        raise InputError(f"patch must be a whole number from {low} to {high}, divisible by 16, found {patch!r:.80}")
+    if type(step) is not int or not 0 <= step < 2**62:
+        raise InputError(f"step must be a whole number that is not negative, found {step!r:.80}")
+    for name, kind in (("config", dict), ("versions", dict), ("refinement", str), ("training", dict | None)):
+        # Shipped weights have no training, and files of version 0.1.0 name no refinement.
+        if name in facts and not isinstance(facts[name], kind):
+            raise InputError(f"{name} must be a {getattr(kind, '__name__', 'dict')}, found {facts[name]!r:.80}")
+    return Checkpoint(
+        student=StudentConfig.from_dict(facts["student"]),
+        weights=weights,
+        spacing=tuple(float(edge) for edge in spacing),
+        patch=patch,
+        step=step,
+        config=dict(facts["config"]),
+        training=facts.get("training"),
+        versions=dict(facts["versions"]),
+        refinement=facts.get("refinement", ""),
+        ema=facts.get("ema"),
+    )
 
 
 def _check_size(path: Path, student: StudentConfig, preset: str | None) -> None:
@@ -202,18 +215,4 @@ def _check_size(path: Path, student: StudentConfig, preset: str | None) -> None:
         found = next((name for name, value in PRESETS.items() if value.widths == student.widths), "another size")
         raise InputError(
             f"{path}: is a checkpoint of preset {found!r}, expected {preset!r}; choose that preset or another file"
-        )
-
-
-def _check_weights(path: Path, checkpoint: Checkpoint, weights: dict[str, torch.Tensor]) -> None:
-    """Compare names and shapes with the model on the meta device, where building it costs nothing."""
-    with torch.device("meta"):
-        model = SMML(checkpoint.student, refine=bool(checkpoint.refinement))
-        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if expected != found:
-        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise InputError(
-            f"{path}: {len(odd)} weights do not fit the configuration stored with them (for example {odd[0]}); "
-            "the file was made by another version or edited"
         )

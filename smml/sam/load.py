@@ -8,11 +8,10 @@ metadata. No file is ever allowed to run code.
 import errno
 import json
 import os
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,9 +21,12 @@ from smml.files import replacing
 from smml.sam.download import OFFICIAL, fetch
 from smml.sam.tiny import TinyConfig, build_tiny
 from smml.sam.torchvision_gap import import_segment_anything
+from smml.tensors import are_tensors, check_fit, read_tensors
 
 FORMAT = "smml-sam-1"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+_REMEDIES = {"get": "Get an official checkpoint with load_sam('vit_b')", "again": "copy or download it again"}
 
 # Channels and blocks of the image encoder tell the official sizes apart.
 _SIZES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
@@ -70,12 +72,12 @@ def load_sam(
     return sam.to(target).eval().requires_grad_(False)
 
 
-def save_tiny(path: str | os.PathLike, sam: nn.Module, config: TinyConfig, facts: dict) -> None:
+def save_tiny(sam: nn.Module, path: str | os.PathLike, config: TinyConfig, facts: dict) -> None:
     """Write a tiny SAM as ``.safetensors`` in half precision, atomically.
 
     Args:
-        path: file to write.
         sam: its weights.
+        path: file to write.
         config: its size.
         facts: how it was made (plain values), kept in the metadata.
     """
@@ -98,13 +100,8 @@ def read_tiny(path: Path) -> tuple[nn.Module, dict]:
     Raises:
         InputError: damaged, truncated or not a tiny SAM.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("smml", "{}"))
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged or truncated SAM weights ({error}); copy or install them again") from error
-    found = facts.get("format") if isinstance(facts, dict) else None
+    facts, weights = read_tensors(path, kind="SAM", **_REMEDIES)
+    found = facts.get("format")
     if found != FORMAT or not isinstance(facts.get("size"), dict):
         raise InputError(
             f"{path}: not a SAM of this project ({FORMAT} expected, found {found!r}); official SAM checkpoints are "
@@ -123,17 +120,7 @@ def read_tiny(path: Path) -> tuple[nn.Module, dict]:
 
 def _read_official(path: Path, expected: str | None = None) -> nn.Module:
     """A SAM from a file with the official names of weights."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: refused, because it holds pickled code or is no PyTorch file; only plain weights are loaded. "
-            "Get an official checkpoint with load_sam('vit_b')"
-        ) from error
-    # What a damaged file provokes in the unpickler is not enumerable: lookup, index, overflow and codec errors.
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: damaged or truncated SAM checkpoint ({first}); copy or download it again") from error
+    _, weights = read_tensors(path, kind="SAM", **_REMEDIES)
     size = _find_size(weights)
     if size is None or (expected is not None and size != expected):
         raise InputError(
@@ -145,14 +132,14 @@ def _read_official(path: Path, expected: str | None = None) -> nn.Module:
     # draws numbers before and after should not notice.
     with torch.device("meta"):
         sam = package.sam_model_registry[size]()
-    _fill(sam, {name: tensor.float() for name, tensor in weights.items()}, path)
+    _fill(sam, weights, path)
     sam.answers_three = True
     return sam
 
 
 def _find_size(weights: object) -> str | None:
     """Which official size a state dictionary is of, or None."""
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+    if not are_tensors(weights):
         return None
     place = weights.get("image_encoder.pos_embed")
     if place is None or place.ndim != 4:
@@ -170,17 +157,9 @@ def _describe(weights: object) -> str:
 
 
 def _fill(sam: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put the weights into a model without memory, naming the file where they do not fit."""
-    expected = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if expected != found:
-        odd = sorted(
-            (name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)), key=str
-        )
-        raise InputError(
-            f"{path}: {len(odd)} weights do not fit a SAM of that size (for example {odd[0]}: expected "
-            f"{expected.get(odd[0])}, found {found.get(odd[0])}); the file was made by another version or edited"
-        )
+    """Put the weights into a model without memory, in float32, naming the file where they do not fit."""
+    check_fit(sam, weights, path, "a SAM of that size")
+    weights = {name: tensor.float() for name, tensor in weights.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise InputError(f"{path}: holds NaN or infinite weights; copy or download it again")
     sam.load_state_dict(weights, assign=True)

@@ -16,6 +16,18 @@ from smml.errors import InputError
 from smml.sam.detail import MASK_PIXELS, FineDetail
 from smml.sam.torchvision_gap import import_segment_anything
 
+# Far beyond what anyone calls tiny: a damaged or forged file is refused before anything of that size is built.
+_MOST = {
+    "image_size": 4096,
+    "patch_size": 256,
+    "width": 4096,
+    "depth": 64,
+    "heads": 64,
+    "channels": 4096,
+    "decoder_mlp": 16384,
+    "detail": 64,
+}
+
 
 @dataclass(frozen=True)
 class TinyConfig:
@@ -32,7 +44,7 @@ class TinyConfig:
         detail: fine features a mask pixel (``smml.sam.detail``); 0 does without, as the official models do.
 
     Raises:
-        InputError: numbers that are not positive and whole, or do not fit together.
+        InputError: numbers that are not positive and whole, are beyond all reason, or do not fit together.
     """
 
     image_size: int = 144
@@ -46,9 +58,14 @@ class TinyConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < (field.name != "detail"):
+            value, most = getattr(self, field.name), _MOST[field.name]
+            # Not isinstance: True is an int.
+            if type(value) is not int or value < (field.name != "detail"):
                 raise InputError(f"tiny SAM: {field.name} must be a positive whole number, found {value!r}")
+            if value > most:
+                raise InputError(f"tiny SAM: {field.name} must be at most {most}, found {value}")
+        if self.detail == 1:
+            raise InputError("tiny SAM: detail must be 0 or at least 2, because the first is the brightness; found 1")
         if self.detail and self.patch_size % MASK_PIXELS:
             raise InputError(f"tiny SAM: detail needs a patch_size divisible by {MASK_PIXELS}, found {self.patch_size}")
         # The decoder's attention halves the channels before it shares them out among the heads.
@@ -83,7 +100,7 @@ class TinyConfig:
         Raises:
             InputError: names are unknown or values do not fit together.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
         if unknown:
             raise InputError(f"tiny SAM: unknown setting {', '.join(unknown)}")
         # Files from before there was fine detail do not name it.

@@ -210,7 +210,7 @@ class _Run:
             if self.board is not None:
                 self.board.write(row, "validation")
             if better:
-                save_checkpoint(self.output / BEST, self._checkpoint(None))
+                save_checkpoint(self._checkpoint(None), self.output / BEST)
 
     def _enter_phase(self) -> float:
         """Get ready for the phase that begins or goes on at this step; returns the seconds that priors took."""
@@ -253,7 +253,7 @@ class _Run:
         if self.held_out:
             state["best"] = vars(self.best).copy()
         average = None if self.average is None else self.average.weights
-        save_checkpoint(self.output / CHECKPOINT, self._checkpoint(state, average))
+        save_checkpoint(self._checkpoint(state, average), self.output / CHECKPOINT)
 
     def _checkpoint(self, training: dict | None, average: dict[str, torch.Tensor] | None = None) -> Checkpoint:
         """The model as it is now."""

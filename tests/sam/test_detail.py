@@ -99,7 +99,7 @@ def encode_coarse(sam, slices):
 
 def test_a_file_from_before_there_was_detail_still_loads(tmp_path):
     sam = build_tiny(TinyConfig(**SMALL, detail=0))
-    save_tiny(tmp_path / "old.safetensors", sam, type("Old", (), {"to_dict": lambda self: SMALL})(), {})
+    save_tiny(sam, tmp_path / "old.safetensors", type("Old", (), {"to_dict": lambda self: SMALL})(), {})
     loaded = load_sam(tmp_path / "old.safetensors")
     assert not hasattr(loaded, "detail")
     assert encode(loaded, torch.rand(1, 20, 20) + 1).shape == (1, 16, 6, 6)

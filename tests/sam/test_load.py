@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import types
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -29,7 +32,7 @@ def tiny():
 @pytest.fixture
 def tiny_file(tiny, tmp_path):
     path = tmp_path / "some.safetensors"
-    save_tiny(path, tiny, SMALL, {"commit": "abc", "seed": 3})
+    save_tiny(tiny, path, SMALL, {"commit": "abc", "seed": 3})
     return path
 
 
@@ -211,7 +214,7 @@ def test_a_tiny_sam_comes_back_with_its_facts(tiny, tiny_file):
 
 @pytest.mark.parametrize(("facts", "expected"), [({}, False), ({"multimask": True}, True)])
 def test_a_file_says_whether_its_three_masks_were_trained(tiny, tmp_path, facts, expected):
-    save_tiny(tmp_path / "sam.safetensors", tiny, SMALL, facts)
+    save_tiny(tiny, tmp_path / "sam.safetensors", SMALL, facts)
     assert load_sam(tmp_path / "sam.safetensors").answers_three is expected
 
 
@@ -248,8 +251,12 @@ def test_a_truncated_tiny_sam_is_refused(tiny_file, kept):
         ({"format": "smml-sam-1", "size": SMALL.to_dict() | {"wings": 2}}, r"unknown setting wings"),
         ({"format": "smml-sam-1", "size": SMALL.to_dict() | {"width": -1}}, r"width must be a positive whole number"),
         ({"format": "smml-sam-1", "size": SMALL.to_dict() | {"width": 24}}, r"weights do not fit a SAM of that size"),
-        # Would take terabytes if it were built before it is compared.
-        ({"format": "smml-sam-1", "size": SMALL.to_dict() | {"width": 2**20}}, r"weights do not fit a SAM of that"),
+        # Would take terabytes if they were built before they are looked at.
+        ({"format": "smml-sam-1", "size": SMALL.to_dict() | {"width": 2**20}}, r"width must be at most 4096"),
+        (
+            {"format": "smml-sam-1", "size": SMALL.to_dict() | {"decoder_mlp": 2**14}},
+            r"weights do not fit a SAM of that",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_refused(tiny, tmp_path, described, message):
@@ -261,6 +268,31 @@ def test_a_file_of_something_else_is_refused(tiny, tmp_path, described, message)
     )
     with pytest.raises(InputError, match=rf"other\.safetensors: .*{message}"):
         load_sam(path)
+
+
+# What a damaged or forged file may hold in place of a number.
+ODD = st.one_of(
+    st.sampled_from(
+        [-1, 0, 1, 2, 3, 7, 16, 48, 64, 1000, 10**9, 2**63, 10**400, 0.5, 2.0, math.nan, math.inf, -math.inf]
+    ),
+    st.sampled_from([None, True, False, "", "16", [], [16], {}, {"a": 1}]),
+)
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(sorted(SMALL.to_dict())), ODD, min_size=1, max_size=3))
+def test_any_value_of_any_setting_is_refused_or_loads_but_never_ends_in_a_traceback(tiny, tmp_path, changes):
+    path = tmp_path / "edited.safetensors"
+    described = {"format": "smml-sam-1", "size": SMALL.to_dict() | changes}
+    weights = {name: value.contiguous() for name, value in tiny.state_dict().items()}
+    save_file(weights, path, metadata={"smml": json.dumps(described)})
+    try:
+        loaded = read_tiny(path)[0]
+    except InputError as error:
+        assert str(path) in str(error)  # noqa: PT017 (both outcomes are right)
+    else:
+        assert loaded.state_dict().keys() == weights.keys()
 
 
 def test_metadata_that_is_no_json_is_refused(tmp_path):
@@ -277,6 +309,6 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tiny, tiny_file, monkeypatch)
     before = tiny_file.read_bytes()
     monkeypatch.setattr(loading, "save_file", fail)
     with pytest.raises(InputError, match=r"some\.safetensors: writing failed .*No space left .* is unchanged"):
-        save_tiny(tiny_file, tiny, SMALL, {})
+        save_tiny(tiny, tiny_file, SMALL, {})
     assert tiny_file.read_bytes() == before
     assert os.listdir(tiny_file.parent) == [tiny_file.name]

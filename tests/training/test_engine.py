@@ -165,7 +165,7 @@ def test_a_checkpoint_with_averaged_weights_predicts_with_them(tmp_path, suffix)
     model, _ = fresh()
     average = {name: tensor + 1 for name, tensor in model.state_dict().items()}
     path = tmp_path / f"both{suffix}"
-    save_checkpoint(path, Checkpoint(NARROW, model.state_dict(), (6.0, 6.0, 6.0), 32, ema=average))
+    save_checkpoint(Checkpoint(NARROW, model.state_dict(), (6.0, 6.0, 6.0), 32, ema=average), path)
     built = Predictor.from_checkpoint(path).model.state_dict()
     assert all(torch.equal(built[name], tensor) for name, tensor in average.items())
 

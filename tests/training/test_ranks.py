@@ -73,7 +73,7 @@ def sam_file(tmp_path_factory) -> str:
     size = TinyConfig(image_size=32, patch_size=8, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)
     path = tmp_path_factory.mktemp("sam") / "random.safetensors"
     torch.manual_seed(0)
-    save_tiny(path, build_tiny(size), size, {"training": "none"})
+    save_tiny(build_tiny(size), path, size, {"training": "none"})
     return str(path)
 
 

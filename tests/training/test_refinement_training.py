@@ -40,7 +40,7 @@ def sam_file(tmp_path_factory) -> Path:
     """A tiny SAM with random weights: what it says is nonsense, but it says it of what it is shown."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("sam") / "random.safetensors"
-    save_tiny(path, build_tiny(SAM_SIZE), SAM_SIZE, {"training": "none"})
+    save_tiny(build_tiny(SAM_SIZE), path, SAM_SIZE, {"training": "none"})
     return path
 
 
@@ -219,7 +219,7 @@ def test_one_window_gives_the_numbers_of_the_network_called_directly(case, prior
     encoding = predictor.encode(case)
     assert len(encoding.plan.places) == 1
     mask = subset_mask(("t1ce", "t1"))
-    students = predictor._blend(encoding, mask[None])[0]
+    students = predictor.blend(encoding, mask[None])[0]
     coarse, refined = predictor.coarse(encoding, mask), predictor._refine(encoding, mask, students)
     for branch, network in enumerate(model.refinements):
         volumes = prior(encoding.prepared.image[None], coarse[branch][None], mask[None])
@@ -257,12 +257,12 @@ def test_other_weights_under_the_same_name_do_not_pass_unnoticed(run, sam_file, 
     shutil.copytree(run, tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run")
     assert checkpoint.config["sam"] == weights_fingerprint(load_sam(sam_file))
-    save_checkpoint(tmp_path / "run" / "checkpoint.pt", replace(checkpoint, refinement=str(own)))
+    save_checkpoint(replace(checkpoint, refinement=str(own)), tmp_path / "run" / "checkpoint.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Predictor.from_checkpoint(tmp_path / "run")
     torch.manual_seed(1)
-    save_tiny(own, build_tiny(SAM_SIZE), SAM_SIZE, {"training": "none"})
+    save_tiny(build_tiny(SAM_SIZE), own, SAM_SIZE, {"training": "none"})
     with pytest.warns(UserWarning, match="trained with other weights of the SAM"):
         Predictor.from_checkpoint(tmp_path / "run")
     with warnings.catch_warnings():
@@ -276,7 +276,7 @@ def test_a_run_is_not_resumed_with_other_weights_of_its_sam(small_cohort, config
     short = replace(config, refinement=str(own), steps=1, refinement_start=0.0)
     train(small_cohort, tmp_path / "run", short, progress=False)
     torch.manual_seed(1)
-    save_tiny(own, build_tiny(SAM_SIZE), SAM_SIZE, {"training": "none"})
+    save_tiny(build_tiny(SAM_SIZE), own, SAM_SIZE, {"training": "none"})
     with pytest.raises(InputError, match=r"was trained with sam='\w{40}' instead of '\w{40}'"):
         train(small_cohort, tmp_path / "run", short, resume=True, progress=False)
 
@@ -293,7 +293,7 @@ def test_a_sam_named_by_its_file_is_found_from_any_folder(small_cohort, config, 
 def test_a_checkpoint_without_refinement_cannot_refine(tmp_path):
     model = SMML("tiny")
     plain = Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), 32, 0, {}, None)
-    save_checkpoint(tmp_path / "checkpoint.pt", plain)
+    save_checkpoint(plain, tmp_path / "checkpoint.pt")
     assert Predictor.from_checkpoint(tmp_path).prior is None
     with pytest.raises(InputError, match="trained without refinement"):
         Predictor.from_checkpoint(tmp_path, refine=True)

@@ -166,7 +166,7 @@ def refined(run, small_cohort, tmp_path_factory) -> tuple[TrainingConfig, Path]:
     """An undisturbed run whose second half trains the refinement, with a SAM of random weights."""
     folder = tmp_path_factory.mktemp("runs")
     size = TinyConfig(image_size=32, patch_size=8, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)
-    save_tiny(folder / "sam.safetensors", build_tiny(size), size, {"training": "none"})
+    save_tiny(build_tiny(size), folder / "sam.safetensors", size, {"training": "none"})
     changes = {"refinement": str(folder / "sam.safetensors"), "checkpoint_every": 3}
     config = TrainingConfig(**CONFIG.to_dict() | changes)
     run(small_cohort, folder / "refined", config)

@@ -12,7 +12,7 @@ from smml.training import TrainingConfig, train
 def save_model(path, num_classes=4, preset="tiny"):
     torch.manual_seed(5)
     model = SMML(preset, num_classes=num_classes)
-    save_checkpoint(path, Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32))
+    save_checkpoint(Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32), path)
     return model.state_dict()
 
 

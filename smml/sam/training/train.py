@@ -149,7 +149,7 @@ def train_sam(
         "versions": {"smml": smml.__version__, "torch": str(torch.__version__)},
     }
     weights = output / "sam.safetensors"
-    save_tiny(weights, sam, size, made | start | (facts or {}))
+    save_tiny(sam, weights, size, made | start | (facts or {}))
     return weights
 
 

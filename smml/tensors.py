@@ -1,0 +1,83 @@
+"""Files of weights: read without running code, with what they say of themselves, and compared with a model."""
+
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from smml.errors import InputError
+
+
+def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[dict, object]:
+    """What a file of weights says in plain values, and its tensors.
+
+    Args:
+        path: a ``.safetensors`` file, or one of ``torch.save`` under any other name.
+        kind: of weights, for the sentences: "SAM" or "".
+        get: how to come by a file without code in it, a sentence.
+        again: what to do about a damaged file of ``torch.save``.
+
+    Returns:
+        Facts and tensors: of ``.safetensors`` the metadata under "smml" (checked to be an object, {} without any) and
+        all tensors by name; of ``torch.save`` everything beside the entry "weights" and that entry, or {} and the whole
+        content if there is no such entry. What the content holds is for the caller to check.
+
+    Raises:
+        InputError: damaged, truncated, or with pickled code in it, which is never run.
+    """
+    kind = f"{kind} " if kind else ""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {}).get("smml", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        # Deeply nested metadata ends the parser's recursion.
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}: damaged or truncated {kind}weights ({error}); copy or install them again"
+            ) from error
+        return facts if isinstance(facts, dict) else {}, tensors
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, because it holds pickled code or is no PyTorch file; only plain weights are loaded. "
+            f"{get}"
+        ) from error
+    # What a damaged file provokes in the unpickler is not enumerable: lookup, index, overflow and codec errors.
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: damaged or truncated {kind}checkpoint ({first}); {again}") from error
+    if not isinstance(content, dict) or "weights" not in content:
+        return {}, content
+    return {name: value for name, value in content.items() if name != "weights"}, content["weights"]
+
+
+def are_tensors(tensors: object) -> bool:
+    """Whether something read from a file is a dictionary of tensors."""
+    return isinstance(tensors, dict) and all(isinstance(value, torch.Tensor) for value in tensors.values())
+
+
+def check_fit(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, owner: str) -> None:
+    """Compare names and shapes with a model, which may be on the meta device, where building it costs nothing.
+
+    Args:
+        model: that the tensors are meant for.
+        tensors: by name.
+        path: the file that they come from.
+        owner: what the model was built from, for the sentence.
+
+    Raises:
+        InputError: they do not fit; one of them is named.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    odd = sorted((name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)), key=str)
+    if odd:
+        raise InputError(
+            f"{path}: {len(odd)} weights do not fit {owner} (for example {odd[0]}: expected {expected.get(odd[0])}, "
+            f"found {found.get(odd[0])}); the file was made by another version or edited"
+        )
