@@ -59,7 +59,7 @@ class StudentShares:
     Attributes:
         levels: at strides 1, 2, 4, 8: the shares of M modalities, [B, widths[l], ...] each, None where nobody in the
             batch has the modality.
-        tokens: at stride 16, after the intra-modal transformer, likewise.
+        tokens: at stride 16, after the intra-modal transformer: M maps [B, widths[4], ...], likewise.
         present: [B, M] bool, which modalities were encoded for which sample.
     """
 
