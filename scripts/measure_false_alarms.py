@@ -11,16 +11,13 @@ import itertools
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
-import smml
 from smml.data import REGIONS, CaseFiles, find_cases, write_case
 from smml.data.simulation.cohort import as_stored
 from smml.data.simulation.subject import simulate_subject, subject_kind
@@ -29,6 +26,7 @@ from smml.files import write_text
 from smml.inference import Predictor
 from smml.modalities import SUBSETS, subset_name
 from smml.models.checkpoint import load_checkpoint
+from smml.runs import made_with
 from smml.workers import in_processes
 
 LIMIT_ML = 1.0
@@ -59,8 +57,7 @@ def main() -> None:
         "limit_ml": LIMIT_ML,
         "subjects": arguments.subjects,
         "quiet": table.to_dict(orient="index"),
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
-        "versions": {"smml": smml.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
     }
     write_text(arguments.output / "false-alarms.json", json.dumps(report, indent=1) + "\n")

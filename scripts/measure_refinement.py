@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-import smml
 from smml.data import REGIONS, simulate_cohort
 from smml.evaluation import compare, evaluate, format_comparison, write_report
 from smml.files import write_text
 from smml.inference import Predictor
+from smml.runs import made_with
 
 
 def main() -> None:
@@ -48,8 +47,7 @@ def main() -> None:
         "checkpoint": arguments.checkpoint,
         "protocol": scores.attrs["protocol"],
         "seed": arguments.seed,
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
-        "versions": {"smml": smml.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}, 2 threads",
         "seconds": round(time.perf_counter() - began),
         "change of Dice, refined minus student": {

@@ -11,16 +11,13 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-import smml
 from smml.data import REGIONS, Case, read_case, simulate_cohort
 from smml.evaluation import boundary_recall, dice, summary_table
 from smml.evaluation.evaluate import evaluate, protocol
@@ -28,6 +25,7 @@ from smml.evaluation.tables import MEAN, format_table, write_report
 from smml.files import write_text
 from smml.inference import Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name
+from smml.runs import made_with
 
 ED = 2
 
@@ -55,8 +53,7 @@ def main() -> None:
         "checkpoint": arguments.checkpoint,
         "protocol": protocol(arguments.cases),
         "seed": arguments.seed,
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
-        "versions": {"smml": smml.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "means": json.loads(table.to_json(orient="index")),
         "checks": checks(table, scores),

@@ -9,6 +9,27 @@ class InputError(ValueError):
     """
 
 
+class MissingPackage(InputError, ImportError):
+    """What was asked for needs an optional package that is not installed.
+
+    Args:
+        what: which package is missing, and what needs it.
+        extra: the extra of smml that brings it.
+        otherwise: what else can be done, if anything.
+
+    Attributes:
+        extra: as given.
+    """
+
+    def __init__(self, what: str, *, extra: str, otherwise: str = "") -> None:
+        super().__init__(f'{what}; run pip install "smml[{extra}]"' + (f", or {otherwise}" if otherwise else ""))
+        self.extra = extra
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient of a training is not finite any more. The last checkpoint is whole."""
+
+
 class LostProcess(RuntimeError):
     """A run of several processes cannot go on: one of them is gone, or was told to stop.
 

@@ -1,24 +1,48 @@
-"""What a run's ``config.json`` says besides the options: with what, and where, it was made."""
+"""What a run writes besides its weights: facts of what made it, and a log. For training, train-sam and the scripts."""
 
+import csv
+import io
+import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 import smml
-from smml.ranks import Ranks
+from smml.errors import MissingPackage
+from smml.files import write_text
+
+CONFIG = "config.json"
+LOG = "log.csv"
 
 
-def provenance(ranks: Ranks) -> dict:
-    """Versions, commit, device and number of processes, as plain values for ``config.json``."""
-    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.machine()
-    return {
-        "versions": {"smml": smml.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
-        "commit": commit(),
-        "processes": ranks.count,
-        "hardware": f"{ranks.device.type}, {device}",
-    }
+def made_with(*packages: str) -> dict:
+    """With what code something is made, as plain values for a JSON file.
+
+    Args:
+        packages: installed packages whose versions matter too.
+
+    Returns:
+        ``versions`` of smml, torch, Python and the packages, by name, and ``commit`` (:func:`commit`).
+    """
+    versions = {"smml": smml.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"versions": versions | {name: version(name) for name in packages}, "commit": commit()}
+
+
+def provenance(device: torch.device, processes: int = 1) -> dict:
+    """With what code and where a run is made, as plain values for its ``config.json``.
+
+    Args:
+        device: where this process computes.
+        processes: how many compute as one.
+
+    Returns:
+        ``versions``, ``commit``, ``processes`` and ``hardware``.
+    """
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return made_with() | {"processes": processes, "hardware": f"{device.type}, {hardware}"}
 
 
 def commit() -> str:
@@ -38,3 +62,69 @@ def commit() -> str:
     top, head = answer.stdout.splitlines()
     # An installed package may lie inside some other repository, whose commit says nothing about it.
     return head if Path(top).resolve() == package.parent else ""
+
+
+class TrainingLog:
+    """A CSV log: a row at a time, whole rows only, in step with the checkpoint after a resume.
+
+    Args:
+        path: the file.
+        columns: names of the columns; the first is the step.
+        resume_at: keep the rows of earlier steps (below this one) and drop the rest, which a killed run wrote after
+            its last checkpoint and which the resumed run writes again.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], resume_at: int = 0) -> None:
+        self.path, self.columns = path, columns
+        kept: list[list[str]] = []
+        if resume_at and path.exists():
+            with open(path, newline="", encoding="utf-8") as stream:
+                rows = list(csv.reader(stream))[1:]
+            kept = [row for row in rows if len(row) == len(columns) and int(row[0]) < resume_at]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([columns, *kept])
+        write_text(path, text.getvalue())
+        self._stream = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def write(self, row: dict[str, float | int]) -> None:
+        """Append one row, by column name."""
+        values = [row[name] for name in self.columns]
+        text = [str(value) if isinstance(value, int) else f"{value:.6g}" for value in values]
+        self._stream.write(",".join(text) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Make sure that what was written survives a power cut."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Board:
+    """The same rows for TensorBoard, in the folder ``tensorboard`` of the run.
+
+    Raises:
+        MissingPackage: the package ``tensorboard`` is not installed.
+    """
+
+    def __init__(self, output: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingPackage(
+                f"tensorboard: the package is not installed ({error})",
+                extra="tensorboard",
+                otherwise="leave the option out: log.csv has the same numbers",
+            ) from error
+        self._writer = SummaryWriter(output / "tensorboard")
+
+    def write(self, row: dict[str, float | int], group: str) -> None:
+        """Add every number of a row as "group/column" at the row's step."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(f"{group}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()

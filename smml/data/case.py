@@ -16,7 +16,7 @@ import numpy as np
 
 from smml.data.labels import LabelScheme
 from smml.data.layouts import IMAGE_SUFFIXES, LAYOUTS, CaseFiles, find_case, split_suffix
-from smml.errors import InputError
+from smml.errors import InputError, MissingPackage
 from smml.modalities import parse_subset, subset_name
 
 # Furthest that two files of a case may put the same voxel apart, in mm: headers round to single precision.
@@ -256,14 +256,12 @@ def import_simpleitk(path: Path):
     """The SimpleITK module, which only BraTS 2015 needs.
 
     Raises:
-        InputError: it is not installed.
+        MissingPackage: it is not installed.
     """
     try:
         import SimpleITK
     except ImportError as error:
-        raise InputError(
-            f'{path}: .mha files need SimpleITK, which is not installed; pip install "smml[mha]"'
-        ) from error
+        raise MissingPackage(f"{path}: .mha files need SimpleITK, which is not installed", extra="mha") from error
     return SimpleITK
 
 

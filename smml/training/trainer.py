@@ -20,13 +20,12 @@ from smml.files import write_text
 from smml.models.checkpoint import Checkpoint, save_checkpoint
 from smml.models.smml import SMML
 from smml.ranks import Ranks, start_ranks
-from smml.runs import provenance
+from smml.runs import Board, TrainingLog, provenance
 from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
 from smml.training.config import TrainingConfig
 from smml.training.ema import AverageWeights
-from smml.training.log import Board, TrainingLog
 from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
 from smml.training.state import CHECKPOINT, load_starting_weights, random_states, restore, resume_point, run_identity
@@ -148,7 +147,12 @@ class _Run:
             self.best = BestScore(**start.training["best"])
         ranks.agree(config.to_dict() | self.identity | {"workers": None, "steps done": self.step})
         if ranks.first:
-            facts = config.to_dict() | self.identity | {"spacing_mm": list(self.spacing)} | provenance(ranks)
+            facts = (
+                config.to_dict()
+                | self.identity
+                | {"spacing_mm": list(self.spacing)}
+                | provenance(ranks.device, ranks.count)
+            )
             write_text(output / "config.json", json.dumps(facts, indent=2) + "\n")
         # Rank 0 alone writes; whoever has no log has no file either.
         self.log = self.scores = self.board = None

@@ -4,6 +4,7 @@
 is loaded only when it is asked for.
 """
 
+from smml.errors import MissingPackage
 from smml.viewer.mesh import mesh_figure
 from smml.viewer.picture import viewer_picture
 
@@ -18,7 +19,5 @@ def __getattr__(name: str):
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "smml":
             raise
-        raise ImportError(
-            f'ModalityViewer needs {error.name}, which is not installed; pip install "smml[notebooks]"'
-        ) from error
+        raise MissingPackage(f"ModalityViewer needs {error.name}, which is not installed", extra="notebooks") from error
     return ModalityViewer

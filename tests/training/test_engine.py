@@ -16,16 +16,16 @@ import pytest
 import ranks_server
 import torch
 
-from smml import cli
+from smml import cli, runs
 from smml.data import find_cases
-from smml.errors import InputError
+from smml.errors import InputError, MissingPackage
 from smml.evaluation import evaluate
 from smml.figures import curves_figure
 from smml.inference import Predictor
 from smml.models import SMML, presets
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.ranks import Ranks
-from smml.training import TrainingConfig, provenance, train, trainer
+from smml.training import TrainingConfig, train, trainer
 from smml.training.ema import AverageWeights
 from smml.training.objective import TERMS
 from smml.training.step import accelerate, micro_batches, take_step
@@ -310,20 +310,20 @@ def test_the_run_says_with_what_it_was_made(run):
     facts = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert facts["versions"]["torch"] == str(torch.__version__)
     assert (facts["seed"], facts["processes"], facts["ema"]) == (3, 1, 0.9)
-    root = Path(provenance.smml.__file__).parents[1]
+    root = Path(runs.smml.__file__).parents[1]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     assert facts["commit"] == head.stdout.strip()
 
 
 def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "smml", types.SimpleNamespace(__file__=str(tmp_path / "smml" / "__init__.py")))
-    assert provenance.commit() == ""
+    monkeypatch.setattr(runs, "smml", types.SimpleNamespace(__file__=str(tmp_path / "smml" / "__init__.py")))
+    assert runs.commit() == ""
 
 
 def test_tensorboard_gets_the_rows_or_its_absence_is_named(small_cohort, tmp_path, monkeypatch):
     config = run_config(steps=1, batch_size=1, tensorboard=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"pip install 'smml\[tensorboard\]'"):
+    with pytest.raises(MissingPackage, match=r'pip install "smml\[tensorboard\]"'):
         train(small_cohort, tmp_path / "without", config, progress=False)
     written = {}
     writer = types.SimpleNamespace(

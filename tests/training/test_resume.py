@@ -17,9 +17,9 @@ import smml
 from smml.errors import InputError
 from smml.models import StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
+from smml.runs import TrainingLog
 from smml.sam import TinyConfig, build_tiny, save_tiny
 from smml.training import TrainingConfig, train
-from smml.training.log import TrainingLog
 from smml.training.trainer import COLUMNS
 
 STEPS = 4
