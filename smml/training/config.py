@@ -1,19 +1,18 @@
-"""Every option of a training run, with its default and its source."""
+"""Every option of a training run, with its default, its range and its source."""
 
-import math
 from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
 
 from smml.errors import InputError
 from smml.models.presets import preset
+from smml.models.student import SeparateHeads
+from smml.options import BELOW_ONE, PATCH, POSITIVE, SEED, SHARE, SPACING, ZERO_OR_MORE, Range, check, count, option
 
-_ZERO_OR_MORE = (
-    *("weight_decay", "poly_power", "pixel_weight", "feature_weight", "class_weight", "refinement_weight"),
-    *("gradient_clip", "workers"),
-)
-_SHARES = (
-    *("consistency_start", "consistency_ramp", "tumour_share"),
-    *("min_class_weight", "gate_min_class_weight", "refinement_min_class_weight"),
-)
+INSIDE = Range("lie between 0 and 1", lambda number: 0 < number < 1)
+# What a run's config.json says besides its options: what it was trained on, and what made it.
+RUN_FACTS = frozenset({"cases", "weights", "sam", "spacing_mm", "versions", "commit", "processes", "hardware"})
 
 
 @dataclass(frozen=True)
@@ -70,96 +69,78 @@ class TrainingConfig:
         seed: of weights, samples, masks and augmentation.
         checkpoint_every: steps between checkpoints.
         workers: processes that load data (0: the training process does it).
-        device: torch device.
+        device: torch device; a ``torch.device`` is kept as its name.
 
     Raises:
-        InputError: a number outside its range, an unknown word, or options that exclude each other.
+        InputError: a value of another type, a number outside its range, an unknown word, or options that exclude each
+            other.
     """
 
-    preset: str = "tiny"
-    steps: int = 1000
-    batch_size: int = 2
-    patch: int = 32
-    spacing: float | None = None
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
-    min_class_weight: float = 0.05
-    consistency_start: float = 0.1
-    consistency_ramp: float = 0.1
-    pixel_weight: float = 1.0
-    feature_weight: float = 1.0
-    class_weight: float = 1.0
-    gate: str = "lower_ce"
-    gate_min_class_weight: float = 1.0
-    separate_heads: str = "available"
-    refinement: str = ""
-    refinement_start: float = 0.5
-    refinement_weight: float = 1.0
-    refinement_min_class_weight: float = 1.0
-    prior_masks: int = 2
-    tumour_share: float = 0.6
-    gradient_clip: float = 12.0
-    accumulate: int = 1
-    precision: str = "float32"
-    ema: float = 0.0
-    compile: bool = False
-    recompute: bool = False
-    validate_every: int = 0
-    validation: str = ""
-    holdout: float = 0.1
-    patience: int = 0
-    tensorboard: bool = False
-    augment: bool = True
-    seed: int = 0
-    checkpoint_every: int = 100
-    workers: int = 0
-    device: str = "cpu"
+    preset: str = option("tiny", "Size of the students: tiny, small or paper.")
+    steps: int = option(1000, "Optimiser steps.", count(10_000_000))
+    batch_size: int = option(2, "Samples a step, over all processes and parts together.", count(10_000))
+    patch: int = option(32, "Edge of the training patch in voxels; a multiple of 16.", PATCH)
+    spacing: float | None = option(None, "Voxel edge in mm to resample to; 0 takes the first case's.", SPACING)
+    learning_rate: float = option(1e-3, "Rate at the first step.", POSITIVE)
+    weight_decay: float = option(1e-4, "L2 penalty of the weights.", ZERO_OR_MORE)
+    poly_power: float = option(0.9, "The rate decays as (1 - step / steps) to this power.", ZERO_OR_MORE)
+    min_class_weight: float = option(0.05, "Least class weight in the students' cross-entropy.", SHARE)
+    consistency_start: float = option(0.1, "Share of the training before pixel consistency sets in.", SHARE)
+    consistency_ramp: float = option(0.1, "Share of the training over which it then rises to its weight.", SHARE)
+    pixel_weight: float = option(1.0, "Weight of pixel consistency; 0 switches it off.", ZERO_OR_MORE)
+    feature_weight: float = option(1.0, "Weight of feature consistency; 0 switches it off.", ZERO_OR_MORE)
+    class_weight: float = option(1.0, "Weight of the class relation in feature consistency.", ZERO_OR_MORE)
+    gate: str = option("lower_ce", "Who teaches whom: lower_ce, correct, entropy or none.")
+    gate_min_class_weight: float = option(1.0, "Least class weight in the gate; 1 counts every voxel alike.", SHARE)
+    separate_heads: SeparateHeads = option("available", "Which sequences the heads of a single sequence see.")
+    refinement: str = option("", "SAM for the refinement networks: tiny, vit_b, vit_l, vit_h or a file; empty: none.")
+    refinement_start: float = option(0.5, "Share of the training before the refinement begins.", BELOW_ONE)
+    refinement_weight: float = option(1.0, "Weight of the divergence of refined and student.", ZERO_OR_MORE)
+    refinement_min_class_weight: float = option(1.0, "Least class weight in the refinement's cross-entropy.", SHARE)
+    prior_masks: int = option(2, "Pairs of masks a case for which priors are made.", count(1000))
+    tumour_share: float = option(0.6, "Share of patches centred on tumour; the rest on brain.", SHARE)
+    gradient_clip: float = option(12.0, "Largest gradient norm of each network; 0: no clipping.", ZERO_OR_MORE)
+    accumulate: int = option(1, "Parts in which a step's batch goes through, to save memory.", count(10_000))
+    precision: str = option("float32", "float32, or bf16 for autocast of the networks.")
+    ema: float = option(0.0, "Decay of averaged weights for prediction, such as 0.999; 0: none.", BELOW_ONE)
+    compile: bool = option(False, "Compile encoders and decoders first.")
+    recompute: bool = option(False, "Slower, with a fraction of the memory.")
+    validate_every: int = option(0, "Steps between validations; 0: none.", count(10_000_000, off=True))
+    validation: str = option("", "Folder of cases to validate on; empty holds some out.")
+    holdout: float = option(0.1, "Share of the cases that is held out for validation.", INSIDE)
+    patience: int = option(
+        0, "Stop after so many validations without a new best; 0: never.", count(10_000_000, off=True)
+    )
+    tensorboard: bool = option(False, "Log for TensorBoard too.")
+    augment: bool = option(True, "Rotate, flip and vary intensities.")
+    seed: int = option(0, "Of weights, samples, masks and augmentation.", SEED)
+    checkpoint_every: int = option(100, "Steps between checkpoints.", count(10_000_000))
+    workers: int = option(0, "Processes that load data; 0: the training's own.", count(1000, off=True))
+    device: str = option("cpu", "torch device, for example cpu or cuda.")
 
     def __post_init__(self) -> None:
+        if isinstance(self.device, torch.device):
+            object.__setattr__(self, "device", str(self.device))
+        check(self)
         preset(self.preset)
-        for name in ("steps", "batch_size", "learning_rate", "checkpoint_every", "prior_masks", "accumulate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be positive and finite, found {getattr(self, name)}")
-        for name in _ZERO_OR_MORE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be 0 or more and finite, found {getattr(self, name)}")
-        # What PyTorch takes as a seed.
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, found {self.seed}")
-        if self.spacing is not None and not 0.2 <= self.spacing <= 10:
-            raise InputError(f"spacing must lie between 0.2 and 10 mm, found {self.spacing}")
-        if not 0 <= self.refinement_start < 1:
-            raise InputError(f"refinement_start must lie in [0, 1), found {self.refinement_start}")
+        for name, words in (("gate", ("lower_ce", "correct", "entropy", "none")), ("precision", ("float32", "bf16"))):
+            if getattr(self, name) not in words:
+                raise InputError(f"{name} must be one of {', '.join(words)}, found {getattr(self, name)!r}")
         if self.accumulate > self.batch_size:
             raise InputError(
                 f"accumulate must be at most batch_size, found {self.accumulate} parts of {self.batch_size} samples"
             )
-        for name in ("validate_every", "patience"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be 0 (off) or more, found {getattr(self, name)}")
         if not self.validate_every and (self.patience or self.validation):
-            option = "patience" if self.patience else "validation"
+            unused = "patience" if self.patience else "validation"
             raise InputError(
-                f"{option} was given ({getattr(self, option)}), but without validate_every no validation takes place; "
-                f"set validate_every to the number of steps between validations, or leave {option} out"
+                f"{unused} was given ({getattr(self, unused)}), but without validate_every no validation takes place; "
+                f"set validate_every to the number of steps between validations, or leave {unused} out"
             )
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"ema must lie in [0, 1), found {self.ema}; 0 switches it off")
-        if not 0 < self.holdout < 1:
-            raise InputError(f"holdout must lie between 0 and 1, found {self.holdout}")
-        if self.patch < 32 or self.patch % 16:
-            raise InputError(f"patch must be at least 32 and divisible by 16, found {self.patch}")
-        for name, choices in (
-            ("gate", ("lower_ce", "correct", "entropy", "none")),
-            ("separate_heads", ("available", "masked")),
-            ("precision", ("float32", "bf16")),
-        ):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if self.refinement and self.refinement_step >= self.steps:
+            raise InputError(
+                f"refinement_start of {self.refinement_start:g} leaves none of the {self.steps} steps to the "
+                "refinement: lower it, or take more steps"
+            )
 
     @property
     def refinement_step(self) -> int | None:
@@ -171,7 +152,7 @@ class TrainingConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict) -> "TrainingConfig":
+    def from_dict(cls, values: dict[str, Any]) -> "TrainingConfig":
         """Inverse of :meth:`to_dict`.
 
         Args:
