@@ -6,11 +6,12 @@ Imports of heavy modules happen inside the commands, so that ``smml --help`` ans
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from smml.errors import InputError, LostProcess
+from smml.config_command import configured
+from smml.errors import InputError, LostProcess, TrainingDiverged
 
 app = typer.Typer(
     name="smml",
@@ -36,6 +37,9 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"smml: {_who()}{error}\n")
         sys.exit(2)
+    except TrainingDiverged as error:
+        sys.stderr.write(f"smml: {error}\n")
+        sys.exit(1)
     except LostProcess as error:
         sys.stderr.write(f"smml: {error}\n")
         # The launcher ends this process anyhow, and what is left of the group could make a tidy end wait for the dead.
@@ -66,62 +70,42 @@ def simulate(
     typer.echo(f"{len(made)} simulated cases in {output} ({layout}, {spacing:g} mm, seed {seed})")
 
 
-@app.command()
-def train(
+def _train(
     data: Annotated[Path, typer.Argument(help="Folder of labelled cases, any supported layout.")],
     output: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="Size of the students: tiny, small or paper.")] = "tiny",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Samples a step, over all processes together.")] = 2,
-    patch: Annotated[int, typer.Option(help="Edge of the training patch in voxels; a multiple of 16.")] = 32,
-    spacing: Annotated[float, typer.Option(help="Voxel edge in mm to resample to; 0 takes the first case's.")] = 0.0,
-    learning_rate: Annotated[float, typer.Option(help="Rate at the first step.")] = 1e-3,
-    gate: Annotated[str, typer.Option(help="Who teaches whom: lower_ce, correct, entropy or none.")] = "lower_ce",
-    pixel_weight: Annotated[float, typer.Option(help="Weight of pixel consistency; 0 switches it off.")] = 1.0,
-    feature_weight: Annotated[float, typer.Option(help="Weight of feature consistency; 0 switches it off.")] = 1.0,
-    tumour_share: Annotated[float, typer.Option(help="Share of patches centred on tumour; the rest on brain.")] = 0.6,
-    refinement: Annotated[
-        str, typer.Option(help="SAM for the refinement networks: tiny, vit_b, vit_l, vit_h or a file; empty: none.")
-    ] = "",
-    refinement_start: Annotated[float, typer.Option(help="Share of the training before the refinement begins.")] = 0.5,
-    accumulate: Annotated[int, typer.Option(help="Parts in which a step's batch goes through, to save memory.")] = 1,
-    precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the networks.")] = "float32",
-    ema: Annotated[float, typer.Option(help="Decay of averaged weights for prediction, such as 0.999; 0: none.")] = 0.0,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile encoders and decoders first.")] = False,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Slower, with a fraction of the memory.")] = False,
-    validate_every: Annotated[int, typer.Option(help="Steps between validations; 0: none.")] = 0,
-    validation: Annotated[str, typer.Option(help="Folder of cases to validate on; empty holds some out.")] = "",
-    holdout: Annotated[float, typer.Option(help="Share of the cases that is held out for validation.")] = 0.1,
-    patience: Annotated[int, typer.Option(help="Stop after so many validations without a new best; 0: never.")] = 0,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
+    options: dict[str, Any],
     weights: Annotated[str, typer.Option(help="Start from a checkpoint's weights instead of random ones.")] = "",
-    seed: Annotated[int, typer.Option(help="Of weights, samples, masks and augmentation.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
-    device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
 ) -> None:
     """Train two students under different modality masks that teach each other; with torchrun, over many processes."""
     from smml.training import TrainingConfig
     from smml.training import train as run
-    from smml.training.trainer import BEST, LOG, VALIDATION_LOG
-    from smml.training.validation import how_it_ended
+    from smml.training.config import RUN_FACTS
 
     _use_threads(threads)
-    config = TrainingConfig(
-        preset=preset, steps=steps, batch_size=batch_size, patch=patch, spacing=spacing or None,
-        learning_rate=learning_rate, gate=gate, pixel_weight=pixel_weight, feature_weight=feature_weight,
-        refinement=refinement, refinement_start=refinement_start, tumour_share=tumour_share, seed=seed,
-        checkpoint_every=checkpoint_every, workers=workers, device=device, accumulate=accumulate, precision=precision,
-        ema=ema, compile=compile, recompute=recompute, validate_every=validate_every, validation=validation,
-        holdout=holdout, patience=patience, tensorboard=tensorboard,
-    )  # fmt: skip
-    path = run(data, output, config, weights=weights or None, resume=resume)
+    weights = weights or options.get("weights") or ""
+    config = TrainingConfig.from_dict({name: value for name, value in options.items() if name not in RUN_FACTS})
+    result = run(data, output, config, weights=weights or None, resume=resume)
     if _speaks():
-        log, scores, best = (path.parent / name for name in (LOG, VALIDATION_LOG, BEST))
-        kept = f", the best in {best}" if validate_every else ""
-        typer.echo(f"{how_it_ended(log, scores, config)}; checkpoint in {path}{kept}, losses in {log}")
+        typer.echo(_how_it_ended(result, config))
+
+
+def _training_config() -> type:
+    from smml.training import TrainingConfig
+
+    return TrainingConfig
+
+
+def _run_facts() -> frozenset[str]:
+    from smml.training.config import RUN_FACTS
+
+    return RUN_FACTS
+
+
+@app.command(cls=configured(_train, _training_config, _run_facts), help=_train.__doc__)
+def train() -> None:
+    """Listed by its help alone: its options are looked up when it is called."""
 
 
 @app.command()
@@ -287,19 +271,9 @@ def predict(
     typer.echo(f"{output}: segmented {files.id} from {subset_name(result.subset)}: {volumes}")
 
 
-@app.command("train-sam")
-def train_sam(
+def _train_sam(
     output: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
-    subjects: Annotated[int, typer.Option(help="Simulated subjects with a lesion.")] = 32,
-    batch_size: Annotated[int, typer.Option(help="Slices a step, each with three prompts.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Rate after the warm-up.")] = 1e-3,
-    weights: Annotated[str | None, typer.Option(help="Go on from tiny or from a tiny SAM's file.")] = None,
-    precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the model.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of weights, prompts and intensities.")] = 0,
-    data_seed: Annotated[int, typer.Option(help="Of the simulated subjects, of no other cohort.")] = 90,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
-    device: DeviceOption = "cpu",
+    options: dict[str, Any],
     threads: ThreadsOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
 ) -> None:
@@ -308,12 +282,20 @@ def train_sam(
     from smml.sam.training.train import train_sam as run
 
     _use_threads(threads)
-    settings = SAMTraining(
-        steps=steps, seed=seed, data_seed=data_seed, subjects=subjects, batch=batch_size, learning_rate=learning_rate,
-        weights=weights, precision=precision, checkpoint_every=checkpoint_every, device=device,
-    )  # fmt: skip
+    settings = SAMTraining(**options)
     path = run(output, settings, resume=resume)
-    typer.echo(f"trained {steps} steps; weights in {path}, measure them with scripts/measure_sam.py")
+    typer.echo(f"trained {settings.steps} steps; weights in {path}, measure them with scripts/measure_sam.py")
+
+
+def _sam_training() -> type:
+    from smml.sam.training.train import SAMTraining
+
+    return SAMTraining
+
+
+@app.command("train-sam", cls=configured(_train_sam, _sam_training), help=_train_sam.__doc__)
+def train_sam() -> None:
+    """Listed by its help alone: its options are looked up when it is called."""
 
 
 @app.command()
@@ -324,6 +306,25 @@ def info(
     from smml.info import describe
 
     typer.echo(describe(data))
+
+
+def _how_it_ended(result, config) -> str:
+    """How far a training came, why no further, where it is, and which validation was the best."""
+    from smml.training.trainer import BEST, LOG
+
+    far = f"trained {result.steps} steps"
+    if result.stopped_early:
+        far = (
+            f"stopped early after {result.steps} of {config.steps} steps: {config.patience} validations in a row "
+            "without a new best (patience)"
+        )
+    losses = f"losses in {result.checkpoint.with_name(LOG)}"
+    if result.best is None:
+        return f"{far}; checkpoint in {result.checkpoint}, {losses}"
+    return (
+        f"{far}; best validation: Dice {result.best.dice:.3f} at step {result.best.step}; checkpoint in "
+        f"{result.checkpoint}, the best in {result.checkpoint.with_name(BEST)}, {losses}"
+    )
 
 
 def _whole_number(option: str, text: str) -> int:

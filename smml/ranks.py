@@ -166,7 +166,7 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def start_ranks(device: str = "cpu", *, timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[Ranks]:
+def start_ranks(device: str | torch.device = "cpu", *, timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, for as long as the context lasts; alone without it.
 
     Processes talk through gloo, and through NCCL about what lies on GPUs. A group that the program made itself
@@ -207,9 +207,9 @@ def start_ranks(device: str = "cpu", *, timeout_minutes: float = TIMEOUT_MINUTES
         dist.destroy_process_group()
 
 
-def _own_device(device: str) -> torch.device:
+def _own_device(device: str | torch.device) -> torch.device:
     """The device of this process among those on its machine."""
-    if device != "cuda":
+    if str(device) != "cuda":
         return find_device(device)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available() and local >= torch.cuda.device_count():

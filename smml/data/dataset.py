@@ -20,7 +20,10 @@ from smml.data.case import read_case
 from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import PreparedCase, prepare
 from smml.errors import InputError
-from smml.modalities import mask_subset, subset_mask, subsets_of
+from smml.modalities import SUBSETS, subset_mask
+
+# The subsets as masks, bool [15, M], in table order.
+_MASKS = torch.stack([subset_mask(subset) for subset in SUBSETS])
 
 # A patch is cut larger and turned, then cut to size, so that turning brings in no empty corners (10 degrees need 1.16).
 _ROTATION_MARGIN = 1.2
@@ -192,6 +195,5 @@ def _vary_intensity(image: torch.Tensor, random: np.random.Generator) -> torch.T
 
 def draw_masks(available: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     """Two different masks, bool [2, M], drawn uniformly without replacement from the subsets of what is available."""
-    choices = subsets_of(mask_subset(available))
-    picked = random.choice(len(choices), size=2, replace=len(choices) < 2)
-    return torch.stack([subset_mask(choices[i]) for i in picked])
+    possible = _MASKS[~(_MASKS & ~available).any(dim=1)]
+    return possible[random.choice(len(possible), size=2, replace=len(possible) < 2)]

@@ -1,13 +1,13 @@
 """The ablation study: which part of the method is worth what, over the 15 subsets, with intervals."""
 
-from smml.study.presets import ARMS, PRESETS, READINGS, Arm, StudyPreset, study_preset
+from smml.study.presets import ARMS, READINGS, STUDIES, Arm, StudyPreset, study_preset
 from smml.study.report import Study, compare_arms, read_study, write_study
 from smml.study.run import run_study
 
 __all__ = [
     "ARMS",
-    "PRESETS",
     "READINGS",
+    "STUDIES",
     "Arm",
     "Study",
     "StudyPreset",

@@ -2,7 +2,10 @@
 
 from dataclasses import asdict, dataclass, field, replace
 
+import torch
+
 from smml.errors import InputError
+from smml.options import SEED, SPACING, check, count
 from smml.training import TrainingConfig
 
 
@@ -85,17 +88,31 @@ class StudyPreset:
         held_out_cases: simulated subjects that no arm sees.
         data_seed: cohort seed of the training subjects; the held-out ones have ``data_seed + 1``.
         seeds: of weights, samples and masks, one training a seed and arm.
-        training: options of every arm.
+        training: options of every arm; not those that the study or an arm decides.
+
+    Raises:
+        InputError: a value of another type or out of its range, or options that no training takes.
     """
 
-    spacing: float
-    training_cases: int
-    held_out_cases: int
-    data_seed: int
+    spacing: float = field(metadata={"range": SPACING})
+    training_cases: int = field(metadata={"range": count(100_000)})
+    held_out_cases: int = field(metadata={"range": count(100_000)})
+    data_seed: int = field(metadata={"range": SEED})
     seeds: tuple[int, ...]
     training: dict
 
-    def config(self, arm: Arm, seed: int, device: str = "cpu") -> TrainingConfig:
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.seeds or len(set(map(str, self.seeds))) < len(self.seeds):
+            raise InputError(f"seeds must be one or more different ones, found {self.seeds!r}")
+        decided = {"spacing", "seed", "device"}.union(*(arm.options for arm in (ARMS | READINGS).values()))
+        taken = sorted(decided & self.training.keys())
+        if taken:
+            raise InputError(f"training must leave {', '.join(taken)} to the study and its arms; take them out of it")
+        for seed in self.seeds:
+            TrainingConfig.from_dict(self.training | {"spacing": self.spacing, "seed": seed})
+
+    def config(self, arm: Arm, seed: int, device: str | torch.device = "cpu") -> TrainingConfig:
         """Options of one training run.
 
         Args:
@@ -125,7 +142,7 @@ _CPU = StudyPreset(
     },
 )  # fmt: skip
 
-PRESETS: dict[str, StudyPreset] = {
+STUDIES: dict[str, StudyPreset] = {
     "cpu": _CPU,
     # To look for reasons on subjects and seeds of which no reported figure is made.
     "probe": replace(_CPU, held_out_cases=8, data_seed=330, seeds=(10, 11)),
@@ -157,14 +174,14 @@ def study_preset(name: str) -> StudyPreset:
     """Look up a preset.
 
     Args:
-        name: a key of ``PRESETS``: "cpu", "probe", "gpu" or "smoke".
+        name: a key of ``STUDIES``: "cpu", "probe", "gpu" or "smoke".
 
     Raises:
         InputError: the name is unknown; the valid ones are listed.
     """
-    if name not in PRESETS:
-        raise InputError(f"unknown study preset {name!r}: choose from {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name not in STUDIES:
+        raise InputError(f"unknown study preset {name!r}: choose from {', '.join(STUDIES)}")
+    return STUDIES[name]
 
 
 def arms_named(names: list[str] | None) -> dict[str, Arm]:

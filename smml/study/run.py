@@ -19,18 +19,20 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from smml.data import simulate_cohort
 from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.files import write_text
 from smml.inference import Predictor
+from smml.runs import CONFIG, LOG
 from smml.study.presets import ARMS, READINGS, StudyPreset, arms_named, study_preset
 from smml.training import train
 from smml.workers import in_processes
 
 SETTINGS = "study.json"
 REPORT_SCORES = "scores.csv.gz"
-_CONFIG, _LOG = "config.json", "log.csv"
 
 
 def run_study(
@@ -39,7 +41,7 @@ def run_study(
     *,
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     workers: int = 1,
     progress: bool = True,
 ) -> Path:
@@ -47,7 +49,7 @@ def run_study(
 
     Args:
         output: the study's folder, made or completed.
-        preset: a name of :data:`smml.study.PRESETS`.
+        preset: a name of :data:`smml.study.STUDIES`.
         arms: names of :data:`smml.study.ARMS` and :data:`smml.study.READINGS`; None takes (a) to (f).
         seeds: some of the preset's; None takes all.
         device: torch device.
@@ -95,7 +97,9 @@ def run_name(arm: str, seed: int) -> str:
     return f"{arm}-seed{seed}"
 
 
-def _train_and_score(output: Path, sizes: StudyPreset, arm: str, seed: int, device: str, progress: bool) -> str:
+def _train_and_score(
+    output: Path, sizes: StudyPreset, arm: str, seed: int, device: str | torch.device, progress: bool
+) -> str:
     """One training run, from where it was left, and its scores; the run's name."""
     scores = _scores(output, arm, seed)
     training, held_out = (
@@ -106,10 +110,10 @@ def _train_and_score(output: Path, sizes: StudyPreset, arm: str, seed: int, devi
     run = output / "runs" / scores.stem
     if progress:
         print(f"{scores.stem}: {(ARMS | READINGS)[arm].title}", flush=True)
-    checkpoint = train(training, run, config, resume=True, progress=progress)
-    predictor = Predictor.from_checkpoint(checkpoint, device=device, window=config.patch)
+    result = train(training, run, config, resume=True, progress=progress)
+    predictor = Predictor.from_checkpoint(result.checkpoint, device=device, window=config.patch)
     frame = evaluate(predictor, held_out, branches=True, progress=progress)
-    for file in (_CONFIG, _LOG):
+    for file in (CONFIG, LOG):
         shutil.copyfile(run / file, _beside(scores, file))
     # Last, as its presence says that the arm is done.
     write_text(scores, frame.drop(columns=["modalities"]).to_csv(index=False, float_format="%.5g"))

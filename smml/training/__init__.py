@@ -1,6 +1,6 @@
 """Training the two students together."""
 
 from smml.training.config import TrainingConfig
-from smml.training.trainer import train
+from smml.training.trainer import TrainingResult, train
 
-__all__ = ["TrainingConfig", "train"]
+__all__ = ["TrainingConfig", "TrainingResult", "train"]

@@ -78,7 +78,6 @@ def make_priors(
     patch: int,
     pairs: int,
     seed: int,
-    device: str = "cpu",
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> PriorFolder:
@@ -93,14 +92,14 @@ def make_priors(
         patch: edge of the training patch, for the size of the windows.
         pairs: of masks a case.
         seed: of the masks.
-        device: torch device of the students.
-        ranks: the processes that share out the cases; all of them must call, and see the folder.
+        ranks: the processes that share out the cases, and where each computes; all of them must call, and see the
+            folder.
         progress: show a progress bar.
     """
     folder, ranks = Path(folder), ranks or Ranks()
     began, was_training = time.perf_counter(), model.training
     folder.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(model, spacing, window=default_window(patch), device=device)
+    predictor = Predictor(model, spacing, window=default_window(patch), device=ranks.device)
     try:
         for number in tqdm(ranks.deal(len(files)), desc="SAM priors", unit="case", disable=not progress):
             random = np.random.default_rng([seed, number, 2])

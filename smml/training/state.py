@@ -37,8 +37,8 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
     if not resume:
         raise InputError(f"{output}: holds a training run already; continue it with --resume or choose another folder")
     checkpoint = load_checkpoint(existing)
-    # A run of an earlier version had no options that are off by default now, and did not say which SAM it had.
-    stored = TrainingConfig().to_dict() | {"sam": wanted.get("sam")} | checkpoint.config
+    # An option that the file does not name is younger than it and had no say: that is what its default means.
+    stored = TrainingConfig().to_dict() | checkpoint.config
     different = sorted(key for key in wanted.keys() - FREE_OPTIONS if stored.get(key) != wanted[key])
     if different:
         raise InputError(
@@ -72,21 +72,17 @@ def load_starting_weights(model: SMML, weights: str | os.PathLike, config: Train
     model.load_state_dict({**own, **students, **refinements})
 
 
-def restore(checkpoint: Checkpoint, model: SMML, optimiser: torch.optim.Optimizer) -> int:
-    """Bring model, optimiser and random states to where the checkpoint was written; returns the steps done by then."""
-    model.load_state_dict(checkpoint.weights)
-    optimiser.load_state_dict(checkpoint.training["optimiser"])
-    random = checkpoint.training["random"]
-    torch.set_rng_state(random["cpu"])
-    if torch.cuda.is_available() and random.get("cuda"):
-        torch.cuda.set_rng_state_all(random["cuda"])
-    return checkpoint.step
-
-
 def random_states() -> dict:
     """States of the generators that dropout draws on; samples need none, they follow from seed and index."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random(states: dict) -> None:
+    """Inverse of :func:`random_states`."""
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available() and states.get("cuda"):
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def run_identity(files: Sequence[CaseFiles]) -> str:

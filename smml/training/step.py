@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from smml.errors import InputError
+from smml.errors import TrainingDiverged
 from smml.models.blocks import Encoder
 from smml.models.decoder import Decoder
 from smml.models.smml import SMML
@@ -41,7 +41,7 @@ def take_step(
         The log's row: the same on every rank, but for ``seconds``.
 
     Raises:
-        InputError: the loss or the gradient is not finite any more.
+        TrainingDiverged: the loss or the gradient is not finite any more.
     """
     began = time.perf_counter()
     rate = learning_rate(config, step)
@@ -63,7 +63,7 @@ def take_step(
     norm = _clip_gradients(model, config.gradient_clip)
     total = sum(part * float(value) for part, value, _ in parts)
     if not torch.isfinite(norm) or total != total:
-        raise InputError(
+        raise TrainingDiverged(
             f"training diverged at step {step} (loss {total:g}, gradient norm {float(norm):g}): "
             "lower the learning rate; the last checkpoint is intact"
         )

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from smml.files import write_text
 from smml.models.checkpoint import Checkpoint, save_checkpoint
 from smml.models.smml import SMML
 from smml.ranks import Ranks, start_ranks
-from smml.runs import Board, TrainingLog, provenance
+from smml.runs import CONFIG, LOG, Board, TrainingLog, provenance
 from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
@@ -28,15 +29,38 @@ from smml.training.config import TrainingConfig
 from smml.training.ema import AverageWeights
 from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
-from smml.training.state import CHECKPOINT, load_starting_weights, random_states, restore, resume_point, run_identity
+from smml.training.state import (
+    CHECKPOINT,
+    load_starting_weights,
+    random_states,
+    restore_random,
+    resume_point,
+    run_identity,
+)
 from smml.training.step import accelerate, shares, take_step
 from smml.training.validation import VALIDATION_COLUMNS, BestScore, split_cases, validate
 
-LOG = "log.csv"
 PRIORS = "priors"
 BEST = "best.pt"
 VALIDATION_LOG = "validation.csv"
 COLUMNS = ("step", "total", *TERMS, "learning_rate", "gradient_norm", "prior_seconds", "seconds")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended.
+
+    Attributes:
+        checkpoint: path of the last checkpoint, in the run's folder.
+        steps: optimiser steps done, those before a resume included.
+        best: score and step of the best validation; None without validation.
+        stopped_early: whether ``patience`` ended the training before its last step.
+    """
+
+    checkpoint: Path
+    steps: int
+    best: BestScore | None
+    stopped_early: bool
 
 
 def train(
@@ -48,7 +72,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     on_step: Callable[[dict[str, float]], None] | None = None,
-) -> Path:
+) -> TrainingResult:
     """Train the two students together.
 
     The run's folder gets ``config.json`` (options, versions, commit, hardware), ``log.csv`` (a row a step) and
@@ -72,10 +96,11 @@ def train(
         on_step: called after each step with the row of the log, in every process.
 
     Returns:
-        The path of the last checkpoint.
+        Where the last checkpoint is, and how the training ended.
 
     Raises:
         InputError: unusable cases, a folder that holds a run already, or a run of another configuration.
+        TrainingDiverged: the loss or a gradient is not finite any more; the last checkpoint is whole.
         LostProcess: under torchrun, when another process of the run has ended; the last checkpoint is whole.
     """
     config, output = config or TrainingConfig(), Path(output)
@@ -85,11 +110,11 @@ def train(
             files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
             run = _Run(files, output, config, ranks, weights, resume, progress and ranks.first)
             run.go(on_step)
+            return run.result()
     except LostProcess as error:
         raise LostProcess(
             f"{error}; what was saved in {output} is whole: start the same command with --resume to go on from there"
         ) from error
-    return output / CHECKPOINT
 
 
 class _Run:
@@ -108,7 +133,7 @@ class _Run:
         files, self.held_out = split_cases(cases, config)
         self.files, self.output, self.config, self.ranks, self.progress = files, output, config, ranks, progress
         self.identity = {"cases": run_identity(files), "weights": None if weights is None else str(weights)}
-        self.sam = load_sam(config.refinement, device=str(ranks.device)) if config.refinement else None
+        self.sam = load_sam(config.refinement, device=ranks.device) if config.refinement else None
         # A name does not say which weights: those that ship change with the version, and a file can be replaced.
         self.identity["sam"] = None if self.sam is None else weights_fingerprint(self.sam)
         start = resume_point(output, config.to_dict() | self.identity, resume)
@@ -133,18 +158,13 @@ class _Run:
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True
         )
-        self.step = 0
-        if start is None and weights is not None:
-            load_starting_weights(self.model, weights, config, self.dataset.num_classes)
-        if start is not None:
-            self.step = restore(start, self.model, self.optimiser)
-        accelerate(self.model, config)
         self.average = AverageWeights(self.model, config.ema) if config.ema else None
-        self.best = BestScore()
-        if start is not None and self.average is not None:
-            self.average.load(start.ema)
-        if start is not None and "best" in start.training:
-            self.best = BestScore(**start.training["best"])
+        self.best, self.step = BestScore(), 0
+        if start is not None:
+            self._restore(start)
+        elif weights is not None:
+            self._start_from(weights)
+        accelerate(self.model, config)
         ranks.agree(config.to_dict() | self.identity | {"workers": None, "steps done": self.step})
         if ranks.first:
             facts = (
@@ -153,7 +173,7 @@ class _Run:
                 | {"spacing_mm": list(self.spacing)}
                 | provenance(ranks.device, ranks.count)
             )
-            write_text(output / "config.json", json.dumps(facts, indent=2) + "\n")
+            write_text(output / CONFIG, json.dumps(facts, indent=2) + "\n")
         # Rank 0 alone writes; whoever has no log has no file either.
         self.log = self.scores = self.board = None
         if ranks.first:
@@ -199,6 +219,11 @@ class _Run:
                 if log is not None:
                     log.close()
 
+    def result(self) -> TrainingResult:
+        """How the run ended, once it has."""
+        best = self.best if self.held_out else None
+        return TrainingResult(self.output / CHECKPOINT, self.step, best, self.step < self.config.steps)
+
     def _stops_early(self) -> bool:
         return bool(self.config.patience) and self.best.since >= self.config.patience
 
@@ -242,10 +267,33 @@ class _Run:
             patch=config.patch,
             pairs=config.prior_masks,
             seed=config.seed,
-            device=str(self.ranks.device),
             ranks=self.ranks,
             progress=self.progress,
         )
+
+    def _start_from(self, weights: str | os.PathLike) -> None:
+        """Begin with the weights of another run."""
+        load_starting_weights(self.model, weights, self.config, self.dataset.num_classes)
+        if self.average is not None:
+            self.average.load(self.model.state_dict())
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from where the run's own checkpoint was written: the inverse of :meth:`_save`."""
+        state = checkpoint.training
+        try:
+            self.model.load_state_dict(checkpoint.weights)
+            self.optimiser.load_state_dict(state["optimiser"])
+            restore_random(state["random"])
+            if self.average is not None:
+                self.average.load(checkpoint.ema)
+            if self.held_out:
+                self.best = BestScore(**state["best"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.output / CHECKPOINT}: what it says of the training is incomplete ({error!r}), so it cannot be "
+                "resumed; train into a new folder, from its weights (--weights)"
+            ) from error
+        self.step = checkpoint.step
 
     def _save(self) -> None:
         """Write the checkpoint of this step, and see to it that the log is on disk before it."""

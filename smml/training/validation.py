@@ -9,10 +9,8 @@ earlier one of equal scores. The list is fixed, so that scores of different step
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles, find_cases
@@ -20,7 +18,7 @@ from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.inference import Predictor
 from smml.inference.windows import default_window
-from smml.modalities import parse_subset, subset_name
+from smml.modalities import subset_name
 from smml.models.smml import SMML
 from smml.ranks import Ranks
 from smml.training.config import TrainingConfig
@@ -31,7 +29,7 @@ VALIDATION_COLUMNS: tuple[str, ...] = (
     "step",
     "dice",
     *(f"dice_{region}" for region in REGIONS),
-    *(f"dice_{subset_name(parse_subset(subset))}" for subset in VALIDATION_SUBSETS),
+    *(f"dice_{subset_name(subset)}" for subset in VALIDATION_SUBSETS),
 )
 
 
@@ -117,7 +115,7 @@ def validate(
     """
     was_training = model.training
     try:
-        predictor = Predictor(model, spacing, window=default_window(config.patch), device=str(ranks.device))
+        predictor = Predictor(model, spacing, window=default_window(config.patch), device=ranks.device)
         scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False)
     finally:
         model.train(was_training)
@@ -133,25 +131,3 @@ def validate(
             name: by_subset.get(name.removeprefix("dice_"), math.nan) for name in VALIDATION_COLUMNS[2 + len(REGIONS) :]
         },
     }
-
-
-def how_it_ended(log: Path, scores: Path, config: TrainingConfig) -> str:
-    """How far a run came, why no further, and which validation was the best, in words for the command line.
-
-    Args:
-        log: ``log.csv`` of a run that has come to its end.
-        scores: its ``validation.csv``; not looked at without validation.
-        config: of the run.
-    """
-    steps = int(pd.read_csv(log, usecols=["step"])["step"].iloc[-1]) + 1
-    if not config.validate_every:
-        return f"trained {steps} steps"
-    rows = pd.read_csv(scores)
-    best = rows.loc[rows["dice"].idxmax()]  # the first of equal ones, as BestScore has it
-    reached = f"best validation: Dice {best['dice']:.3f} at step {int(best['step'])}"
-    if steps == config.steps:
-        return f"trained {steps} steps; {reached}"
-    return (
-        f"stopped early after {steps} of {config.steps} steps: {config.patience} validations in a row without a new "
-        f"best (patience); {reached}"
-    )

@@ -1,12 +1,17 @@
 """The ablation study: its arms differ in what they say they do, it resumes, and its report counts what it should."""
 
+import dataclasses
+import gzip
 import json
+import math
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
 from typer.testing import CliRunner
 
 from smml import cli, figures
@@ -15,7 +20,7 @@ from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML, StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
 from smml.ranks import Ranks
-from smml.study import ARMS, PRESETS, READINGS, Study, compare_arms, read_study, run_study, study_preset, write_study
+from smml.study import ARMS, READINGS, STUDIES, Study, compare_arms, read_study, run_study, study_preset, write_study
 from smml.study import presets as study_presets
 from smml.study import report as study_report
 from smml.study import run as study_run
@@ -24,6 +29,7 @@ from smml.study.report import COLUMNS, distance_cell
 from smml.training import TrainingConfig
 from smml.training.step import take_step
 
+ROOT = Path(__file__).resolve().parents[2]
 REGIONS = ("WT", "TC", "ET")
 NARROW = StudentConfig((4, 4, 4, 8, 8), token_width=8, heads=2, mlp_width=8, token_grid=2, refinement_widths=(4, 4))
 
@@ -32,7 +38,7 @@ NARROW = StudentConfig((4, 4, 4, 8, 8), token_width=8, heads=2, mlp_width=8, tok
 def narrow_tiny(monkeypatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "tiny", NARROW)
     monkeypatch.setitem(
-        study_presets.PRESETS,
+        study_presets.STUDIES,
         "smoke",
         StudyPreset(
             spacing=6.0,
@@ -64,7 +70,7 @@ def made_study(effects: dict[str, float], seeds: int = 3, cases: int = 12, sprea
 
 
 def test_each_arm_differs_from_its_parent_in_what_its_title_says():
-    config = {name: PRESETS["cpu"].config(arm, 0).to_dict() for name, arm in (ARMS | READINGS).items()}
+    config = {name: STUDIES["cpu"].config(arm, 0).to_dict() for name, arm in (ARMS | READINGS).items()}
 
     def changed(name: str, parent: str) -> set[str]:
         different = {key for key in config[name] if config[name][key] != config[parent][key]}
@@ -314,3 +320,44 @@ def test_scores_that_cannot_be_written_leave_the_old_ones(report, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_study(made_study({"single": 0.0}), report, "made")
     assert content(report) == before
+
+
+@pytest.mark.parametrize("name", ["probe", "cpu"])
+def test_a_committed_report_is_what_its_scores_make(name, tmp_path, monkeypatch):
+    committed = ROOT / "results" / "study" / name
+    found = read_study(committed)
+    if name == "cpu":  # its intervals take long, and those of the other report are computed alike
+        monkeypatch.setattr(study_report, "format_study", lambda *_: (committed / "study.md").read_text("utf-8"))
+    written = write_study(found, tmp_path, f"Ablation study `{name}`, simulated cases").parent
+    assert (written / "study.md").read_text(encoding="utf-8") == (committed / "study.md").read_text(encoding="utf-8")
+    assert (written / "study.json").read_bytes() == (committed / "study.json").read_bytes()
+    one, two = (gzip.decompress((folder / "scores.csv.gz").read_bytes()) for folder in (written, committed))
+    assert one == two
+
+
+# ---------------------------------------------------------------- sizes
+
+SIZES = STUDIES["smoke"]
+
+
+@given(
+    name=st.sampled_from([each.name for each in dataclasses.fields(StudyPreset)]),
+    value=st.sampled_from([0, -1, 1e9, 10**9, 10**400, math.nan, math.inf, True, None, "3", "", (), (1, 1), (-1,), {}])
+    | st.tuples(st.integers())
+    | st.dictionaries(
+        st.sampled_from(["steps", "patch", "seed", "gate", "device", "stepz"]), st.integers(), max_size=2
+    ),
+)
+def test_any_size_of_a_study_can_be_run_or_is_refused_in_a_sentence(name, value):
+    try:
+        sizes = dataclasses.replace(SIZES, **{name: value})
+    except InputError as error:
+        said = str(error)
+    else:
+        assert 0.2 <= sizes.spacing <= 10
+        assert min(sizes.training_cases, sizes.held_out_cases) >= 1
+        assert max(sizes.training_cases, sizes.held_out_cases) <= 100_000
+        for arm in (ARMS | READINGS).values():
+            assert sizes.config(arm, sizes.seeds[0]).seed == sizes.seeds[0]
+        return
+    assert said.splitlines() == [said]
