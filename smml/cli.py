@@ -91,19 +91,13 @@ def _train(
         typer.echo(_how_it_ended(result, config))
 
 
-def _training_config() -> type:
-    from smml.training import TrainingConfig
+def _training_options() -> tuple[type, frozenset[str]]:
+    from smml.training.config import RUN_FACTS, TrainingConfig
 
-    return TrainingConfig
-
-
-def _run_facts() -> frozenset[str]:
-    from smml.training.config import RUN_FACTS
-
-    return RUN_FACTS
+    return TrainingConfig, RUN_FACTS
 
 
-@app.command(cls=configured(_train, _training_config, _run_facts), help=_train.__doc__)
+@app.command(cls=configured(_train, _training_options), help=_train.__doc__)
 def train() -> None:
     """Listed by its help alone: its options are looked up when it is called."""
 
@@ -287,13 +281,13 @@ def _train_sam(
     typer.echo(f"trained {settings.steps} steps; weights in {path}, measure them with scripts/measure_sam.py")
 
 
-def _sam_training() -> type:
+def _sam_options() -> tuple[type, frozenset[str]]:
     from smml.sam.training.train import SAMTraining
 
-    return SAMTraining
+    return SAMTraining, frozenset()
 
 
-@app.command("train-sam", cls=configured(_train_sam, _sam_training), help=_train_sam.__doc__)
+@app.command("train-sam", cls=configured(_train_sam, _sam_options), help=_train_sam.__doc__)
 def train_sam() -> None:
     """Listed by its help alone: its options are looked up when it is called."""
 

@@ -25,16 +25,13 @@ ConfigOption = Annotated[
 ]
 
 
-def configured(
-    command: Callable, configuration: Callable[[], type], facts: Callable[[], frozenset[str]] = frozenset
-) -> type[TyperCommand]:
+def configured(command: Callable, look_up: Callable[[], tuple[type, frozenset[str]]]) -> type[TyperCommand]:
     """The class of a command whose options come from a configuration.
 
     Args:
         command: takes its own arguments by name, and ``options``, a dictionary by field.
-        configuration: gives the dataclass; called when the command is used and not before, as its module is slow to
-            import.
-        facts: gives the names that a file may hold besides the fields; they are passed on too.
+        look_up: gives the dataclass, and the names that a file may hold besides its fields, which are passed on too.
+            It is called when the command is used and not before, as the modules are slow to import.
 
     Returns:
         For ``app.command(cls=...)``.
@@ -45,7 +42,7 @@ def configured(
         def whole(self) -> Any:
             """The command with all of its options."""
             app = typer.Typer(add_completion=False)
-            app.command(self.name)(_with_options(command, configuration(), facts()))
+            app.command(self.name)(_with_options(command, *look_up()))
             return typer.main.get_command(app)
 
         def get_params(self, ctx: Any) -> Any:
@@ -77,11 +74,9 @@ def _with_options(command: Callable, configuration: type, facts: frozenset[str])
                 options[name] = None if not value and _may_be_none(kinds[name]) else value
         command(**values, options=options)
 
-    parameters = {
-        name: each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, each in (own | made | extra).items()
-    }
-    call.__signature__ = inspect.Signature(list(parameters.values()))
-    call.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (own | made | extra).values()]
+    call.__signature__ = inspect.Signature(parameters)
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
     call.__doc__ = command.__doc__
     return call
 

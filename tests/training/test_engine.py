@@ -369,23 +369,6 @@ def test_evaluation_over_ranks_has_the_rows_of_one(small_cohort, run):
     assert both.attrs == whole.attrs
 
 
-def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
-    seen = []
-    monkeypatch.setattr("smml.training.validation.how_it_ended", lambda *_: "")
-    monkeypatch.setattr("smml.training.train", lambda data, out, config, **_: seen.append(config) or out / "x")
-    wanted = {
-        "accumulate": 2, "precision": "bf16", "ema": 0.99, "validate_every": 5, "validation": "held", "holdout": 0.2,
-        "patience": 3,
-    }  # fmt: skip
-    words = [word for name, value in wanted.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    flags = ["--compile", "--recompute", "--tensorboard"]
-    monkeypatch.setattr(sys, "argv", ["smml", "train", "data", str(tmp_path), *words, *flags])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
-    assert seen == [TrainingConfig(**wanted, compile=True, recompute=True, tensorboard=True)]
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
