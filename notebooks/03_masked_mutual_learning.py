@@ -133,7 +133,7 @@ print(f"L_rel {terms.relation:.3f}  L_cls {terms.classes:.3f}  L_fc {terms.total
 steps = course.size(full=70, fast=4)
 config = TrainingConfig(preset="tiny", steps=steps, seed=0)
 run = course.build_folder() / f"run-{steps}-steps"
-checkpoint = train(files, run, config, resume=True)
+result = train(files, run, config, resume=True)
 log = pd.read_csv(run / "log.csv")
 figures.curves_figure(run)
 

@@ -118,7 +118,7 @@ config = TrainingConfig(
     preset="tiny", steps=steps, learning_rate=3e-4, ema=0.9, validate_every=course.size(full=15, fast=2)
 )
 run = course.build_folder() / f"run-07-{steps}-steps"
-checkpoint = train(files, run, config, weights="tiny", resume=True)
+result = train(files, run, config, weights="tiny", resume=True)
 figures.curves_figure(run, smooth=course.size(full=5, fast=1))
 
 # %% [markdown]

@@ -235,6 +235,7 @@ def predict(
     checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
     refine: RefineOption = None,
     probabilities: Annotated[Path | None, typer.Option(help="Also write the class probabilities (4D NIfTI).")] = None,
+    layout: Annotated[str, typer.Option(help="Write another data set's label values; default: the input's.")] = "",
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
@@ -254,9 +255,9 @@ def predict(
     wanted = parse_subset(modalities) if modalities else None
     loaded = read_case(files, wanted, label=False)
     predictor = _predictor(checkpoint, device, window, refine)
-    scheme_that_fits(loaded.layout, predictor.scheme.num_classes)  # not only when the result is there
+    scheme_that_fits(layout or loaded.layout, predictor.scheme.num_classes)  # not only when the result is there
     result = predictor.segment(predictor.encode(loaded))
-    predictor.save(result, output, layout=loaded.layout, probabilities=probabilities)
+    predictor.save(result, output, layout=layout or loaded.layout, probabilities=probabilities)
     voxel = loaded.spacing[0] * loaded.spacing[1] * loaded.spacing[2] / 1000
     volumes = ", ".join(
         f"{region} {predictor.scheme.region(result.labels, region).sum() * voxel:.1f} ml"

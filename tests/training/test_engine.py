@@ -18,7 +18,7 @@ import torch
 
 from smml import cli, runs
 from smml.data import find_cases
-from smml.errors import InputError, MissingPackage
+from smml.errors import InputError, MissingPackage, TrainingDiverged
 from smml.evaluation import evaluate
 from smml.figures import curves_figure
 from smml.inference import Predictor
@@ -425,3 +425,25 @@ def test_the_command_refuses_an_option_before_anything_is_written(small_cohort, 
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(f"smml: {words[0][2:].replace('-', '_')} ")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_diverged_training_is_no_input_error_and_leaves_the_checkpoint(small_cohort, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "run"
+
+    def spoil(row):
+        if row["step"] == 1:
+            monkeypatch.setattr(trainer, "take_step", broken)
+
+    def broken(model, *rest):
+        next(iter(model.parameters())).data.fill_(math.nan)
+        return take_step(model, *rest)
+
+    with pytest.raises(TrainingDiverged, match="training diverged at step 2") as error:
+        train(small_cohort, output, run_config(batch_size=1, checkpoint_every=1), progress=False, on_step=spoil)
+    assert not isinstance(error.value, InputError)
+    assert load_checkpoint(output).step == 2
+    monkeypatch.setattr(sys, "argv", ["smml", "train", str(small_cohort), str(tmp_path / "x"), "--batch-size", "1"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("smml: training diverged at step 0 (")

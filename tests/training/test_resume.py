@@ -19,7 +19,7 @@ from smml.models import StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
 from smml.runs import TrainingLog
 from smml.sam import TinyConfig, build_tiny, save_tiny
-from smml.training import TrainingConfig, train
+from smml.training import TrainingConfig, TrainingResult, train
 from smml.training.trainer import COLUMNS
 
 STEPS = 4
@@ -240,8 +240,8 @@ def test_a_run_whose_priors_are_gone_is_not_resumed(run, small_cohort, refined, 
 def test_resuming_a_finished_run_changes_nothing(small_cohort, reference, tmp_path):
     before = {name: (reference / name).read_bytes() for name in ("log.csv", "checkpoint.pt", "config.json")}
     seen = []
-    path = train(small_cohort, reference, CONFIG, resume=True, progress=False, on_step=seen.append)
-    assert path == reference / "checkpoint.pt"
+    result = train(small_cohort, reference, CONFIG, resume=True, progress=False, on_step=seen.append)
+    assert result == TrainingResult(reference / "checkpoint.pt", STEPS, best=None, stopped_early=False)
     assert seen == []
     assert {name: (reference / name).read_bytes() for name in before} == before
 
@@ -272,6 +272,15 @@ def test_weights_without_an_optimiser_cannot_be_resumed(small_cohort, reference,
     content = torch.load(reference / "checkpoint.pt", weights_only=True)
     torch.save(content | {"training": None}, tmp_path / "checkpoint.pt")
     with pytest.raises(InputError, match="no optimiser"):
+        train(small_cohort, tmp_path, CONFIG, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("gone", ["optimiser", "random"])
+def test_a_checkpoint_that_lacks_part_of_the_training_is_not_resumed(small_cohort, reference, tmp_path, gone):
+    content = torch.load(reference / "checkpoint.pt", weights_only=True)
+    del content["training"][gone]
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=rf"incomplete \(KeyError\('{gone}'\)\), so it cannot be resumed"):
         train(small_cohort, tmp_path, CONFIG, resume=True, progress=False)
 
 

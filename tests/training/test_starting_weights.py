@@ -19,11 +19,11 @@ def save_model(path, num_classes=4, preset="tiny"):
 def test_a_run_starts_from_the_given_weights(small_cohort, tmp_path):
     given = save_model(tmp_path / "given.pt")
     config = TrainingConfig(steps=1, learning_rate=1e-9, weight_decay=0)
-    path = train(small_cohort, tmp_path / "run", config, weights=tmp_path / "given.pt", progress=False)
+    path = train(small_cohort, tmp_path / "run", config, weights=tmp_path / "given.pt", progress=False).checkpoint
     trained = load_checkpoint(path).weights
     for name, tensor in given.items():
         torch.testing.assert_close(trained[name], tensor, rtol=0, atol=1e-7)
-    path = train(small_cohort, tmp_path / "random", config, progress=False)
+    path = train(small_cohort, tmp_path / "random", config, progress=False).checkpoint
     random = load_checkpoint(path).weights
     assert not torch.allclose(
         random["branches.0.fusion_decoder.head.weight"], given["branches.0.fusion_decoder.head.weight"]
