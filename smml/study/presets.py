@@ -29,10 +29,10 @@ class Arm:
 
 
 _NO_EXCHANGE = {"pixel_weight": 0.0, "feature_weight": 0.0}
-# The first reading: gates weighted by class as the cross-entropy is.
+# Gates weighted by class, as the cross-entropy is.
 _PIXEL = {"pixel_weight": 1.0, "gate_min_class_weight": 0.05}
 _EVEN = {"pixel_weight": 1.0, "gate_min_class_weight": 1.0}
-# And its refinement's cross-entropy weighted by class too.
+# The refinement's cross-entropy weighted by class too.
 _REFINED = {"refinement": "tiny", "refinement_min_class_weight": 0.05}
 
 ARMS: dict[str, Arm] = {
@@ -46,8 +46,8 @@ ARMS: dict[str, Arm] = {
     "refined": Arm("(f) e + refinement", _PIXEL | _REFINED, output="refined", parents=("both", "pair", "single")),
 }
 
-# What the paper leaves open (docs/METHOD.md), each against the arm that it changes. The weak and the even ones came
-# after the first run of the study, which asked why L_pc costs Dice; "probe" looked for the reason on other subjects.
+# What the paper leaves open (docs/METHOD.md), each against the arm that it changes: why they are here is said in
+# results/study.
 READINGS: dict[str, Arm] = {
     "pixel-weak": Arm(
         "(c) with l_pc = 0.1",
@@ -127,9 +127,8 @@ class StudyPreset:
         return asdict(self) | {"seeds": list(self.seeds)}
 
 
-# 15 trainings: coarse images, not trained to the end. Meant for 150 minutes on two CPU cores, a thread each; the
-# committed ones took 197 and their scoring some more (results/study/cpu). The rate was chosen on other subjects (cohort
-# seed 312, arm "pair", 110 steps: a lower loss than 1e-3).
+# 15 trainings, of coarse images and not to the end: some three hours on two CPU cores, a thread each. The rate was
+# chosen on other subjects (cohort seed 312, arm "pair", 110 steps: a lower loss than 1e-3).
 _CPU = StudyPreset(
     spacing=4.0,
     training_cases=80,
