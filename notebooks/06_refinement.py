@@ -50,8 +50,18 @@ from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_mask
 from smml.models.checkpoint import load_checkpoint
 from smml.models.refinement import RefinementNetwork
-from smml.sam import PromptRules, SAMPrior, coarse_prompts, decode, encode, intensity_window, load_sam
-from smml.sam.prior import best_answers
+from smml.sam import (
+    PromptRules,
+    Prompts,
+    SAMPrior,
+    SquareFit,
+    answer,
+    best_answers,
+    coarse_prompts,
+    encode,
+    intensity_window,
+    load_sam,
+)
 from smml.sam.training.prompts import fill_box, iou, mask_box
 from smml.training import TrainingConfig, train
 
@@ -82,17 +92,18 @@ def ask(name: str, box, points=None, labels=None, multimask=False):
     volume = torch.from_numpy(volumes[name].copy())
     embedding = encode(sam, volume.movedim(2, 0)[z : z + 1], window=intensity_window(volume))
     box = None if box is None else torch.tensor([box], dtype=torch.float32)
-    logits = decode(sam, embedding, box, points, labels, shape=label.shape[:2], multimask=multimask)
-    return logits[0].sigmoid().numpy()
+    prompt, fit = Prompts(box, points, labels), SquareFit.of(sam, label.shape[:2])
+    (logits,), _ = answer(sam, embedding, prompt, fit, multimask=multimask)  # [K, H, W], and the IoU that SAM expects
+    return logits.sigmoid().numpy() if multimask else logits[0].sigmoid().numpy()
 
 
 # %%
 box = mask_box(truth["WT"])
 pictures = {}
 for name in volumes:
-    answer = ask(name, box)
-    title = f"{DISPLAY_NAMES[name]}, IoU {iou(answer > 0.5, truth['WT']):.2f}"
-    pictures[title] = figures.prompt_picture(volumes[name], z, mask=answer > 0.5, truth=truth["WT"], boxes=[box])
+    found = ask(name, box) > 0.5
+    title = f"{DISPLAY_NAMES[name]}, IoU {iou(found, truth['WT']):.2f}"
+    pictures[title] = figures.prompt_picture(volumes[name], z, mask=found, truth=truth["WT"], boxes=[box])
 figures.panels(pictures, title="The same box (yellow), SAM's answer (blue), the truth (white outline)", size=220)
 
 # %% [markdown]
@@ -127,12 +138,12 @@ prompts = {
 }
 pictures = {}
 for name, (asked, points, labels) in prompts.items():
-    answer = ask("flair", asked, points, labels) > 0.5
+    found = ask("flair", asked, points, labels) > 0.5
     shown = {"boxes": None if asked is None else [asked]}
     if points is not None:
         shown |= {"points": points[0], "point_labels": labels[0]}
-    pictures[f"{name}, IoU {iou(answer, truth['WT']):.2f}"] = figures.prompt_picture(
-        volumes["flair"], z, mask=answer, truth=truth["WT"], **shown
+    pictures[f"{name}, IoU {iou(found, truth['WT']):.2f}"] = figures.prompt_picture(
+        volumes["flair"], z, mask=found, truth=truth["WT"], **shown
     )
 figures.panels(pictures, title="FLAIR, whole tumour: what a prompt is worth", size=220)
 

@@ -4,26 +4,27 @@ torchvision and segment-anything are imported when a SAM is built or loaded, not
 """
 
 from smml.sam.cache import EmbeddingCache
+from smml.sam.calls import answer, encode
 from smml.sam.load import load_sam, read_tiny, save_tiny
-from smml.sam.prior import SAMPrior
-from smml.sam.prompts import CoarsePrompts, PromptRules, coarse_prompts
-from smml.sam.slices import SquareFit, decode, encode, intensity_window, predict_masks, to_input
+from smml.sam.prior import SAMPrior, best_answers
+from smml.sam.prompts import PromptRules, Prompts, coarse_prompts
+from smml.sam.slices import SquareFit, intensity_window, to_input
 from smml.sam.tiny import TinyConfig, build_tiny
 
 __all__ = [
-    "CoarsePrompts",
     "EmbeddingCache",
     "PromptRules",
+    "Prompts",
     "SAMPrior",
     "SquareFit",
     "TinyConfig",
+    "answer",
+    "best_answers",
     "build_tiny",
     "coarse_prompts",
-    "decode",
     "encode",
     "intensity_window",
     "load_sam",
-    "predict_masks",
     "read_tiny",
     "save_tiny",
     "to_input",

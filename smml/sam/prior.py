@@ -17,9 +17,9 @@ from torch import nn
 from smml.data.labels import REGIONS, scheme_for_classes
 from smml.errors import InputError
 from smml.sam.cache import EmbeddingCache, embedding_key
-from smml.sam.calls import SAMSegmenter, Segmenter
-from smml.sam.prompts import CoarsePrompts, PromptRules, coarse_prompts
-from smml.sam.slices import intensity_window
+from smml.sam.calls import answer, encode, weights_fingerprint
+from smml.sam.prompts import PromptRules, Prompts, coarse_prompts
+from smml.sam.slices import SquareFit, intensity_window
 
 # The axis of [X, Y, Z] that a slice of each plane fixes.
 PLANES: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -32,7 +32,7 @@ class SAMPrior:
     """Prior volumes from a frozen SAM, the available sequences and a coarse prediction.
 
     Args:
-        sam: of :func:`smml.sam.load_sam`, or anything that is a :class:`smml.sam.calls.Segmenter`.
+        sam: of :func:`smml.sam.load_sam`. Its weights are hashed once, when this is made: do not train it afterwards.
         planes: which slices SAM sees: "axial", "coronal", "sagittal"; with several, their priors are averaged, and a
             slice without a prompt counts as 0 there.
         regions: the R regions, in the order of the result.
@@ -46,7 +46,7 @@ class SAMPrior:
 
     def __init__(
         self,
-        sam: nn.Module | Segmenter,
+        sam: nn.Module,
         *,
         planes: Sequence[str] = ("axial",),
         regions: Sequence[str] = REGIONS,
@@ -57,7 +57,7 @@ class SAMPrior:
         for name, given, known in (("planes", planes, PLANES), ("regions", regions, REGIONS)):
             if not given or set(given) - set(known) or len(set(given)) < len(given):
                 raise InputError(f"{name} must be different ones of {', '.join(known)}, found {given!r}")
-        self.segmenter: Segmenter = SAMSegmenter(sam) if isinstance(sam, nn.Module) else sam
+        self.sam, self.fingerprint = sam, weights_fingerprint(sam)
         self.planes, self.regions = planes, regions
         self.rules = rules or PromptRules()
         self.cache = EmbeddingCache() if cache is None else cache
@@ -84,73 +84,56 @@ class SAMPrior:
                 that is not finite.
         """
         self._check(image, probabilities, mask)
+        classes = [list(scheme_for_classes(probabilities.shape[1]).regions[region]) for region in self.regions]
         result = torch.zeros(*mask.shape, len(self.regions), *image.shape[2:], device=image.device)
         # Half precision would give other embeddings under the same key.
-        with torch.autocast(self.segmenter.device.type, enabled=False):
+        with torch.autocast(self.sam.device.type, enabled=False):
             for b, available in enumerate(mask.tolist()):
-                modalities = [m for m, flag in enumerate(available) if flag]
-                coarse = self._regions(probabilities[b])
-                for plane in (PLANES[name] for name in self.planes):
-                    slices = coarse.movedim(1 + plane, 1)
-                    prompts = self._prompts(slices)
-                    for m in modalities if prompts else ():
-                        # Views of the result: what is written there is written into it.
-                        view = result[b, m].movedim(1 + plane, 1)
-                        self._add(image[b, m].movedim(plane, 0), slices, prompts, view)
+                of_class = probabilities[b].detach().float().cpu()
+                of_region = torch.stack([of_class[members].sum(dim=0) for members in classes])
+                for axis in (1 + PLANES[name] for name in self.planes):
+                    coarse = of_region.movedim(axis, 1)
+                    by_region = [coarse_prompts(probability, self.rules) for probability in coarse]
+                    # The prompts of all regions in one row, so that a slice is encoded once and SAM answers full
+                    # batches.
+                    prompts = Prompts.concatenate(by_region)
+                    region = torch.arange(len(by_region)).repeat_interleave(torch.tensor([len(p) for p in by_region]))
+                    for m in torch.tensor(available).nonzero()[:, 0].tolist() if len(prompts) else ():
+                        # A view of the result: what is added there is added to it.
+                        view = result[b, m].movedim(axis, 1)
+                        view += self._ask(image[b, m].movedim(axis - 1, 0), coarse, prompts, region)
         return result.div_(len(self.planes)).clamp_(0, 1)
 
-    def _regions(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Probabilities [R, X, Y, Z] of the regions, from those of the classes [K, X, Y, Z], detached, on the CPU."""
-        scheme = scheme_for_classes(len(probabilities))
-        probabilities = probabilities.detach().float().cpu()
-        return torch.stack([probabilities[list(scheme.regions[region])].sum(dim=0) for region in self.regions])
+    def _ask(self, volume: torch.Tensor, coarse: torch.Tensor, prompts: Prompts, region: torch.Tensor) -> torch.Tensor:
+        """SAM's answers in the slices of one modality, [S, H, W], by region, [R, S, H, W], as is ``coarse``.
 
-    def _prompts(self, coarse: torch.Tensor) -> dict[int, CoarsePrompts]:
-        """Prompts by region (number), only regions that have some; from [R, S, H, W]."""
-        found = {r: coarse_prompts(probability, self.rules) for r, probability in enumerate(coarse)}
-        return {r: prompts for r, prompts in found.items() if len(prompts)}
-
-    def _add(
-        self, volume: torch.Tensor, coarse: torch.Tensor, prompts: dict[int, CoarsePrompts], prior: torch.Tensor
-    ) -> None:
-        """Add what SAM sees in the slices of one modality, [S, H, W], to its prior, [R, S, H, W], as is ``coarse``."""
-        # The prompts of all regions in one row, so that a slice is encoded once and SAM answers full batches.
-        region = torch.cat([torch.full((len(p),), r) for r, p in prompts.items()])
-        where, boxes, points, labels = (
-            torch.cat([getattr(p, name) for p in prompts.values()])
-            for name in ("slices", "boxes", "points", "point_labels")
-        )
-        points, labels = (points, labels) if points.shape[1] else (None, None)
-        window = intensity_window(volume)
-        seen = torch.zeros_like(prior)
-        for chunk in where.unique().split(_CHUNK):
+        Args:
+            region: of each prompt, its number [N].
+        """
+        fit, window = SquareFit.of(self.sam, volume.shape[1:]), intensity_window(volume)
+        seen = torch.zeros(coarse.shape, device=volume.device)
+        for chunk in prompts.slices.unique().split(_CHUNK):
             embeddings = self._embeddings(volume[chunk.to(volume.device)], window)
-            rows = torch.isin(where, chunk).nonzero()[:, 0]
-            for part in rows.split(2 * _CHUNK):
-                logits = self.segmenter.decode(
-                    embeddings[torch.searchsorted(chunk, where[part]).to(embeddings.device)],
-                    boxes[part],
-                    None if points is None else points[part],
-                    None if labels is None else labels[part],
-                    tuple(volume.shape[1:]),
-                )
-                wanted = coarse[region[part], where[part]].to(logits.device)
-                answers = best_answers(logits.float().sigmoid(), wanted, boxes[part]).to(prior.device)
-                for r, s, answer in zip(region[part].tolist(), where[part].tolist(), answers, strict=True):
-                    torch.maximum(seen[r, s], answer, out=seen[r, s])
-        prior += seen
+            for rows in torch.isin(prompts.slices, chunk).nonzero()[:, 0].split(2 * _CHUNK):
+                asked, regions = prompts[rows], region[rows]
+                places = torch.searchsorted(chunk, asked.slices)
+                logits, _ = answer(self.sam, embeddings[places.to(embeddings.device)], asked, fit)
+                wanted = coarse[regions, asked.slices].to(logits.device)
+                best = best_answers(logits.float().sigmoid(), wanted, asked.boxes).to(seen.device)
+                for r, s, mask in zip(regions.tolist(), asked.slices.tolist(), best, strict=True):
+                    torch.maximum(seen[r, s], mask, out=seen[r, s])
+        return seen
 
     def _embeddings(self, slices: torch.Tensor, window: tuple[float, float]) -> torch.Tensor:
         """Embeddings [S, C, h, w] of slices [S, H, W], from the cache or computed."""
-        segmenter, cache = self.segmenter, self.cache
-        if not cache.active:
-            return segmenter.encode(slices, window)
-        keys = [embedding_key(segmenter.fingerprint, slice_, window) for slice_ in slices.cpu()]
-        found = [cache.get(key, segmenter.device) for key in keys]
+        if not self.cache.active:
+            return encode(self.sam, slices, window=window)
+        keys = [embedding_key(self.fingerprint, slice_, window) for slice_ in slices.cpu()]
+        found = [self.cache.get(key, self.sam.device) for key in keys]
         unknown = [index for index, embedding in enumerate(found) if embedding is None]
         if unknown:
-            for index, embedding in zip(unknown, segmenter.encode(slices[unknown], window), strict=True):
-                cache.put(keys[index], embedding)
+            for index, embedding in zip(unknown, encode(self.sam, slices[unknown], window=window), strict=True):
+                self.cache.put(keys[index], embedding)
                 found[index] = embedding
         return torch.stack(found)
 

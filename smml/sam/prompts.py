@@ -1,4 +1,6 @@
-"""Prompts from a coarse prediction: where to look, as the branch itself sees it. No truth is involved.
+"""Prompts for SAM, and how a coarse prediction becomes some: where to look, as the branch itself sees it.
+
+No truth is involved; prompts for training, which are drawn from the truth, are in :mod:`smml.sam.training.prompts`.
 
 A region's probability, slice by slice, becomes one prompt for each connected component (8-connected, within the
 slice) of the voxels above a threshold: a box with a margin, points inside and points outside. One prompt a component
@@ -10,6 +12,7 @@ Coordinates are those of :mod:`smml.sam.slices`: half-open boxes and voxel centr
 deterministic: ties go to the voxel that comes first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,26 +67,40 @@ class PromptRules:
 
 
 @dataclass(frozen=True)
-class CoarsePrompts:
-    """N prompts for slices of one volume, sorted by slice and, within it, by size, the largest first.
+class Prompts:
+    """N prompts for SAM: a box each, points, or both.
 
     Attributes:
-        slices: int64 [N], the slice that each is for.
-        boxes: float32 [N, 4], half-open (top, left, bottom, right) in voxels, within the slice.
-        points: float32 [N, P, 2], (row, column) in voxels; P is positives + negatives, (0, 0) where padded.
-        point_labels: int64 [N, P]: 1 inside, 0 outside, -1 padding.
+        boxes: floating [N, 4], half-open (top, left, bottom, right) in voxels, within the slice; None for points alone.
+        points: floating [N, P, 2], (row, column) in voxels, whatever where padded; None or P = 0 for boxes alone.
+        point_labels: integer [N, P], with ``points``: 1 inside, 0 outside, -1 padding.
+        slices: int64 [N], the slice of a volume that each is for; None where that goes without saying.
     """
 
-    slices: torch.Tensor
-    boxes: torch.Tensor
-    points: torch.Tensor
-    point_labels: torch.Tensor
+    boxes: torch.Tensor | None = None
+    points: torch.Tensor | None = None
+    point_labels: torch.Tensor | None = None
+    slices: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.slices)
+        return next((len(tensor) for tensor in vars(self).values() if tensor is not None), 0)
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> "Prompts":
+        """Some of them, in the order of ``rows``."""
+        return Prompts(**{name: None if tensor is None else tensor[rows] for name, tensor in vars(self).items()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Prompts"]) -> "Prompts":
+        """One after the other what has the same fields and number of points.
+
+        Args:
+            parts: at least one.
+        """
+        columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        return cls(**{name: None if column[0] is None else torch.cat(column) for name, column in columns.items()})
 
 
-def coarse_prompts(probability: torch.Tensor | np.ndarray, rules: PromptRules | None = None) -> CoarsePrompts:
+def coarse_prompts(probability: torch.Tensor | np.ndarray, rules: PromptRules | None = None) -> Prompts:
     """Prompts for one region.
 
     Args:
@@ -92,7 +109,9 @@ def coarse_prompts(probability: torch.Tensor | np.ndarray, rules: PromptRules | 
         rules: see :class:`PromptRules`.
 
     Returns:
-        On the CPU, with N = 0 where nothing is predicted.
+        A prompt for each component, sorted by slice and, within it, by size, the largest first; all fields are filled.
+        On the CPU, boxes and points float32, labels int64. N = 0 where nothing is predicted; P is positives +
+        negatives, and a point that is not found is (0, 0) with label -1.
 
     Raises:
         InputError: another shape, or a probability that is not a number.
@@ -117,11 +136,11 @@ def coarse_prompts(probability: torch.Tensor | np.ndarray, rules: PromptRules | 
         made.append((layer.start, box, *points))
     count = rules.positives + rules.negatives
     slices, boxes, points, labels = zip(*made, strict=True) if made else ((), (), (), ())
-    return CoarsePrompts(
-        slices=torch.tensor(slices, dtype=torch.int64),
+    return Prompts(
         boxes=torch.tensor(np.array(boxes, np.float32).reshape(len(made), 4)),
         points=torch.tensor(np.array(points, np.float32).reshape(len(made), count, 2)),
         point_labels=torch.tensor(np.array(labels, np.int64).reshape(len(made), count)),
+        slices=torch.tensor(slices, dtype=torch.int64),
     )
 
 

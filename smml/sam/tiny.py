@@ -110,7 +110,7 @@ class TinyConfig:
 def build_tiny(config: TinyConfig | None = None) -> nn.Module:
     """A ``segment_anything.modeling.Sam`` of that size with random weights, in training mode.
 
-    ``sam.takes_rough_mask`` tells ``decode`` to give a box not only by its corners but also, filled, as SAM's third
+    ``sam.takes_rough_mask`` tells ``answer`` to give a box not only by its corners but also, filled, as SAM's third
     kind of prompt: a rough mask to be refined. The official models do without; a small one learns faster with it.
 
     Every attention of the encoder is global and without relative positions: with 18 x 18 patches windows would save

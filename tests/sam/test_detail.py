@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from smml.errors import InputError
 from smml.sam import TinyConfig, build_tiny, encode, load_sam
+from smml.sam.calls import predict_on_square
 from smml.sam.detail import MASK_PIXELS, FineDetail
 from smml.sam.load import save_tiny
-from smml.sam.slices import predict_on_square
 
 SMALL = {"image_size": 48, "patch_size": 8, "width": 16, "depth": 1, "heads": 2, "channels": 16, "decoder_mlp": 16}
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from smml.errors import InputError
-from smml.sam import TinyConfig, build_tiny, decode, encode, load_sam, read_tiny, save_tiny
+from smml.sam import Prompts, SquareFit, TinyConfig, answer, build_tiny, encode, load_sam, read_tiny, save_tiny
 from smml.sam import load as loading
 from smml.sam.download import RemoteFile
 from smml.sam.torchvision_gap import import_segment_anything
@@ -71,9 +71,10 @@ def test_vit_b_works_on_a_slice_from_a_checkpoint_with_the_official_names(vit_b,
     # Two of the twelve blocks show that all fits together; with all of them a slice takes half a minute.
     sam.image_encoder.blocks = sam.image_encoder.blocks[:2]
     embeddings = encode(sam, torch.rand(1, 60, 80) + 1)
-    masks = decode(sam, embeddings, torch.tensor([[10.0, 20, 30, 50]]), shape=(60, 80))
+    box = torch.tensor([[10.0, 20, 30, 50]])
+    masks, _ = answer(sam, embeddings, Prompts(box), SquareFit.of(sam, (60, 80)), multimask=False)
     assert embeddings.shape == (1, 256, 64, 64)
-    assert masks.shape == (1, 60, 80)
+    assert masks.shape == (1, 1, 60, 80)
     assert bool(torch.isfinite(masks).all())
 
 
@@ -223,7 +224,10 @@ def test_a_loaded_sam_is_frozen_and_segments_as_the_one_that_was_saved(tiny, tin
     assert not sam.training
     assert not any(parameter.requires_grad for parameter in sam.parameters())
     slices, box = torch.rand(1, 20, 30) + 1, torch.tensor([[3.0, 4, 12, 20]])
-    ours, theirs = (decode(model, encode(model, slices), box, shape=(20, 30)) for model in (sam, tiny))
+    ours, theirs = (
+        answer(model, encode(model, slices), Prompts(box), SquareFit.of(model, (20, 30)), multimask=False)[0]
+        for model in (sam, tiny)
+    )
     assert torch.allclose(ours, theirs, atol=0.02)
 
 

@@ -1,6 +1,8 @@
-"""SAMPrior with fake segmenters that show what they were asked: alignment, missing modalities, the cache, no truth."""
+"""SAMPrior with fake SAMs that show what they were asked: alignment, missing modalities, the cache, no truth."""
 
 import inspect
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 from smml.data.labels import REGIONS, scheme_for_classes
 from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_mask, subset_name
+from smml.sam import calls
 from smml.sam.cache import EmbeddingCache
-from smml.sam.calls import SAMSegmenter, weights_fingerprint
 from smml.sam.prior import PLANES, SAMPrior, best_answers
 from smml.sam.prompts import PromptRules
 from smml.sam.training.prompts import fill_box
@@ -21,22 +23,28 @@ SIZE = (20, 26, 15)
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
 
-class BrightInBox:
+class BrightInBox(torch.nn.Module):
     """Segments the voxels above 0.5 whose centre lies in the box; its embeddings are the slices themselves."""
 
     device = torch.device("cpu")
+    image_encoder = SimpleNamespace(img_size=144)
 
-    def __init__(self, fingerprint="bright"):
-        self.fingerprint = fingerprint
-        self.encoded, self.decoded = 0, 0
+    def __init__(self, weight=0.0):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(weight))
+        self.encoded, self.answered = 0, 0
 
-    def encode(self, slices, window):
+    def encode(self, slices, *, window):
         self.encoded += len(slices)
         return slices[:, None].clone()
 
-    def decode(self, embeddings, boxes, points, point_labels, shape):
-        self.decoded += len(embeddings)
-        assert embeddings.shape[2:] == shape
+    def answer(self, embeddings, prompts, fit):
+        self.answered += len(embeddings)
+        assert len(embeddings) == len(prompts)
+        assert embeddings.shape[2:] == fit.shape
+        return self.masks(embeddings, prompts.boxes, fit.shape), None
+
+    def masks(self, embeddings, boxes, shape):
         rows, columns = torch.arange(shape[0]) + 0.5, torch.arange(shape[1]) + 0.5
         top, left, bottom, right = boxes.T[:, :, None]
         inside = ((rows > top) & (rows < bottom))[:, :, None] & ((columns > left) & (columns < right))[:, None, :]
@@ -46,20 +54,33 @@ class BrightInBox:
 class BoxAlone(BrightInBox):
     """Fills the box, whatever the image shows."""
 
-    def decode(self, embeddings, boxes, points, point_labels, shape):
-        return super().decode(torch.ones_like(embeddings), boxes, points, point_labels, shape)
+    def masks(self, embeddings, boxes, shape):
+        return super().masks(torch.ones_like(embeddings), boxes, shape)
 
 
 class RingDiscOrAll(BrightInBox):
     """Three answers to every box: its edge, two voxels wide, its inside, and both."""
 
-    def decode(self, embeddings, boxes, points, point_labels, shape):
+    def masks(self, embeddings, boxes, shape):
         inset = boxes + torch.tensor([2.0, 2, -2, -2])
         whole, inside = (
-            super(RingDiscOrAll, self).decode(torch.ones_like(embeddings), b, None, None, shape)[:, 0] > 0
-            for b in (boxes, inset)
+            super(RingDiscOrAll, self).masks(torch.ones_like(embeddings), b, shape)[:, 0] > 0 for b in (boxes, inset)
         )
         return torch.where(torch.stack([whole & ~inside, inside, whole], dim=1), 30.0, -200.0)
+
+
+@pytest.fixture(autouse=True)
+def fakes_answer_for_themselves(monkeypatch):
+    """A SAM of segment-anything is called as ever."""
+
+    def encode(sam, *arguments, **options):
+        return (sam.encode if isinstance(sam, BrightInBox) else partial(calls.encode, sam))(*arguments, **options)
+
+    def answer(sam, *arguments):
+        return (sam.answer if isinstance(sam, BrightInBox) else partial(calls.answer, sam))(*arguments)
+
+    monkeypatch.setattr("smml.sam.prior.encode", encode)
+    monkeypatch.setattr("smml.sam.prior.answer", answer)
 
 
 def sphere(centre, radius, size=SIZE):
@@ -198,19 +219,19 @@ def test_nan_in_missing_modalities_changes_no_bit(scene, subset):
 
 def test_only_prompted_slices_of_present_modalities_are_encoded(scene):
     image, probabilities, bright = scene
-    segmenter = BrightInBox()
-    SAMPrior(segmenter, rules=PromptRules(minimum_area=1), cache=EmbeddingCache(0))(
+    sam = BrightInBox()
+    SAMPrior(sam, rules=PromptRules(minimum_area=1), cache=EmbeddingCache(0))(
         image, probabilities, subset_mask("t1+t2")[None]
     )
-    assert segmenter.encoded == 2 * int(bright.any(dim=(0, 1)).sum())
+    assert sam.encoded == 2 * int(bright.any(dim=(0, 1)).sum())
 
 
 def test_nothing_predicted_asks_sam_nothing(scene):
     image, _, _ = scene
-    segmenter = BrightInBox()
-    prior = SAMPrior(segmenter)(image, certain(torch.zeros(1, *SIZE, dtype=torch.long)), ALL)
+    sam = BrightInBox()
+    prior = SAMPrior(sam)(image, certain(torch.zeros(1, *SIZE, dtype=torch.long)), ALL)
     assert not bool(prior.any())
-    assert segmenter.encoded == segmenter.decoded == 0
+    assert sam.encoded == sam.answered == 0
 
 
 def test_there_is_no_way_to_hand_a_truth_in():
@@ -240,21 +261,21 @@ def test_samples_of_a_batch_do_not_mix(scene):
 
 def test_slices_that_were_seen_are_not_encoded_again(scene):
     image, probabilities, _ = scene
-    segmenter = BrightInBox()
-    prior = SAMPrior(segmenter)
+    sam = BrightInBox()
+    prior = SAMPrior(sam)
     first = prior(image, probabilities, ALL)
-    encoded = segmenter.encoded
+    encoded = sam.encoded
     # Another coarse prediction, other prompts, the same slices.
     other = prior(image, probabilities.roll(3, dims=2), subset_mask("t1")[None])
     assert not torch.equal(other[:, 2], first[:, 2])
     assert torch.equal(prior(image, probabilities, ALL), first)
-    assert segmenter.encoded == encoded
+    assert sam.encoded == encoded
 
 
 def test_the_cache_is_keyed_by_content_and_weights(scene):
     image, probabilities, _ = scene
     cache = EmbeddingCache()
-    first, second = BrightInBox("first"), BrightInBox("second")
+    first, second = BrightInBox(1.0), BrightInBox(2.0)
     SAMPrior(first, cache=cache)(image, probabilities, ALL)
     # The four sequences of the scene are equal: one set of embeddings serves them all.
     assert first.encoded == len(cache)
@@ -283,9 +304,9 @@ def test_damage_in_the_folder_changes_nothing(scene, tmp_path):
     paths = sorted(tmp_path.rglob("*.safetensors"))
     paths[0].write_bytes(paths[0].read_bytes()[:40])
     paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"\x7f")
-    segmenter = BrightInBox()
-    assert torch.equal(SAMPrior(segmenter, cache=EmbeddingCache(folder=tmp_path))(image, probabilities, ALL), expected)
-    assert segmenter.encoded == 2
+    sam = BrightInBox()
+    assert torch.equal(SAMPrior(sam, cache=EmbeddingCache(folder=tmp_path))(image, probabilities, ALL), expected)
+    assert sam.encoded == 2
 
 
 def test_a_prior_of_inference_can_train_a_gate(scene):
@@ -299,36 +320,6 @@ def test_a_prior_of_inference_can_train_a_gate(scene):
 
 
 # -------------------------------------------------------------------------------------------------------------- a SAM
-
-
-def test_a_segmenter_answers_with_three_masks_or_one():
-    from smml.sam import TinyConfig, build_tiny, decode
-
-    torch.manual_seed(0)
-    sam = build_tiny(TinyConfig(image_size=64, width=16, depth=1, heads=2, channels=16, decoder_mlp=16)).eval()
-    embeddings = SAMSegmenter(sam).encode(torch.rand(2, 20, 30), (0.0, 1.0))
-    boxes = torch.tensor([[2.0, 3, 9, 12], [1, 1, 18, 28]])
-    three, one = (
-        SAMSegmenter(sam, multimask=flag).decode(embeddings, boxes, None, None, (20, 30)) for flag in (True, False)
-    )
-    assert torch.equal(three, decode(sam, embeddings, boxes, shape=(20, 30), multimask=True))
-    assert torch.equal(one, decode(sam, embeddings, boxes, shape=(20, 30))[:, None])
-    # Masks that were never trained are not asked for.
-    assert SAMSegmenter(sam).multimask
-    sam.answers_three = False
-    assert not SAMSegmenter(sam).multimask
-
-
-def test_the_fingerprint_tells_weights_apart():
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    before = weights_fingerprint(module)
-    assert weights_fingerprint(module) == before
-    with torch.no_grad():
-        module[0].bias[1] += 1e-6
-    after = weights_fingerprint(module)
-    module[1].running_mean[0] = 1
-    assert len({before, after, weights_fingerprint(module)}) == 3
 
 
 def test_a_sam_of_segment_anything_works_on_any_shape_and_cached():

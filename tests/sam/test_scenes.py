@@ -8,7 +8,9 @@ from smml import course
 from smml.data.labels import BRATS_2015
 from smml.data.simulation.subject import Subject
 from smml.modalities import MODALITIES
-from smml.sam import SquareFit, scenes
+from smml.sam import SquareFit
+from smml.sam.training import scenes
+from smml.sam.training.train import SAMTraining
 from smml.sam.training.scenes import (
     HELD_OUT_SEED,
     SMALLEST_OBJECT,
@@ -19,7 +21,6 @@ from smml.sam.training.scenes import (
     make_scene,
     shape_scenes,
 )
-from smml.sam.training.train import SAMTraining
 
 SIZE, PIXELS = 64, 32
 
@@ -94,7 +95,7 @@ def test_image_and_objects_are_turned_together(marked):
         for name, mask, target in zip(scene.names, scene.masks, scene.targets, strict=True):
             inside = fit.resize(mask[None].float())[0]
             assert int(scene.grey[inside > 0.99].min()) == 255
-            back = fit.masks_to_slices(target[None].float() / 255)[0] > 0.5
+            back = fit.masks_to_slices(target[None, None].float() / 255)[0, 0] > 0.5
             assert float((back & mask).sum()) / float((back | mask).sum()) > 0.8
             if name == "WT":
                 assert int(scene.grey[inside < 0.001].max()) <= 50

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smml.sam import decode, encode, intensity_window, load_sam
+from smml.sam import Prompts, SquareFit, answer, encode, intensity_window, load_sam
 
 # Slices taller than wide, wider than tall, and square; the sphere is never in the middle.
 CASES = [
@@ -39,7 +39,8 @@ def test_a_box_round_a_bright_sphere_gives_back_the_sphere(sam, shape, centre, r
         rows, columns = sphere[s].any(dim=1).nonzero()[:, 0], sphere[s].any(dim=0).nonzero()[:, 0]
         boxes.append([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
     embeddings = encode(sam, volume[slices], window=intensity_window(volume))
-    masks = decode(sam, embeddings, torch.tensor(boxes).float(), shape=shape[1:]) > 0
+    prompts, fit = Prompts(torch.tensor(boxes).float()), SquareFit.of(sam, shape[1:])
+    masks = answer(sam, embeddings, prompts, fit, multimask=False)[0][:, 0] > 0
     truth = sphere[slices]
     ious = (masks & truth).sum(dim=(1, 2)) / (masks | truth).sum(dim=(1, 2))
     assert float(ious.min()) > 0.9, ious

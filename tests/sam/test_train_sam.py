@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from smml.errors import InputError
-from smml.sam import TinyConfig, build_tiny, load_sam, read_tiny, train
+from smml.sam import TinyConfig, build_tiny, load_sam, read_tiny
+from smml.sam.training import train
 from smml.sam.training.prompts import mask_box
 from smml.sam.training.scenes import anatomy_scenes, shape_scenes
 from smml.sam.training.train import SAMTraining, build_pools, learning_rate, mask_losses, train_sam

@@ -1,6 +1,7 @@
-"""Prompts drawn at random from known objects, for training and measuring SAM. Deployment never uses these.
+"""Prompts drawn at random from known objects, for training and measuring SAM, and what they are compared with.
 
-Coordinates are those of ``smml.sam.slices``: half-open boxes and voxel centres, as (row, column).
+Prompts of use, from a prediction and without the truth, are made in :mod:`smml.sam.prompts`. Coordinates are those of
+:mod:`smml.sam.slices`: half-open boxes and voxel centres, as (row, column).
 """
 
 import numpy as np

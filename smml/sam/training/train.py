@@ -26,8 +26,9 @@ import smml
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import replacing
+from smml.sam.calls import embed, predict_on_square
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
-from smml.sam.slices import SquareFit, embed, predict_on_square
+from smml.sam.slices import SquareFit
 from smml.sam.tiny import TinyConfig, build_tiny
 from smml.sam.training.prompts import draw_points, jittered_box
 from smml.sam.training.scenes import TRAINING_SEED, Scene, anatomy_scenes, lesion_scenes, shape_scenes
