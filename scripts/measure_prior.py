@@ -11,8 +11,9 @@ import time
 
 import torch
 
-from smml.sam import build_tiny, load_sam
-from smml.sam.prior import PLANES, SAMPrior
+from smml.data.labels import REGIONS, scheme_for_classes
+from smml.sam import SAMPrior, build_tiny, coarse_prompts, load_sam
+from smml.sam.prior import PLANES
 
 EDGE = 96
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--sam", default="tiny", help="a name or file for load_sam, or 'untrained' for random weights")
     parser.add_argument("--planes", nargs="+", default=["axial"], choices=list(PLANES))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="that compute")
     parser.add_argument("--everywhere", action="store_true", help="the worst case: every region in every slice")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -35,9 +36,10 @@ def main() -> None:
     image, probabilities = volume(arguments.everywhere)
     mask = torch.ones(1, 4, dtype=torch.bool)
     prior = SAMPrior(sam, planes=arguments.planes)
-    coarse = prior._regions(probabilities[0])
-    asked = [prior._prompts(coarse.movedim(1 + PLANES[plane], 1)) for plane in arguments.planes]
-    counts = [len(prompts) for by_region in asked for prompts in by_region.values()]
+    members = scheme_for_classes(probabilities.shape[1]).regions
+    coarse = {region: probabilities[0, list(members[region])].sum(dim=0) for region in REGIONS}
+    asked = [(plane, region) for plane in arguments.planes for region in REGIONS]
+    counts = [len(coarse_prompts(coarse[region].movedim(PLANES[plane], 0))) for plane, region in asked]
     print(f"{EDGE}^3, 4 modalities, {'+'.join(arguments.planes)}: {4 * sum(counts)} prompts (per region {counts})")
     for name in ("cold", "cached", "cached"):
         started, busy = time.perf_counter(), time.process_time()

@@ -1,7 +1,7 @@
 """Measure the tiny SAM on held-out simulated lesions and shapes, and ship it.
 
     python scripts/measure_sam.py build/sam/run/sam.safetensors --output results/sam
-    python scripts/measure_sam.py build/sam/run/sam.safetensors --ship --commit COMMIT --hardware "2 CPU cores"
+    python scripts/measure_sam.py build/sam/run/sam.safetensors --ship --hardware "2 CPU cores, shared"
 
 The first writes OUTPUT/tiny.json and OUTPUT/tiny.md: mean IoU of the masks from random prompts for the lesions of
 subjects that no training has seen, in each sequence, beside two baselines that see the same box and no image: the box
@@ -32,10 +32,19 @@ from smml.data.simulation.subject import Subject, simulate_subject
 from smml.files import write_text
 from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES
-from smml.sam import decode, encode, intensity_window, load_sam, predict_masks, read_tiny, save_tiny
+from smml.sam import (
+    Prompts,
+    SquareFit,
+    TinyConfig,
+    answer,
+    best_answers,
+    encode,
+    intensity_window,
+    load_sam,
+    read_tiny,
+    save_tiny,
+)
 from smml.sam.load import WEIGHTS
-from smml.sam.prior import best_answers
-from smml.sam.tiny import TinyConfig
 from smml.sam.training.prompts import draw_points, fill_box, fill_ellipse, iou, jittered_box, mask_box
 from smml.sam.training.scenes import HELD_OUT_SEED, VISIBLE
 
@@ -60,6 +69,7 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, default=3.0, help="voxel edge in mm")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts")
     parser.add_argument("--students", default="tiny", help="checkpoint of the students that choose among three masks")
+    parser.add_argument("--threads", type=int, default=0, help="that compute; 0: as many as torch takes here")
     parser.add_argument("--name", default="tiny", help="name of the two files")
     parser.add_argument("--ship", action="store_true", help="copy the weights into the package instead")
     parser.add_argument("--commit", help="with --ship: the commit that they were trained with")
@@ -69,7 +79,8 @@ def main() -> None:
         ship(Path(arguments.weights), arguments.commit, arguments.hardware)
         return
     started = time.monotonic()
-    torch.set_num_threads(2)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     table = measure(arguments)
     facts = {
         "command": "python " + shlex.join(sys.argv),
@@ -79,20 +90,22 @@ def main() -> None:
         "students": arguments.students,
         "prompts": f"seed {arguments.seed}; a jittered box's sides move by up to 10 % of its length, at least a voxel",
         "versions": {name: version(name) for name in ("torch", "torchvision", "segment-anything")},
-        "machine": f"{platform.machine()}, 2 threads",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "seconds": round(time.monotonic() - started),
     }
     report(table, facts, arguments.output, arguments.name)
 
 
 def ship(source: Path, commit: str | None, hardware: str | None) -> None:
-    """Copy weights into the package with their provenance."""
-    if not commit or not hardware:
-        sys.exit("measure_sam.py: --ship needs --commit and --hardware")
+    """Copy weights into the package with their provenance; commit and hardware are those in the file if not given."""
     sam, facts = read_tiny(source)
     size = TinyConfig.from_dict(facts["size"])
-    kept = ("training", "versions", "multimask", "started from")
-    made = {"commit": commit, "hardware": hardware} | {name: facts[name] for name in kept if name in facts}
+    kept = ("commit", "hardware", "training", "versions", "multimask", "started from")
+    given = {name: value for name, value in (("commit", commit), ("hardware", hardware)) if value}
+    made = {name: facts[name] for name in kept if name in facts} | given
+    if not made.get("commit") or not made.get("hardware"):
+        sys.exit(f"measure_sam.py: {source} does not say on what commit and hardware it was trained; give --commit and "
+                 "--hardware")  # fmt: skip
     path = WEIGHTS / "sam-tiny.safetensors"
     save_tiny(sam, path, size, made)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {facts['training']['steps']} steps")
@@ -117,30 +130,34 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
         positions = sorted({position for position, _, _ in objects})
         cores = {position: mask for position, region, mask in objects if region == "TC"}
         repeat = [positions.index(position) for position, _, _ in objects]
+        fit = SquareFit.of(sam, shape)
         # The same prompts in every sequence.
         jittered = np.stack([jittered_box(mask, random) for _, _, mask in objects])
         exact = np.array([mask_box(mask) for _, _, mask in objects])
         points = [draw_points(mask, 2, 1, random) for _, _, mask in objects]
         place, label = (torch.from_numpy(np.stack([point[i] for point in points])) for i in (0, 1))
+        boxes = torch.from_numpy(jittered)
+        asked = {
+            "jittered box": Prompts(boxes),
+            "exact box": Prompts(torch.from_numpy(exact)),
+            "box and points": Prompts(boxes, place, label),
+            "one point": Prompts(None, place[:, :1], label[:, :1]),
+        }
         predicted = predictions(students, subject, arguments.spacing)
         for name, volume in subject.volumes.items():
             tensor = torch.from_numpy(volume)
             slices = tensor.movedim(2, 0)[positions]
             embeddings = encode(sam, slices, window=intensity_window(tensor))[repeat]
-            boxes = torch.from_numpy(jittered)
-            three, trusted = answers(sam, embeddings, boxes, shape)
+            three, trusted = answer(sam, embeddings, Prompts(boxes), fit, multimask=True)
             wanted = torch.stack([predicted[name][region][:, :, position] for position, region, _ in objects])
-            chosen = best_answers(three.sigmoid(), wanted, boxes)
             masks = {
-                "jittered box": decode(sam, embeddings, boxes, shape=shape),
-                "most confident": three[torch.arange(len(three)), trusted.argmax(dim=1)],
-                "as predicted": chosen - 0.5,
-                "exact box": decode(sam, embeddings, torch.from_numpy(exact), shape=shape),
-                "box and points": decode(sam, embeddings, boxes, place, label, shape=shape),
-                "one point": decode(sam, embeddings, None, place[:, :1], label[:, :1], shape=shape),
+                method: answer(sam, embeddings, prompts, fit, multimask=False)[0][:, 0] > 0
+                for method, prompts in asked.items()
             }
+            masks["most confident"] = three[torch.arange(len(three)), trusted.argmax(dim=1)] > 0
+            masks["as predicted"] = best_answers(three.sigmoid(), wanted, boxes) > 0.5
             for i, (position, region, mask) in enumerate(objects):
-                scores = {method: iou((logits[i] > 0).numpy(), mask) for method, logits in masks.items()}
+                scores = {method: iou(found[i].numpy(), mask) for method, found in masks.items()}
                 scores["best of three"] = max(iou((logits > 0).numpy(), mask) for logits in three[i])
                 scores["students"] = iou((wanted[i] > 0.5).numpy() & fill_box(jittered[i], shape), mask)
                 scores["box filled"] = iou(fill_box(jittered[i], shape), mask)
@@ -163,16 +180,6 @@ def predictions(students: Predictor, subject: Subject, spacing: float) -> dict[s
         regions = scheme_for_classes(len(probabilities)).regions
         found[segmentation.subset[0]] = {r: probabilities[list(regions[r])].sum(dim=0) for r in REGIONS}
     return found
-
-
-def answers(sam, embeddings: torch.Tensor, boxes: torch.Tensor, shape: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of SAM's three masks for each box, [S, 3, H, W], and the IoU that it expects of them, [S, 3]."""
-    with torch.no_grad():
-        trusted = [
-            predict_masks(sam, e, b, shape=shape, multimask=True)[1]
-            for e, b in zip(embeddings.split(64), boxes.split(64), strict=True)
-        ]
-    return decode(sam, embeddings, boxes, shape=shape, multimask=True), torch.cat(trusted)
 
 
 def same_box(rim: np.ndarray, core: np.ndarray) -> dict[str, float]:
