@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from smml.errors import InputError
 from smml.sam.cache import EmbeddingCache, embedding_key
@@ -68,6 +69,16 @@ def test_the_folder_serves_the_next_run(tmp_path):
     assert cache.get(KEYS[1]) is None
     assert len(cache) == 1  # kept in memory from now on
     assert torch.equal(EmbeddingCache(0, folder=tmp_path).get(KEYS[0]), embedding(7))
+
+
+def test_an_embedding_of_an_earlier_version_is_found(tmp_path):
+    """A folder that was filled once serves as long as SAM is shown the same, whatever became of the code."""
+    key = "9ea7153be26cdcd9b69b97d7e8c60a5327bb148c"
+    assert embedding_key("weights", torch.arange(20.0).reshape(4, 5), (0.0, 1.0)) == key
+    (tmp_path / "9e").mkdir()
+    facts = {"digest": "a518e3b2e1f32393de2632fd1653bc1a63fbc3b5"}
+    save_file({"embedding": embedding(7)}, tmp_path / "9e" / f"{key}.safetensors", metadata=facts)
+    assert torch.equal(EmbeddingCache(folder=tmp_path).get(key), embedding(7))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "garbage", "other", "folder"])

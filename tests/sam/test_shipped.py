@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from smml.sam import Prompts, SquareFit, answer, encode, intensity_window, load_sam
+from smml.sam.calls import weights_fingerprint
 
 # Slices taller than wide, wider than tall, and square; the sphere is never in the middle.
 CASES = [
@@ -27,6 +28,11 @@ def bright_sphere(shape, centre, radius):
     sphere = sum(axis.square() for axis in axes) <= radius**2
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return 100 + 400 * sphere + 20 * noise, sphere
+
+
+def test_the_fingerprint_of_the_shipped_weights_is_what_it_was(sam):
+    """Cached embeddings and refinements that were trained with these weights know them by it."""
+    assert weights_fingerprint(sam) == "49531da3e23a27c617656981a700168c84fb88ac"
 
 
 @pytest.mark.parametrize(("shape", "centre", "radius"), CASES, ids=str)
