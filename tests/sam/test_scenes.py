@@ -10,7 +10,7 @@ from smml.data.simulation.subject import Subject
 from smml.modalities import MODALITIES
 from smml.sam import SquareFit
 from smml.sam.training import scenes
-from smml.sam.training.train import SAMTraining
+from smml.sam.training.config import SAMTraining
 from smml.sam.training.scenes import (
     HELD_OUT_SEED,
     SMALLEST_OBJECT,

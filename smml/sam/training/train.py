@@ -10,10 +10,10 @@ Every prompt is answered by SAM's mask for clear prompts and by its three masks 
 best one learns, as in SAM's own training: a box does not say whether the rim or the core inside it is meant.
 """
 
-import math
+import contextlib
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,21 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-import smml
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import replacing
+from smml.ranks import Ranks
+from smml.runs import provenance
 from smml.sam.calls import embed, predict_on_square
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
 from smml.sam.slices import SquareFit
 from smml.sam.tiny import TinyConfig, build_tiny
+from smml.sam.training.config import SAMTraining, learning_rate
 from smml.sam.training.prompts import draw_points, jittered_box
-from smml.sam.training.scenes import TRAINING_SEED, Scene, anatomy_scenes, lesion_scenes, shape_scenes
+from smml.sam.training.scenes import Scene, anatomy_scenes, lesion_scenes, shape_scenes
+from smml.training.log import TrainingLog
+
+COLUMNS = ("step", "loss", "bce", "dice", "iou", "box_iou", "best_of_three", "learning_rate", "seconds")
 
 # How often a slice of each kind is drawn, whatever the size of the pools.
 SHARES = {"lesions": 0.7, "anatomy": 0.1, "shapes": 0.2}
@@ -42,67 +47,23 @@ _BCE_WEIGHT = 0.25
 _IOU_WEIGHT = 0.1
 
 
-@dataclass(frozen=True)
-class SAMTraining:
-    """A training of the tiny SAM.
-
-    Attributes:
-        steps: optimiser steps.
-        seed: of the weights, prompts and intensities.
-        data_seed: of the simulated subjects.
-        subjects: simulated subjects with a lesion at 3 mm; a sixth of them again at 2 mm, and a quarter as many healthy
-            brains.
-        slices: rendered a subject.
-        shapes: slices with synthetic shapes.
-        batch: slices a step, each with three prompts.
-        learning_rate: after the warm-up of 100 steps; falls as a cosine.
-        weights: "tiny" or the file of a tiny SAM to go on from, with its size; None starts from random weights.
-        precision: "float32", or "bf16" for bfloat16 autocast of the model; the losses compute in float32 always.
-        checkpoint_every: steps between checkpoints.
-        device: torch device.
-    """
-
-    steps: int = 2000
-    seed: int = 0
-    data_seed: int = TRAINING_SEED
-    subjects: int = 32
-    slices: int = 110
-    shapes: int = 2000
-    batch: int = 8
-    learning_rate: float = 1e-3
-    weights: str | None = None
-    precision: str = "float32"
-    checkpoint_every: int = 100
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "subjects", "slices", "shapes", "batch", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"SAM training: {name} must be at least 1, found {getattr(self, name)}")
-        if self.seed < 0 or self.data_seed < 0 or not self.learning_rate > 0:
-            raise InputError("SAM training: seeds must be 0 or more and learning_rate above 0")
-        if self.precision not in ("float32", "bf16"):
-            raise InputError(f"SAM training: precision must be float32 or bf16, found {self.precision!r}")
-
-
 def train_sam(
     output: str | os.PathLike,
     settings: SAMTraining | None = None,
     size: TinyConfig | None = None,
     *,
-    facts: dict | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train a tiny SAM.
 
     Args:
-        output: folder of the run: ``checkpoint.pt`` while it trains, ``sam.safetensors`` at the end, ``log.csv``.
+        output: folder of the run: ``checkpoint.pt`` while it trains, ``sam.safetensors`` at the end, and ``log.csv``
+            with a row a step.
         settings: see :class:`SAMTraining`.
         size: of the model; with ``settings.weights`` theirs.
-        facts: more facts for the metadata of the weights, such as the commit and the hardware.
         resume: go on from the folder's checkpoint; the settings must be the same but for the steps.
-        progress: print a line every 50 steps.
+        progress: show a progress bar.
 
     Returns:
         The path of the weights, for ``load_sam``.
@@ -127,30 +88,29 @@ def train_sam(
     # Before the first step, so that a folder that cannot be written costs no training.
     _save(checkpoint, settings, size, sam, optimiser, first, seconds)
     started = time.monotonic() - seconds
-    sums: dict[str, float] = {}
-    taken = 0  # steps in the sums; not always 50, a resumed run may start in between
-    for step in range(first, settings.steps):
-        # Every step has its own stream of random numbers, so a resumed run draws what the whole one would have.
-        random = np.random.default_rng([settings.seed, step])
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(settings, step)
-        losses = _step(sam, optimiser, _draw_batch(pools, settings.batch, random), random, settings.precision)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value
-        done, taken = step + 1, taken + 1
-        if done % 50 == 0 or done == settings.steps:
-            passed = time.monotonic() - started
-            _log(output / "log.csv", done, {name: value / taken for name, value in sums.items()}, passed, progress)
-            sums, taken = {}, 0
-        if done % settings.checkpoint_every == 0 or done == settings.steps:
-            _save(checkpoint, settings, size, sam, optimiser, done, time.monotonic() - started)
-    made = {
-        "multimask": True,
-        "training": asdict(settings) | {"seconds": round(time.monotonic() - started)},
-        "versions": {"smml": smml.__version__, "torch": str(torch.__version__)},
-    }
+    log = TrainingLog(output / "log.csv", COLUMNS, resume_at=first)
+    bar = tqdm(initial=first, total=settings.steps, desc="training", disable=not progress, mininterval=5)
+    with contextlib.closing(log), bar:
+        for step in range(first, settings.steps):
+            # Every step has its own stream of random numbers, so a resumed run draws what the whole one would have.
+            random = np.random.default_rng([settings.seed, step])
+            rate = learning_rate(settings, step)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            batch = _draw_batch(pools, settings.batch_size, random)
+            row = _step(sam, optimiser, batch, random, settings.precision)
+            seconds = time.monotonic() - started
+            log.write(row | {"step": step, "learning_rate": rate, "seconds": seconds})
+            bar.set_postfix(loss=f"{row['loss']:.2f}", iou=f"{row['iou']:.2f}")
+            bar.update()
+            done = step + 1
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
+                log.sync()
+                _save(checkpoint, settings, size, sam, optimiser, done, seconds)
+    made = {"multimask": True, "training": settings.to_dict() | {"seconds": round(seconds)}}
+    made |= provenance(Ranks(device=device))
     weights = output / "sam.safetensors"
-    save_tiny(sam, weights, size, made | start | (facts or {}))
+    save_tiny(sam, weights, size, made | start)
     return weights
 
 
@@ -171,16 +131,6 @@ def _start(settings: SAMTraining, size: TinyConfig | None) -> tuple[nn.Module, T
     return sam.train().requires_grad_(), found, {"started from": made}
 
 
-def learning_rate(settings: SAMTraining, step: int) -> float:
-    """The rate of a step: linear warm-up over 100 steps, then half a cosine down to a hundredth."""
-    warm = min(100, max(1, settings.steps // 10))
-    if step < warm:
-        return settings.learning_rate * (step + 1) / warm
-    share = (step - warm) / max(1, settings.steps - warm)
-    # math, not numpy: a numpy number in the optimiser's state could not be read back with weights_only.
-    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
-
-
 def build_pools(settings: SAMTraining, size: TinyConfig, *, progress: bool = True) -> dict[str, list[Scene]]:
     """All scenes of a training, by kind; the same for the same seed.
 
@@ -188,7 +138,7 @@ def build_pools(settings: SAMTraining, size: TinyConfig, *, progress: bool = Tru
     """
     random = np.random.default_rng([settings.data_seed, 7])
     common = {"size": size.image_size, "pixels": 4 * size.grid, "random": random}
-    fine, healthy = max(1, settings.subjects // 6), max(1, settings.subjects // 4)
+    fine, healthy = settings.fine, settings.healthy
     pools: dict[str, list[Scene]] = {"lesions": [], "anatomy": [], "shapes": []}
     bar = tqdm(total=settings.subjects + fine + healthy, desc="simulating", disable=not progress, mininterval=5)
     with bar:
@@ -338,24 +288,12 @@ def mask_losses(
     return bce, dice, (found & wanted).sum(dim=(1, 2)) / union
 
 
-def _log(path: Path, step: int, values: dict[str, float], seconds: float, progress: bool) -> None:
-    """Append a row; rows that a killed run wrote after its checkpoint come again after a resume."""
-    new = not path.exists()
-    with open(path, "a", encoding="utf-8") as stream:
-        if new:
-            stream.write("step," + ",".join(values) + ",seconds\n")
-        stream.write(f"{step}," + ",".join(f"{value:.4f}" for value in values.values()) + f",{seconds:.0f}\n")
-    if progress:
-        text = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-        print(f"step {step}: {text}, {seconds:.0f} s", flush=True)
-
-
 def _save(
     path: Path, settings: SAMTraining, size: TinyConfig, sam: nn.Module, optimiser, step: int, seconds: float
 ) -> None:
     with replacing(path) as temporary:
         content = {
-            "settings": asdict(settings),
+            "settings": settings.to_dict(),
             "size": size.to_dict(),
             "weights": sam.state_dict(),
             "optimiser": optimiser.state_dict(),
@@ -374,8 +312,9 @@ def _resume(path: Path, settings: SAMTraining, size: TinyConfig, sam: nn.Module,
     except Exception as error:
         raise InputError(f"{path}: not a checkpoint of smml train-sam, or damaged; start anew elsewhere") from error
     free = {"steps", "checkpoint_every", "device"}
-    wanted = asdict(settings)
-    odd = [name for name in wanted if name not in free and stored.get(name) != wanted[name]]
+    wanted = settings.to_dict()
+    names = sorted((wanted.keys() | stored.keys()) - free, key=str)
+    odd = [str(name) for name in names if stored.get(name) != wanted.get(name)]
     if odd or stored_size != size.to_dict():
         raise InputError(
             f"{path}: belongs to a run with other settings ({', '.join(odd) or 'size of the model'}); use those, or "
