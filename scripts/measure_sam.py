@@ -19,7 +19,6 @@ import shlex
 import sys
 import time
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from smml.data.simulation.subject import Subject, simulate_subject
 from smml.files import write_text
 from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES
+from smml.runs import made_with
 from smml.sam import (
     Prompts,
     SquareFit,
@@ -89,7 +89,7 @@ def main() -> None:
         f"axial slices, regions of at least {SMALLEST} voxels",
         "students": arguments.students,
         "prompts": f"seed {arguments.seed}; a jittered box's sides move by up to 10 % of its length, at least a voxel",
-        "versions": {name: version(name) for name in ("torch", "torchvision", "segment-anything")},
+        **made_with("torchvision", "segment-anything"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "seconds": round(time.monotonic() - started),
     }
