@@ -1,6 +1,7 @@
 """Training the tiny SAM, at a size of seconds: the losses, the schedule, and a run that is stopped and goes on."""
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -92,7 +93,7 @@ def rows(folder):
 
 def test_a_run_writes_weights_that_load_and_a_log(trained):
     path = trained / "sam.safetensors"
-    assert sorted(os.listdir(trained)) == ["checkpoint.pt", "log.csv", "sam.safetensors"]
+    assert sorted(os.listdir(trained)) == ["checkpoint.pt", "config.json", "log.csv", "sam.safetensors"]
     sam, facts = read_tiny(path)
     assert facts["commit"] == "abc"
     assert facts["training"]["steps"] == 4
@@ -106,6 +107,7 @@ def test_a_run_writes_weights_that_load_and_a_log(trained):
     changed = [name for name, value in sam.state_dict().items() if not torch.equal(value, start[name].half().float())]
     assert any(name.startswith("image_encoder") for name in changed)
     assert any(name.startswith("mask_decoder") for name in changed)
+    assert SAMTraining.from_dict(json.loads((trained / "config.json").read_text(encoding="utf-8"))) == SETTINGS
     assert list(rows(trained)[0]) == list(train.COLUMNS)
     assert [row["step"] for row in rows(trained)] == ["0", "1", "2", "3"]
     assert all(math.isfinite(float(value)) for row in rows(trained) for value in row.values())

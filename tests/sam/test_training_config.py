@@ -1,79 +1,88 @@
 """Options of a training of the tiny SAM: each is checked against its range and the others before anything is built."""
 
+import dataclasses
+import json
 import math
-from dataclasses import fields
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smml.errors import InputError
 from smml.sam.training.config import SAMTraining
 
-NUMBERS = [option.name for option in fields(SAMTraining) if option.type == "int" or option.type is int]
-NONSENSE = [-1, math.nan, math.inf, -math.inf, 1e9, 2.0, True, None, "many", [1], 2**70]
-anything = st.one_of(
-    st.sampled_from(NONSENSE), st.integers(), st.floats(), st.text(max_size=5), st.none(), st.booleans()
+NAMES = [each.name for each in dataclasses.fields(SAMTraining)]
+COUNTS = ["steps", "subjects", "slices", "shapes", "batch_size", "checkpoint_every"]
+# What a JSON file or a caller may hold in the place of any option.
+VALUES = (
+    st.sampled_from([0, -1, 1e9, 10**400, math.nan, math.inf, -math.inf, 0.0, 2.5, True, None])
+    | st.sampled_from(["", "tiny", "7", "bf16", "a\0b", [], {"a": 1}])
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
 )
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", NONSENSE, ids=str)
-def test_a_number_outside_its_range_is_refused_by_name(name, value):
-    with pytest.raises(InputError, match=rf"SAM training: {name} must be a whole number from [01] to \d+, found"):
+@pytest.mark.parametrize("name", [*COUNTS, "seed", "data_seed", "learning_rate"])
+@pytest.mark.parametrize(
+    "value", [-1, math.nan, math.inf, -math.inf, 1e9, 2.0, True, None, "many", [1], 2**70], ids=str
+)
+def test_a_number_that_makes_no_sense_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=rf"^{name} must be .*, found"):
         SAMTraining(**{name: value})
 
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"seed", "data_seed"}))
+@pytest.mark.parametrize("name", [*COUNTS, "learning_rate"])
 def test_there_is_no_training_of_nothing(name):
-    with pytest.raises(InputError, match=rf"SAM training: {name} must be a whole number from 1 to \d+, found 0"):
+    with pytest.raises(InputError, match=rf"^{name} must be positive and at most [\d,]+, found 0"):
         SAMTraining(**{name: 0})
-
-
-@pytest.mark.parametrize("value", [0, 0.0, -1e-3, math.nan, math.inf, 1e9, "fast", None, True], ids=str)
-def test_a_rate_outside_its_range_is_refused(value):
-    with pytest.raises(InputError, match=r"learning_rate must be a number above 0 and at most 1, found"):
-        SAMTraining(learning_rate=value)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"precision": "half"}, "precision must be float32 or bf16, found 'half'"),
-        ({"precision": None}, "precision must be float32 or bf16, found None"),
-        ({"device": ""}, "device must be a name, found ''"),
-        ({"device": None}, "device must be a name, found None"),
-        ({"weights": ""}, "weights must be a name, found ''"),
-        ({"weights": 3}, "weights must be a name, found 3"),
-        ({"subjects": 10_000, "slices": 10_000}, r"make \d+ scenes, which are all kept in memory; lower one of them"),
+        ({"precision": "half"}, "precision must be one of float32, bf16, found 'half'"),
+        ({"precision": None}, "precision must be one of float32, bf16, found None"),
+        ({"device": ""}, "device must not be empty"),
+        ({"device": None}, "device must be text of one line, found None"),
+        ({"weights": ""}, "weights must not be empty"),
+        ({"weights": 3}, "weights must be text of one line or nothing, found 3"),
+        (
+            {"subjects": 10_000, "slices": 10_000},
+            r"make 141,662,000 scenes that are all kept in memory; lower one",
+        ),
     ],
 )
 def test_words_and_combinations_that_make_no_sense_are_refused(wrong, message):
-    with pytest.raises(InputError, match=f"SAM training: .*{message}"):
+    with pytest.raises(InputError, match=message):
         SAMTraining(**wrong)
 
 
-@given(st.dictionaries(st.sampled_from([option.name for option in fields(SAMTraining)]), anything))
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4))
 def test_any_values_are_taken_or_refused_in_one_sentence(values):
     try:
         taken = SAMTraining.from_dict(values)
     except InputError as error:
-        taken, sentence = None, str(error)
+        taken, said = None, str(error)
     if taken is None:
-        assert sentence.startswith("SAM training: ")
-        assert "\n" not in sentence
+        assert said.splitlines() == [said]
+        assert any(name in said for name in values)
     else:
-        assert SAMTraining.from_dict(taken.to_dict()) == taken
+        assert SAMTraining.from_dict(json.loads(json.dumps(taken.to_dict(), allow_nan=False))) == taken
 
 
 def test_unknown_options_are_refused_by_name():
     assert SAMTraining.from_dict({"steps": 7}) == SAMTraining(steps=7)
-    with pytest.raises(InputError, match="SAM training: unknown option batch, wings; known are batch_size, "):
+    with pytest.raises(InputError, match="unknown SAM training option batch, wings; known are batch_size, "):
         SAMTraining.from_dict({"wings": 2, "batch": 8, "steps": 7})
 
 
+def test_a_device_may_be_one_of_torch():
+    assert SAMTraining(device=torch.device("cuda", 1)).device == "cuda:1"
+
+
 def test_every_option_says_in_a_line_what_it_is():
-    for option in fields(SAMTraining):
-        text = option.metadata["help"]
-        assert text.endswith(".")
-        assert "\n" not in text
+    for each in dataclasses.fields(SAMTraining):
+        assert each.metadata["help"].endswith("."), each.name
+        assert "\n" not in each.metadata["help"]

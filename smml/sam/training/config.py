@@ -1,19 +1,20 @@
 """Every option of a training of the tiny SAM, with its default, its range and what it means."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
 
 from smml.errors import InputError
+from smml.options import SEED, Range, check, count, option
 from smml.sam.training.scenes import TRAINING_SEED
 
-PRECISIONS = ("float32", "bf16")
 # Scenes are kept in memory, about 50 kB each.
 MOST_SCENES = 1_000_000
-
-
-def _whole(default: int, least: int, most: int, help: str):
-    """A field that holds a whole number from ``least`` to ``most``."""
-    return field(default=default, metadata={"help": help, "least": least, "most": most})
+# What the random streams of anatomy are numbered with must fit into 64 bits.
+_DATA_SEED = Range("be a whole number from 0 to 2^32 - 1", lambda number: 0 <= number < 2**32)
+_RATE = Range("be positive and at most 1", lambda number: 0 < number <= 1)
 
 
 @dataclass(frozen=True)
@@ -36,46 +37,35 @@ class SAMTraining:
         device: torch device.
 
     Raises:
-        InputError: a number outside its range, an unknown word, or more scenes than any memory holds.
+        InputError: a value of another type, a number outside its range, an unknown word, or more scenes than fit into
+            memory.
     """
 
-    steps: int = _whole(2000, 1, 10_000_000, "Optimiser steps (Meta's SAM: 90,000).")
-    seed: int = _whole(0, 0, 2**63 - 1, "Of weights, prompts and intensities.")
-    data_seed: int = _whole(TRAINING_SEED, 0, 2**32 - 1, "Of the simulated subjects, of no other cohort.")
-    subjects: int = _whole(32, 1, 10_000, "Simulated subjects with a lesion.")
-    slices: int = _whole(110, 1, 10_000, "Slices rendered a subject.")
-    shapes: int = _whole(2000, 1, MOST_SCENES, "Slices with synthetic shapes.")
-    batch_size: int = _whole(8, 1, 1024, "Slices a step, each with three prompts (Meta's SAM: 256).")
-    learning_rate: float = field(
-        default=1e-3, metadata={"help": "Rate after the warm-up; it falls as a cosine (Meta's SAM: 8e-4, in steps)."}
-    )
-    weights: str | None = field(default=None, metadata={"help": "Go on from tiny or from a tiny SAM's file."})
-    precision: str = field(default="float32", metadata={"help": "float32, or bf16 for autocast of the model."})
-    checkpoint_every: int = _whole(100, 1, 10_000_000, "Steps between checkpoints.")
-    device: str = field(default="cpu", metadata={"help": "Torch device, such as cpu, cuda or cuda:1."})
+    steps: int = option(2000, "Optimiser steps (Meta's SAM: 90,000).", count(10_000_000))
+    seed: int = option(0, "Of weights, prompts and intensities.", SEED)
+    data_seed: int = option(TRAINING_SEED, "Of the simulated subjects, of no other cohort.", _DATA_SEED)
+    subjects: int = option(32, "Simulated subjects with a lesion.", count(10_000))
+    slices: int = option(110, "Slices rendered a subject.", count(10_000))
+    shapes: int = option(2000, "Slices with synthetic shapes.", count(MOST_SCENES))
+    batch_size: int = option(8, "Slices a step, each with three prompts (Meta's SAM: 256).", count(1024))
+    learning_rate: float = option(1e-3, "Rate after the warm-up (Meta's SAM: 8e-4).", _RATE)
+    weights: str | None = option(None, "Go on from tiny or from a tiny SAM's file.")
+    precision: Literal["float32", "bf16"] = option("float32", "float32, or bf16 for autocast of the model.")
+    checkpoint_every: int = option(100, "Steps between checkpoints.", count(10_000_000))
+    device: str = option("cpu", "torch device, for example cpu or cuda.")
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value, limits = getattr(self, option.name), option.metadata
-            if "least" in limits:
-                least, most = limits["least"], limits["most"]
-                if type(value) is not int or not least <= value <= most:
-                    raise InputError(
-                        f"SAM training: {option.name} must be a whole number from {least} to {most}, found {value!r}"
-                    )
-        rate = self.learning_rate
-        if type(rate) not in (int, float) or not 0 < rate <= 1:
-            raise InputError(f"SAM training: learning_rate must be a number above 0 and at most 1, found {rate!r}")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"SAM training: precision must be float32 or bf16, found {self.precision!r}")
-        for name, value in (("weights", self.weights), ("device", self.device)):
-            if not (isinstance(value, str) and value) and (name, value) != ("weights", None):
-                raise InputError(f"SAM training: {name} must be a name, found {value!r}")
+        if isinstance(self.device, torch.device):
+            object.__setattr__(self, "device", str(self.device))
+        check(self)
+        for name in ("weights", "device"):
+            if getattr(self, name) == "":
+                raise InputError(f"{name} must not be empty; leave it out for its default")
         scenes = self.slices * (self.subjects + self.fine + self.healthy) + self.shapes
         if scenes > MOST_SCENES:
             raise InputError(
-                f"SAM training: subjects {self.subjects}, slices {self.slices} and shapes {self.shapes} make {scenes} "
-                f"scenes, which are all kept in memory; lower one of them until there are at most {MOST_SCENES}"
+                f"subjects {self.subjects:,}, slices {self.slices:,} and shapes {self.shapes:,} make {scenes:,} scenes "
+                f"that are all kept in memory; lower one of them until there are at most {MOST_SCENES:,}"
             )
 
     @property
@@ -93,7 +83,7 @@ class SAMTraining:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict) -> "SAMTraining":
+    def from_dict(cls, values: dict[str, Any]) -> "SAMTraining":
         """Inverse of :meth:`to_dict`.
 
         Args:
@@ -102,10 +92,10 @@ class SAMTraining:
         Raises:
             InputError: an option is unknown, or a value is refused.
         """
-        known = {option.name for option in fields(cls)}
-        unknown = sorted(map(str, values.keys() - known))
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(values.keys() - known)
         if unknown:
-            raise InputError(f"SAM training: unknown option {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise InputError(f"unknown SAM training option {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return cls(**values)
 
 

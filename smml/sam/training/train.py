@@ -11,6 +11,7 @@ best one learns, as in SAM's own training: a box does not say whether the rim or
 """
 
 import contextlib
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -24,9 +25,8 @@ from tqdm import tqdm
 
 from smml.devices import find_device
 from smml.errors import InputError
-from smml.files import replacing
-from smml.ranks import Ranks
-from smml.runs import provenance
+from smml.files import replacing, write_text
+from smml.runs import CONFIG, LOG, TrainingLog, provenance
 from smml.sam.calls import embed, predict_on_square
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
 from smml.sam.slices import SquareFit
@@ -34,7 +34,6 @@ from smml.sam.tiny import TinyConfig, build_tiny
 from smml.sam.training.config import SAMTraining, learning_rate
 from smml.sam.training.prompts import draw_points, jittered_box
 from smml.sam.training.scenes import Scene, anatomy_scenes, lesion_scenes, shape_scenes
-from smml.training.log import TrainingLog
 
 COLUMNS = ("step", "loss", "bce", "dice", "iou", "box_iou", "best_of_three", "learning_rate", "seconds")
 
@@ -58,8 +57,8 @@ def train_sam(
     """Train a tiny SAM.
 
     Args:
-        output: folder of the run: ``checkpoint.pt`` while it trains, ``sam.safetensors`` at the end, and ``log.csv``
-            with a row a step.
+        output: folder of the run: ``checkpoint.pt`` while it trains, ``sam.safetensors`` at the end, ``log.csv`` with a
+            row a step, and ``config.json`` with the settings, for ``smml train-sam --config``.
         settings: see :class:`SAMTraining`.
         size: of the model; with ``settings.weights`` theirs.
         resume: go on from the folder's checkpoint; the settings must be the same but for the steps.
@@ -87,8 +86,9 @@ def train_sam(
     pools = build_pools(settings, size, progress=progress)
     # Before the first step, so that a folder that cannot be written costs no training.
     _save(checkpoint, settings, size, sam, optimiser, first, seconds)
+    write_text(output / CONFIG, json.dumps(settings.to_dict(), indent=2) + "\n")
     started = time.monotonic() - seconds
-    log = TrainingLog(output / "log.csv", COLUMNS, resume_at=first)
+    log = TrainingLog(output / LOG, COLUMNS, resume_at=first)
     bar = tqdm(initial=first, total=settings.steps, desc="training", disable=not progress, mininterval=5)
     with contextlib.closing(log), bar:
         for step in range(first, settings.steps):
@@ -108,7 +108,7 @@ def train_sam(
                 log.sync()
                 _save(checkpoint, settings, size, sam, optimiser, done, seconds)
     made = {"multimask": True, "training": settings.to_dict() | {"seconds": round(seconds)}}
-    made |= provenance(Ranks(device=device))
+    made |= provenance(device)
     weights = output / "sam.safetensors"
     save_tiny(sam, weights, size, made | start)
     return weights
