@@ -38,7 +38,7 @@ from IPython.display import display
 from PIL import Image
 
 from smml import cli, course
-from smml.data import LAYOUTS, read_case, write_case, write_segmentation
+from smml.data import Case, read_case, write_case, write_segmentation
 from smml.evaluation import dice
 from smml.inference import Predictor
 from smml.viewer import viewer_picture
@@ -67,7 +67,7 @@ cohort = [read_case(file) for file in course.held_out_cohort(course.size(full=6,
 source = max(cohort, key=lambda case: int((case.label == 3).sum()))
 shutil.rmtree(own, ignore_errors=True)
 two = {name: source.volumes[name] for name in ("flair", "t1ce")}
-write_case(own / "data", "00701", two, None, source.affine, "brats2021")
+write_case(Case("00701", two, None, source.affine, "brats2021"), own / "data")
 folder = own / "data" / "BraTS2021_00701"
 print(*(path.relative_to(own) for path in sorted(folder.iterdir())), sep="\n")
 
@@ -189,7 +189,7 @@ def rewritten(number, codes, thick=1):
         made[name] = turned[:, :, : slices * thick].reshape(*turned.shape[:2], slices, thick).mean(axis=3)
     # The first new slice lies in the middle of those that it averages.
     affine = affine @ nib.affines.from_matvec(np.diag([1, 1, thick]), [0, 0, (thick - 1) / 2])
-    write_case(own / "data", number, made, None, affine, "brats2021")
+    write_case(Case(number, made, None, affine, "brats2021"), own / "data")
     return read_case(own / "data" / f"BraTS2021_{number}")
 
 
@@ -275,7 +275,7 @@ with course.check("9.1"):
     labels = np.zeros((10, 10, 10), np.uint8)
     labels[1:9, 1:9, 1:9], labels[2:6, 2:6, 2:6], labels[3, 3, 3:5] = 2, 3, 1  # in memory: ED, ET, NCR
     path = course.build_folder() / "exercise" / "seg.nii.gz"
-    write_segmentation(path, labels, np.diag([-0.5, -0.5, 6, 1]), LAYOUTS["brats2021"].scheme)
+    write_segmentation(labels, path, np.diag([-0.5, -0.5, 6, 1]), "brats2021")
     mine = volumes_of_file(path)
     assert mine["ET"] > 0, "on disk ET is not 3"
     assert np.isclose(mine["WT"], 512 * 0.0015), f"WT: 512 voxels of 0.5 x 0.5 x 6 mm are {512 * 0.0015} ml"

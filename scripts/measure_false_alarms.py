@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from smml.data import REGIONS, CaseFiles, find_cases, write_case
+from smml.data import REGIONS, Case, CaseFiles, find_cases, write_case
 from smml.data.simulation.cohort import as_stored
 from smml.data.simulation.subject import simulate_subject, subject_kind
 from smml.evaluation.evaluate import evaluate
@@ -68,7 +68,7 @@ def main() -> None:
 
 def score(checkpoint: str, case: CaseFiles) -> pd.DataFrame:
     """What the final output of the weights finds in one subject."""
-    frame = evaluate(Predictor.from_checkpoint(checkpoint), [case], distances=False, progress=False)
+    frame = evaluate(Predictor.from_checkpoint(checkpoint), [case], distances=False, progress=False).frame
     return frame[frame["output"] == frame["output"].iloc[-1]]
 
 
@@ -76,7 +76,8 @@ def healthy_subjects(folder: Path, count: int, seed: int, spacing: float) -> lis
     """The first ``count`` healthy subjects of the cohort ``seed``, written to ``folder``."""
     healthy = (index for index in itertools.count() if subject_kind(seed, index) == "healthy")
     for index in itertools.islice(healthy, count):
-        write_case(folder, f"{index:05d}", *as_stored(simulate_subject(seed, index, spacing=spacing), LAYOUT), LAYOUT)
+        subject = as_stored(simulate_subject(seed, index, spacing=spacing), LAYOUT)
+        write_case(Case(f"{index:05d}", *subject, LAYOUT), folder)
     return find_cases(folder)
 
 

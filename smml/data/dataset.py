@@ -16,9 +16,9 @@ from monai.transforms import (
 )
 from torch.utils.data import Dataset, get_worker_info
 
-from smml.data.case import read_case
 from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import PreparedCase, prepare
+from smml.data.reading import read_case
 from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_mask
 

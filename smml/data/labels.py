@@ -5,12 +5,15 @@ keeps its five classes 0 background, 1 NCR, 2 ED, 3 NET, 4 ET (K = 5).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from smml.errors import InputError
 
-REGIONS: tuple[str, ...] = ("WT", "TC", "ET")
+Region = Literal["WT", "TC", "ET"]
+
+REGIONS: tuple[Region, ...] = ("WT", "TC", "ET")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class LabelScheme:
 
     classes: tuple[str, ...]
     on_disk: tuple[int, ...] | None
-    regions: dict[str, tuple[int, ...]]
+    regions: dict[Region, tuple[int, ...]]
 
     @property
     def num_classes(self) -> int:
@@ -37,13 +40,23 @@ class LabelScheme:
         """Disk values -> memory values, uint8 of the same shape.
 
         Args:
-            stored: values as read, [X, Y, Z], integer or integral floats.
+            stored: values as read, [X, Y, Z], of any real type.
             name: file to name in an error.
 
         Raises:
-            InputError: a value does not belong to the scheme, or the scheme has no values on disk.
+            InputError: a value is not a whole number or does not belong to the scheme, or the scheme has no values on
+                disk.
         """
         self._check_values_are_known()
+        odd = int((stored != np.rint(stored)).sum()) if np.issubdtype(stored.dtype, np.floating) else 0
+        if odd:
+            raise InputError(
+                f"{name}: expected whole label values, found {odd} of {stored.size} voxels that are not (or are NaN); "
+                "give the segmentation itself, resampled with nearest neighbour only"
+            )
+        # Bytes are sorted faster than what a file may hold.
+        if stored.min() >= 0 and stored.max() <= 255:
+            stored = stored.astype(np.uint8)
         values = np.unique(stored)
         foreign = [value for value in values.tolist() if value not in self.on_disk]
         if foreign:
@@ -76,7 +89,7 @@ class LabelScheme:
                 "or of its layout (case.scheme, LAYOUTS[name].scheme)"
             )
 
-    def region(self, labels, region: str):
+    def region(self, labels, region: Region):
         """Boolean array or tensor of the shape of ``labels``, True inside a region.
 
         Args:
@@ -90,7 +103,7 @@ class LabelScheme:
 
 
 _FOUR = ("background", "NCR/NET", "ED", "ET")
-_FOUR_REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+_FOUR_REGIONS: dict[Region, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
 
 BRATS_2015 = LabelScheme(
     ("background", "NCR", "ED", "NET", "ET"), (0, 1, 2, 3, 4), {"WT": (1, 2, 3, 4), "TC": (1, 3, 4), "ET": (4,)}

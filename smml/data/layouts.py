@@ -129,6 +129,24 @@ LAYOUTS: dict[str, Layout] = {
 _SEQUENCE = re.compile(r"VSD\.Brain(?:_\dmore)?\.XX\.(?:O|XX)\.(?P<token>MR_Flair|MR_T1c|MR_T1|MR_T2|OT)\.\d+", re.I)
 
 
+# A file that follows no data set's names is read and written with this one's label values.
+FREE_NAMES = "brats2021"
+
+
+def layout_named(name: str) -> Layout:
+    """The layout of that name.
+
+    Args:
+        name: key in ``LAYOUTS``.
+
+    Raises:
+        InputError: unknown; the valid ones are listed.
+    """
+    if name not in LAYOUTS:
+        raise InputError(f"unknown layout {name!r}: choose from {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
 @dataclass(frozen=True)
 class ImageSource:
     """Where one modality is: a file and, in a 4D file, the position along its last axis."""
@@ -161,7 +179,7 @@ class CaseFiles:
     @property
     def scheme(self) -> LabelScheme:
         """Label values of the layout."""
-        return LAYOUTS[self.layout].scheme
+        return layout_named(self.layout).scheme
 
 
 @dataclass(frozen=True)
@@ -392,7 +410,7 @@ def _case_of_files(items: list[str | os.PathLike]) -> CaseFiles:
             f"{', '.join(map(str, ids.values()))}: expected the files of one case, found the names of "
             f"{' and '.join(ids)}; if they belong together, write flair=FILE, t1ce=FILE, t1=FILE, t2=FILE"
         )
-    layout = layouts.pop() if layouts else "brats2021"
+    layout = layouts.pop() if layouts else FREE_NAMES
     case = next(iter(ids), None) or _folder_name(next(iter(roles.values()))) or "case"
     if "4d" in roles and set(roles) - {"4d", "label"}:
         raise InputError(f"{roles['4d']}: holds all four modalities already; give it alone or with label=FILE")

@@ -6,37 +6,27 @@ Same input, same bytes; and each file appears whole or not at all (files.py).
 import errno
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from smml.data.case import LPS_TO_RAS, import_simpleitk
+from smml.data.case import Case
 from smml.data.labels import LabelScheme
-from smml.data.layouts import LAYOUTS, CaseFiles, ImageSource, Layout, split_suffix
+from smml.data.layouts import CaseFiles, ImageSource, Layout, layout_named, split_suffix
+from smml.data.reading import LPS_TO_RAS, import_simpleitk
 from smml.errors import InputError
 from smml.files import replacing
 from smml.modalities import MODALITIES, parse_subset
 
 
-def write_case(
-    root: str | os.PathLike,
-    case_id: str,
-    volumes: Mapping[str, np.ndarray],
-    label: np.ndarray | None,
-    affine: np.ndarray,
-    layout: str,
-) -> CaseFiles:
-    """Write one case below ``root`` in a layout's names and label values.
+def write_case(case: Case, root: str | os.PathLike) -> CaseFiles:
+    """Write a case below ``root`` in the names and label values of its layout.
 
     Args:
+        case: its ``id`` is a number such as "00002", which takes the layout's form ("BraTS2021_00002"), or a name that
+            has it. Volumes [X, Y, Z] are stored as int16 where that loses nothing, else as float32.
         root: folder of the data set, made if needed.
-        case_id: a number such as "00002", which takes the layout's form ("BraTS2021_00002"), or a name that has it.
-        volumes: [X, Y, Z] by modality; stored as int16 where that loses nothing, else as float32.
-        label: [X, Y, Z] in memory values, or None to write no label.
-        affine: [4, 4], voxel index -> RAS+ mm.
-        layout: key in ``LAYOUTS``.
 
     Returns:
         The files, as ``find_cases(root)`` lists them.
@@ -45,66 +35,62 @@ def write_case(
         InputError: unknown layout or modality, an id that the layout cannot spell, shapes that differ, a modality
             missing from the 4D file of "msd", label values out of range, or a disk that is full.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
-    style = LAYOUTS[layout]
-    names = parse_subset(list(volumes))
-    given = {str(name).strip().lower(): volume for name, volume in volumes.items()}
-    volumes = {name: np.asarray(given[name]) for name in names}
-    if style.channels and set(names) != set(MODALITIES):
+    style = layout_named(case.layout)
+    given = {str(name).strip().lower(): volume for name, volume in case.volumes.items()}
+    volumes = {name: np.asarray(given[name]) for name in parse_subset(given)}
+    if style.channels and set(volumes) != set(MODALITIES):
         raise InputError(
-            f"case {case_id}: the layout {layout} keeps all of {', '.join(style.channels)} in one file, "
-            f"found only {', '.join(names)}; add the others or choose another layout"
+            f"case {case.id}: the layout {case.layout} keeps all of {', '.join(style.channels)} in one file, "
+            f"found only {', '.join(volumes)}; add the others or choose another layout"
         )
     shapes = {name: volume.shape for name, volume in volumes.items()}
-    if label is not None:
-        shapes["label"] = np.shape(label)
+    if case.label is not None:
+        shapes["label"] = np.shape(case.label)
     if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 3:
-        raise InputError(f"case {case_id}: expected 3D arrays of one shape, found {shapes}")
+        raise InputError(f"case {case.id}: expected 3D arrays of one shape, found {shapes}")
     # Encoded first: a label that cannot be written must not leave half a case behind.
-    encoded = None if label is None else _encode(label, style.scheme, f"case {case_id}")
-    paths = _case_paths(Path(root), case_id, style)
-    case = paths["case"].name if layout != "brats2015" else "_".join(paths["case"].parts[-2:])
+    encoded = None if case.label is None else _encode(case.label, style.scheme, f"case {case.id}")
+    paths = _case_paths(Path(root), case.id, style)
     if style.channels:
-        stack = np.stack([volumes[name] for name in style.channels], axis=-1)
-        _write_array(paths["4d"], _compact(stack), affine)
         images = {name: ImageSource(paths["4d"], style.channels.index(name)) for name in MODALITIES}
+        _write_array(_compact(np.stack([volumes[name] for name in style.channels], axis=-1)), paths["4d"], case.affine)
     else:
-        for name in names:
-            _write_array(paths[name], _compact(volumes[name]), affine)
-        images = {name: ImageSource(paths[name]) for name in names}
+        images = {name: ImageSource(paths[name]) for name in volumes}
+        for name, volume in volumes.items():
+            _write_array(_compact(volume), paths[name], case.affine)
     if encoded is not None:
-        _write_array(paths["label"], encoded, affine)
-    return CaseFiles(case, layout, images, None if encoded is None else paths["label"])
+        _write_array(encoded, paths["label"], case.affine)
+    found = "_".join(paths["case"].parts[-2:]) if style.name == "brats2015" else paths["case"].name
+    return CaseFiles(found, case.layout, images, None if encoded is None else paths["label"])
 
 
-def write_segmentation(path: str | os.PathLike, labels: np.ndarray, affine: np.ndarray, scheme: LabelScheme) -> None:
+def write_segmentation(labels: np.ndarray, path: str | os.PathLike, affine: np.ndarray, layout: str) -> None:
     """Write a segmentation in the label values of its data set.
 
     The header is in mm, also where that of the case is in metres or micrometres: every reader that heeds the unit finds
     both at one place.
 
     Args:
-        path: ends in .nii, .nii.gz or .mha.
         labels: integers [X, Y, Z] in memory values.
+        path: ends in .nii, .nii.gz or .mha.
         affine: [4, 4], voxel index -> RAS+ mm.
-        scheme: of the data set that the case came from.
+        layout: of the case that was segmented (``case.layout``), a key in ``LAYOUTS``.
 
     Raises:
-        InputError: another ending, values outside the scheme, not 3D, or a disk that is full.
+        InputError: another ending, an unknown layout, values outside its scheme, not 3D, or a disk that is full.
     """
     labels = np.asarray(labels)
     if labels.ndim != 3:
         raise InputError(f"{path}: a segmentation has 3 dimensions, found shape {labels.shape}")
-    _write_array(Path(path), _encode(labels, scheme, os.fspath(path)), affine)
+    _write_array(_encode(labels, layout_named(layout).scheme, os.fspath(path)), Path(path), affine)
 
 
-def write_probabilities(path: str | os.PathLike, probabilities: np.ndarray, affine: np.ndarray) -> None:
+def write_probabilities(probabilities: np.ndarray, path: str | os.PathLike, affine: np.ndarray) -> None:
     """Write class probabilities as a 4D NIfTI, float32 [X, Y, Z, K], with its header in mm.
 
     Args:
-        path: ends in .nii or .nii.gz.
         probabilities: [K, X, Y, Z], background first.
+        path: ends in .nii or .nii.gz.
         affine: [4, 4], voxel index -> RAS+ mm.
 
     Raises:
@@ -116,7 +102,7 @@ def write_probabilities(path: str | os.PathLike, probabilities: np.ndarray, affi
             f"{path}: probabilities are written as [K, X, Y, Z] to a .nii or .nii.gz file, "
             f"found shape {probabilities.shape} and this name"
         )
-    _write_array(Path(path), np.moveaxis(probabilities, 0, -1), affine)
+    _write_array(np.moveaxis(probabilities, 0, -1), Path(path), affine)
 
 
 def _case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
@@ -166,7 +152,7 @@ def _encode(labels: np.ndarray, scheme: LabelScheme, name: str) -> np.ndarray:
     return scheme.encode(labels.astype(np.uint8))
 
 
-def _write_array(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+def _write_array(array: np.ndarray, path: Path, affine: np.ndarray) -> None:
     """Write [X, Y, Z] or [X, Y, Z, K] in the format of the suffix, atomically."""
     _, suffix = split_suffix(path)
     if not suffix:
@@ -175,7 +161,7 @@ def _write_array(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise InputError(f"{path}: expected an invertible 4 x 4 matrix from voxels to mm, found {affine.tolist()}")
     if suffix == ".mha":
-        image = _mha_image(path, array, affine)
+        image = _mha_image(array, path, affine)
         with replacing(path) as temporary:
             try:
                 import_simpleitk(path).WriteImage(image, os.fspath(temporary), useCompression=True)
@@ -193,7 +179,7 @@ def _write_array(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
         nib.save(image, temporary)
 
 
-def _mha_image(path: Path, array: np.ndarray, affine: np.ndarray):
+def _mha_image(array: np.ndarray, path: Path, affine: np.ndarray):
     """A SimpleITK image of [X, Y, Z] with an affine to RAS+ mm."""
     sitk = import_simpleitk(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

@@ -430,12 +430,13 @@ class Predictor:
         Raises:
             InputError: unknown layout or suffix, one file for both, no place to write, or classes the layout lacks.
         """
-        scheme = scheme_that_fits(layout or segmentation.layout, segmentation.scheme.num_classes)
+        layout = layout or segmentation.layout
+        scheme_that_fits(layout, segmentation.scheme.num_classes)
         if probabilities is not None and Path(probabilities).resolve() == Path(path).resolve():
             raise InputError(f"{path}: was named for the labels and for the probabilities; name two files")
-        write_segmentation(path, segmentation.labels, segmentation.affine, scheme)
+        write_segmentation(segmentation.labels, path, segmentation.affine, layout)
         if probabilities is not None:
-            write_probabilities(probabilities, segmentation.probabilities, segmentation.affine)
+            write_probabilities(segmentation.probabilities, probabilities, segmentation.affine)
         return Path(path)
 
 

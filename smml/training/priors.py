@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from smml.data.case import read_case
 from smml.data.dataset import draw_masks
 from smml.data.layouts import CaseFiles
+from smml.data.reading import read_case
 from smml.errors import InputError
 from smml.files import replacing, write_text
 from smml.inference import Predictor

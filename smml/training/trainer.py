@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from smml.data.case import read_case
 from smml.data.dataset import CohortDataset
 from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import plan_geometry
+from smml.data.reading import read_case
 from smml.errors import InputError, LostProcess
 from smml.files import write_text
 from smml.models.checkpoint import Checkpoint, save_checkpoint

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from smml.data.case import Case
 from smml.data.dataset import CohortDataset, draw_masks
 from smml.data.layouts import find_cases
 from smml.data.simulation.cohort import simulate_cohort
@@ -39,7 +40,7 @@ def write_sphere(root: Path, label: np.ndarray | None = None, names=MODALITIES, 
     """A case whose images are bright exactly where its label is."""
     inside = sphere() if label is None else label > 0
     volumes = {name: np.where(inside, 1000, 100).astype(np.float32) for name in names}
-    write_case(root, str(number), volumes, inside.astype(np.uint8), np.eye(4), "brats2021")
+    write_case(Case(str(number), volumes, inside.astype(np.uint8), np.eye(4), "brats2021"), root)
 
 
 # ---------------------------------------------------------------- reproducible
@@ -254,7 +255,7 @@ def test_a_case_without_tumour_is_sampled_from_its_brain(tmp_path):
     write_sphere(tmp_path)
     healthy = np.zeros((40, 44, 38), np.uint8)
     volumes = {name: np.random.default_rng(0).integers(1, 99, healthy.shape).astype(np.float32) for name in MODALITIES}
-    write_case(tmp_path, "2", volumes, healthy, np.eye(4), "brats2021")
+    write_case(Case("2", volumes, healthy, np.eye(4), "brats2021"), tmp_path)
     (case,) = [case for case in find_cases(tmp_path) if case.id.endswith("2")]
     sample = CohortDataset([case], patch=PATCH, tumour_share=1.0)[0]
     assert not bool(sample["label"].any())

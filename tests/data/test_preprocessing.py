@@ -37,8 +37,7 @@ def make_case(shape=SHAPE, affine=None, seed: int = 0, names=MODALITIES) -> Case
 
 
 def with_arrays(volumes: dict[str, np.ndarray], label: np.ndarray | None, affine: np.ndarray) -> Case:
-    spacing = tuple(float(size) for size in nib.affines.voxel_sizes(affine))
-    return Case("case", volumes, label, affine, spacing, nib.aff2axcodes(affine), "brats2021", {})
+    return Case("case", volumes, label, affine, "brats2021")
 
 
 def turned(case: Case, codes: str) -> Case:

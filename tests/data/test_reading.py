@@ -1,5 +1,6 @@
 """Reading a case: its geometry, only what is asked, and every bad file told in one sentence."""
 
+import dataclasses
 import gzip
 import re
 import shutil
@@ -13,9 +14,10 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smml.data.case import read_case, read_image
+from smml.data.case import Case
 from smml.data.labels import BRATS_2015, BRATS_2018, BRATS_2023, MSD
 from smml.data.layouts import CaseFiles, ImageSource, find_case, find_cases
+from smml.data.reading import read_case, read_image
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
@@ -423,3 +425,11 @@ def test_no_damage_whatever_ends_in_another_exception(tmp_path, specimens, data,
     if message is not None:
         assert str(path) in message
         assert "\n" not in message
+
+
+def test_spacing_and_orientation_follow_from_the_affine():
+    """Kept as fields of their own, they would stay behind when a case is made with another affine."""
+    case = Case("a", {"t1": volume()}, None, np.diag([-2.0, 3.0, 1.5, 1.0]), "brats2021")
+    assert (case.spacing, case.orientation) == ((2.0, 3.0, 1.5), ("L", "A", "S"))
+    turned = dataclasses.replace(case, affine=np.array([[0, 0, 2.0, 0], [-1.0, 0, 0, 0], [0, 4.0, 0, 0], [0, 0, 0, 1]]))
+    assert (turned.spacing, turned.orientation) == ((1.0, 4.0, 2.0), ("P", "S", "R"))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from smml.data.case import read_case
 from smml.data.labels import BRATS_2015, BRATS_2023
 from smml.data.layouts import LAYOUTS, find_cases
+from smml.data.reading import read_case
 from smml.data.simulation.cohort import simulate_cohort
 from smml.data.simulation.signal import SEQUENCES, TISSUES
 from smml.data.simulation.subject import Subject, simulate_subject, subject_kind

@@ -13,10 +13,9 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smml.data import writing
-from smml.data.case import read_case, read_image
-from smml.data.labels import BRATS_2015, BRATS_2018, MSD
-from smml.data.layouts import LAYOUTS, find_case, find_cases
+from smml.data import Case, writing
+from smml.data.layouts import LAYOUTS, find_case, find_cases, layout_named
+from smml.data.reading import read_case, read_image
 from smml.data.writing import write_case, write_probabilities, write_segmentation
 from smml.errors import InputError
 from smml.modalities import MODALITIES
@@ -53,7 +52,7 @@ def files(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_round_trip_keeps_voxels_labels_and_place(tmp_path, layout, affine):
     volumes, label = make(layout)
-    written = write_case(tmp_path, "00002", volumes, label, affine, layout)
+    written = write_case(Case("00002", volumes, label, affine, layout), tmp_path)
     assert find_cases(tmp_path) == [written]
     assert (tmp_path / CASE_NAMES[layout]).is_dir()
     case = read_case(written)
@@ -76,7 +75,7 @@ def test_round_trip_keeps_voxels_labels_and_place(tmp_path, layout, affine):
 )
 def test_labels_on_disk_have_the_values_of_the_data_set(tmp_path, layout, values):
     volumes, label = make(layout)
-    case = write_case(tmp_path, "1", volumes, label, np.eye(4), layout)
+    case = write_case(Case("1", volumes, label, np.eye(4), layout), tmp_path)
     stored, _ = read_image(case.label)
     assert stored.dtype == np.uint8
     np.testing.assert_array_equal(stored, np.array(values)[label])
@@ -102,7 +101,7 @@ def test_round_trip_of_any_geometry(tmp_path_factory, layout, shape, angles, spa
     affine[:3, :3] *= np.array(spacing) * [flip, 1, 1]
     affine[:3, 3] = origin
     volumes, label = make(layout, seed, shape)
-    case = read_case(write_case(tmp_path_factory.mktemp("any"), str(seed), volumes, label, affine, layout))
+    case = read_case(write_case(Case(str(seed), volumes, label, affine, layout), tmp_path_factory.mktemp("any")))
     np.testing.assert_array_equal(case.volumes["t1ce"], volumes["t1ce"])
     np.testing.assert_array_equal(case.label, label)
     np.testing.assert_allclose(case.affine, affine, atol=1e-4)
@@ -112,21 +111,21 @@ def test_round_trip_of_any_geometry(tmp_path_factory, layout, shape, angles, spa
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_same_input_gives_same_bytes(tmp_path, layout):
     volumes, label = make(layout)
-    write_case(tmp_path / "a", "00002", volumes, label, OBLIQUE, layout)
+    write_case(Case("00002", volumes, label, OBLIQUE, layout), tmp_path / "a")
     # A gzip header with a time or a temporary name would differ.
     earlier = time.time() - 5000
     for path in (tmp_path / "a").rglob("*.*"):
         os.utime(path, (earlier, earlier))
     if layout == "brats2021":
         time.sleep(1.1)
-    write_case(tmp_path / "b", "00002", volumes, label, OBLIQUE, layout)
+    write_case(Case("00002", volumes, label, OBLIQUE, layout), tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_files_of_2015_have_distinct_image_numbers(tmp_path):
     volumes, label = make("brats2015")
     for case_id in ("00002", "00003"):
-        write_case(tmp_path, case_id, volumes, label, np.eye(4), "brats2015")
+        write_case(Case(case_id, volumes, label, np.eye(4), "brats2015"), tmp_path)
     numbers = [re.search(r"\.(\d+)\.mha", name)[1] for name in files(tmp_path)]
     assert len(numbers) == len(set(numbers)) == 10
     labels = {name.split("/")[2].rsplit(".", 1)[0] for name in files(tmp_path) if ".OT." in name}
@@ -138,14 +137,15 @@ def test_files_of_2015_have_distinct_image_numbers(tmp_path):
 )
 def test_a_full_name_is_kept(tmp_path, layout, name):
     volumes, label = make(layout)
-    assert write_case(tmp_path, name, volumes, label, np.eye(4), layout).id == name
+    assert write_case(Case(name, volumes, label, np.eye(4), layout), tmp_path).id == name
     assert find_cases(tmp_path)[0].id == name
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "msd"])
 def test_a_subset_without_label_is_written_and_read(tmp_path, layout):
     volumes, _ = make()
-    written = write_case(tmp_path, "00002", {"t2": volumes["t2"], "flair": volumes["flair"]}, None, np.eye(4), layout)
+    two = {"t2": volumes["t2"], "flair": volumes["flair"]}
+    written = write_case(Case("00002", two, None, np.eye(4), layout), tmp_path)
     assert (written.modalities, written.label) == (("flair", "t2"), None)
     assert find_cases(tmp_path) == [written]
     assert read_case(written).label is None
@@ -155,7 +155,7 @@ def test_images_are_int16_where_that_loses_nothing(tmp_path):
     volumes, _ = make()
     volumes["t1"] = volumes["t1"] + np.float32(0.5)
     volumes["t2"] = np.full(SHAPE, 40000.0)
-    case = write_case(tmp_path, "1", volumes, None, np.eye(4), "brats2021")
+    case = write_case(Case("1", volumes, None, np.eye(4), "brats2021"), tmp_path)
     kinds = {name: nib.load(source.path).get_data_dtype() for name, source in case.images.items()}
     assert kinds == {"flair": np.int16, "t1ce": np.int16, "t1": np.float32, "t2": np.float32}
     for name in MODALITIES:
@@ -163,7 +163,7 @@ def test_images_are_int16_where_that_loses_nothing(tmp_path):
 
 
 def test_nifti_carries_both_transforms_and_millimetres(tmp_path):
-    write_segmentation(tmp_path / "seg.nii.gz", np.zeros(SHAPE, np.uint8), AFFINES["permuted"], BRATS_2018)
+    write_segmentation(np.zeros(SHAPE, np.uint8), tmp_path / "seg.nii.gz", AFFINES["permuted"], "brats2021")
     header = nib.load(tmp_path / "seg.nii.gz").header
     for matrix, code in (header.get_qform(coded=True), header.get_sform(coded=True)):
         assert code == 1
@@ -178,9 +178,9 @@ def test_outputs_of_a_case_in_another_unit_are_in_mm_at_the_same_place(tmp_path,
     image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "t1.nii.gz")
     case = read_case(tmp_path / "t1.nii.gz")
-    write_segmentation(tmp_path / "out.nii.gz", np.zeros(SHAPE, np.uint8), case.affine, BRATS_2018)
-    write_segmentation(tmp_path / "out.mha", np.zeros(SHAPE, np.uint8), case.affine, BRATS_2018)
-    write_probabilities(tmp_path / "p.nii.gz", np.zeros((4, *SHAPE)), case.affine)
+    write_segmentation(np.zeros(SHAPE, np.uint8), tmp_path / "out.nii.gz", case.affine, case.layout)
+    write_segmentation(np.zeros(SHAPE, np.uint8), tmp_path / "out.mha", case.affine, case.layout)
+    write_probabilities(np.zeros((4, *SHAPE)), tmp_path / "p.nii.gz", case.affine)
     for name in ("out.nii.gz", "p.nii.gz"):
         written = nib.load(tmp_path / name)
         assert written.header.get_xyzt_units()[0] == "mm"
@@ -211,31 +211,58 @@ def test_a_case_that_the_layout_cannot_hold_is_refused_before_anything_is_writte
     tmp_path, case_id, volumes, layout, message
 ):
     with pytest.raises(InputError, match=re.escape(message)):
-        write_case(tmp_path, case_id, volumes, None, np.eye(4), layout)
+        write_case(Case(case_id, volumes, None, np.eye(4), layout), tmp_path)
     assert files(tmp_path) == {}
 
 
 @pytest.mark.parametrize("label", [np.full(SHAPE, 4, np.uint8), np.full(SHAPE, -1), np.ones(SHAPE, np.float32)])
 def test_labels_outside_the_scheme_are_refused_before_anything_is_written(tmp_path, label):
     with pytest.raises(InputError, match="expected integer labels from 0 to 3"):
-        write_case(tmp_path, "1", make()[0], label, np.eye(4), "brats2021")
+        write_case(Case("1", make()[0], label, np.eye(4), "brats2021"), tmp_path)
     assert files(tmp_path) == {}
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
-@pytest.mark.parametrize("scheme", [BRATS_2015, BRATS_2018, MSD])
-def test_a_segmentation_keeps_grid_and_disk_values_in_each_format(tmp_path, suffix, scheme):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_segmentation_keeps_grid_and_disk_values_in_each_format(tmp_path, suffix, layout):
+    scheme = LAYOUTS[layout].scheme
     labels = np.random.default_rng(0).integers(0, scheme.num_classes, SHAPE).astype(np.uint8)
-    write_segmentation(tmp_path / f"out/seg{suffix}", labels, OBLIQUE, scheme)
+    write_segmentation(labels, tmp_path / f"out/seg{suffix}", OBLIQUE, layout)
     stored, affine = read_image(tmp_path / f"out/seg{suffix}")
     assert stored.dtype == np.uint8
     np.testing.assert_array_equal(stored, np.array(scheme.on_disk)[labels])
     np.testing.assert_allclose(affine, OBLIQUE, atol=1e-5)
 
 
+def test_a_segmentation_is_written_in_no_layout_that_is_not_named(tmp_path):
+    """A default, or a guess from the number of classes, would put ET = 4 into BraTS 2023 without a word."""
+    labels = np.ones(SHAPE, np.uint8)
+    with pytest.raises(TypeError, match="layout"):
+        write_segmentation(labels, tmp_path / "seg.nii", np.eye(4))
+    with pytest.raises(InputError, match="unknown layout 'brats1999': choose from brats2015"):
+        write_segmentation(labels, tmp_path / "seg.nii", np.eye(4), "brats1999")
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_written_for_a_case_has_the_values_of_that_case_files(tmp_path, layout):
+    volumes, label = make(layout)
+    case = read_case(write_case(Case("1", volumes, label, OBLIQUE, layout), tmp_path))
+    write_segmentation(case.label, tmp_path / "copy.nii.gz", case.affine, case.layout)
+    np.testing.assert_array_equal(read_image(tmp_path / "copy.nii.gz")[0], read_image(case.sources["label"])[0])
+
+
+def test_a_case_under_free_names_has_a_layout_that_can_be_written(tmp_path):
+    nib.save(nib.Nifti1Image(make()[0]["t1"], np.eye(4)), tmp_path / "jane_t1.nii.gz")
+    case = read_case(tmp_path / "jane_t1.nii.gz")
+    assert layout_named(case.layout).scheme is case.scheme
+    write_segmentation(np.full(SHAPE, 3), tmp_path / "seg.nii.gz", case.affine, case.layout)
+    assert np.unique(read_image(tmp_path / "seg.nii.gz")[0]).tolist() == [4]
+
+
 def test_probabilities_are_written_class_last(tmp_path):
     probabilities = np.random.default_rng(0).random((4, *SHAPE)).astype(np.float32)
-    write_probabilities(tmp_path / "p.nii.gz", probabilities, OBLIQUE)
+    write_probabilities(probabilities, tmp_path / "p.nii.gz", OBLIQUE)
     image = nib.load(tmp_path / "p.nii.gz")
     assert (image.shape, image.get_data_dtype()) == ((*SHAPE, 4), np.float32)
     np.testing.assert_array_equal(np.asarray(image.dataobj), np.moveaxis(probabilities, 0, -1))
@@ -245,13 +272,13 @@ def test_probabilities_are_written_class_last(tmp_path):
 def test_outputs_of_another_format_or_shape_are_refused(tmp_path):
     labels = np.zeros(SHAPE, np.uint8)
     with pytest.raises(InputError, match=r"seg\.png: expected a name ending in \.nii\.gz, \.nii or \.mha"):
-        write_segmentation(tmp_path / "seg.png", labels, np.eye(4), BRATS_2018)
+        write_segmentation(labels, tmp_path / "seg.png", np.eye(4), "brats2021")
     with pytest.raises(InputError, match="a segmentation has 3 dimensions"):
-        write_segmentation(tmp_path / "seg.nii", labels[0], np.eye(4), BRATS_2018)
+        write_segmentation(labels[0], tmp_path / "seg.nii", np.eye(4), "brats2021")
     with pytest.raises(InputError, match=r"written as \[K, X, Y, Z\] to a \.nii or \.nii\.gz file"):
-        write_probabilities(tmp_path / "p.mha", np.zeros((4, *SHAPE)), np.eye(4))
+        write_probabilities(np.zeros((4, *SHAPE)), tmp_path / "p.mha", np.eye(4))
     with pytest.raises(InputError, match="expected an invertible 4 x 4 matrix"):
-        write_segmentation(tmp_path / "seg.nii", labels, np.diag([1, 1, 0, 1]), BRATS_2018)
+        write_segmentation(labels, tmp_path / "seg.nii", np.diag([1, 1, 0, 1]), "brats2021")
     assert files(tmp_path) == {}
 
 
@@ -273,22 +300,22 @@ def fill_disk_after_some_bytes(monkeypatch) -> None:
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"seg{suffix}"
-    write_segmentation(path, np.ones(SHAPE, np.uint8), np.eye(4), BRATS_2018)
+    write_segmentation(np.ones(SHAPE, np.uint8), path, np.eye(4), "brats2021")
     before = files(tmp_path)
     fill_disk_after_some_bytes(monkeypatch)
     message = re.escape(f"{path}: writing failed (No space left on device)")
     with pytest.raises(InputError, match=message):
-        write_segmentation(path, np.zeros(SHAPE, np.uint8), np.eye(4), BRATS_2018)
+        write_segmentation(np.zeros(SHAPE, np.uint8), path, np.eye(4), "brats2021")
     assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_full_disk_leaves_an_old_case_as_it_was(tmp_path, monkeypatch, layout):
     volumes, label = make(layout)
-    case = write_case(tmp_path, "1", volumes, label, np.eye(4), layout)
+    case = write_case(Case("1", volumes, label, np.eye(4), layout), tmp_path)
     before = files(tmp_path)
     fill_disk_after_some_bytes(monkeypatch)
     with pytest.raises(InputError, match="No space left on device"):
-        write_case(tmp_path, "1", make(layout, seed=1)[0], label, np.eye(4), layout)
+        write_case(Case("1", make(layout, seed=1)[0], label, np.eye(4), layout), tmp_path)
     assert files(tmp_path) == before
     assert find_case([source.path for source in case.images.values()][:1]).layout == layout

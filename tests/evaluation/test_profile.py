@@ -23,7 +23,7 @@ def predictor():
 def made_case(modalities):
     random = np.random.default_rng(0)
     volumes = {name: random.random((32, 32, 32), np.float32) + 1 for name in modalities}
-    return Case("made", volumes, None, np.eye(4), (1.0, 1.0, 1.0), ("R", "A", "S"), "brats2021", {})
+    return Case("made", volumes, None, np.eye(4), "brats2021")
 
 
 def test_each_way_calls_the_encoders_that_it_stands_for(predictor, monkeypatch):

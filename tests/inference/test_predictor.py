@@ -56,10 +56,7 @@ def make_case(shape=(40, 37, 33), spacing=(3.0, 3.0, 3.0), modalities=MODALITIES
         volumes=volumes,
         label=np.ascontiguousarray(nib.apply_orientation(label, turn)),
         affine=affine,
-        spacing=tuple(float(v) for v in nib.affines.voxel_sizes(affine)),
-        orientation=nib.aff2axcodes(affine),
         layout="brats2021",
-        sources={},
     )
 
 

@@ -1,6 +1,5 @@
 """A case of full size opens and scrolls, and a long segmentation tells how far it is and can be given up."""
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -22,7 +21,7 @@ def made_case(shape, modalities=("flair", "t2")) -> Case:
     volumes = {name: random.random(shape, np.float32) * 100 * inside + 50 * inside for name in modalities}
     label = (sum((axis - 0.2) ** 2 for axis in grid) < 0.05).astype(np.uint8) * 2
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-    return Case("large", volumes, label, affine, (1.0, 1.0, 1.0), nib.aff2axcodes(affine), "brats2021", {})
+    return Case("large", volumes, label, affine, "brats2021")
 
 
 def test_a_case_of_full_size_opens_and_every_slice_can_be_reached():

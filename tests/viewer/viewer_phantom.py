@@ -55,10 +55,7 @@ def phantom(axes: str = "RAS", *, oblique: float = 0.0, label: bool = True, moda
         volumes={name: stored * (1 + number) for number, name in enumerate(MODALITIES) if name in modalities},
         label=np.ascontiguousarray(nib.apply_orientation(truth, turn)) if label else None,
         affine=affine,
-        spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(affine)),
-        orientation=nib.aff2axcodes(affine),
         layout="brats2023",
-        sources={},
     )
 
 

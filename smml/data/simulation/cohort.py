@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 import smml
+from smml.data.case import Case
 from smml.data.layouts import LAYOUTS, CaseFiles, find_cases
 from smml.data.simulation.subject import Subject, simulate_subject
 from smml.data.writing import write_case
@@ -137,7 +138,7 @@ def _complete(root: Path, index: int, layout: str) -> bool:
 def _write_subject(root: Path, index: int, spacing: float, seed: int, layout: str, device: str) -> None:
     subject = simulate_subject(seed, index, spacing=spacing, device=device)
     volumes, labels, affine = as_stored(subject, layout)
-    write_case(root, f"{index:05d}", volumes, labels, affine, layout)
+    write_case(Case(f"{index:05d}", volumes, labels, affine, layout), root)
 
 
 def as_stored(subject: Subject, layout: str) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

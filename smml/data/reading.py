@@ -1,0 +1,285 @@
+"""Reading one case: the volumes of the asked modalities on their own grid, checked, with their geometry.
+
+Everything that can be wrong with a file is told here, as one sentence, before a model sees a voxel.
+"""
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from smml.data.case import Case
+from smml.data.layouts import IMAGE_SUFFIXES, CaseFiles, find_case, layout_named, split_suffix
+from smml.errors import InputError, MissingPackage
+from smml.modalities import parse_subset, subset_name
+
+# Furthest that two files of a case may put the same voxel apart, in mm: headers round to single precision.
+GRID_TOLERANCE = 1e-3
+
+# Voxel edges of an image of a head, in mm: outside them, the header is wrong or in another unit than it says.
+VOXEL_EDGES = (0.05, 50.0)
+
+# NIfTI's codes for the unit of its affine, in mm (nibabel's names: meter, mm, micron). Unknown and undefined ones mean
+# mm, as for every reader.
+_NIFTI_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
+
+# MetaImage's element types and their bytes per value.
+_MHA_TYPES = {
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
+    **dict.fromkeys(("MET_LONG", "MET_ULONG"), 4),
+    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
+}
+
+# ITK counts patient axes to the left and to the back, NIfTI to the right and to the front.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_case(
+    case: CaseFiles | str | os.PathLike | Iterable[str | os.PathLike],
+    modalities: str | Iterable[str] | None = None,
+    *,
+    label: bool = True,
+) -> Case:
+    """Read one case; only the files of the asked modalities are opened.
+
+    Args:
+        case: from ``find_cases``, or what ``find_case`` takes: a case folder, or a list of files.
+        modalities: names or a subset such as "flair+t2"; None reads all that the case has.
+        label: read the segmentation if there is one; its absence is no error.
+
+    Raises:
+        InputError: a modality is not there, a file is missing, damaged or not a 3D image, holds NaN, infinite or only
+            zero values, a label value is foreign to the layout, or the files disagree about the grid.
+    """
+    files = case if isinstance(case, CaseFiles) else find_case(case)
+    wanted = files.modalities if modalities is None else parse_subset(modalities)
+    absent = [name for name in wanted if name not in files.images]
+    if absent:
+        raise InputError(
+            f"case {files.id}: {subset_name(absent, ', ')} was asked for, but the case has only "
+            f"{subset_name(files.modalities, ', ')} on disk; ask for these, or add the missing file"
+        )
+    channels = layout_named(files.layout).channels
+    volumes, sources, first = {}, {}, None
+    for name in wanted:
+        source = files.images[name]
+        in_4d = len(channels) if channels and source.channel is not None else None
+        stored, affine = read_image(source.path, source.channel, in_4d)
+        first = first or (source.path, stored.shape, affine)
+        _check_grid(source.path, stored.shape, affine, *first)
+        with np.errstate(over="ignore", invalid="ignore"):
+            volume = stored.astype(np.float32)
+        if bad := volume.size - int(np.isfinite(volume).sum()):
+            raise InputError(
+                f"{source.path}: expected finite intensities, found NaN or infinity in {bad} of {volume.size} voxels; "
+                "repair or export the image again"
+            )
+        if not volume.any():
+            raise InputError(
+                f"{source.path}: expected an image, found only zeros; export it again, or leave {subset_name([name])} "
+                "out"
+            )
+        volumes[name], sources[name] = volume, source.path
+    segmentation = None
+    if label and files.label is not None:
+        stored, affine = read_image(files.label)
+        _check_grid(files.label, stored.shape, affine, *first)
+        segmentation, sources["label"] = files.scheme.decode(stored, os.fspath(files.label)), files.label
+    return Case(files.id, volumes, segmentation, first[2], files.layout, sources)
+
+
+def read_image(
+    path: str | os.PathLike, channel: int | None = None, channels: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a .nii, .nii.gz or .mha file, without looking at its values.
+
+    Args:
+        path: the file.
+        channel: position along the last axis of a 4D NIfTI; only this one is taken from the file.
+        channels: length that the last axis must have.
+
+    Returns:
+        Values [X, Y, Z] in the type of the file (floating if it carries a scale), and the affine, float64 [4, 4],
+        voxel index -> RAS+ mm, whatever unit of length a NIfTI header uses.
+
+    Raises:
+        InputError: the file is missing, a folder, damaged, not an image of that many dimensions, or has voxels of an
+            impossible size.
+    """
+    path = Path(path)
+    _, suffix = split_suffix(path)
+    if path.is_dir():
+        raise InputError(f"{path}: expected an image file, found a folder; name the file inside it")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path") from error
+    if not suffix:
+        raise InputError(f"{path}: expected a file ending in {', '.join(IMAGE_SUFFIXES)}; convert it to one of these")
+    try:
+        stored, affine = _read_mha(path) if suffix == ".mha" else _read_nifti(path, suffix, channel, channels)
+    except InputError:
+        raise
+    # What a damaged file provokes in the libraries is not enumerable: overflow, lookup, memory and codec errors.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: expected a complete {suffix} image, found {size} bytes that cannot be read ({reason}); "
+            "the file is damaged or cut short: copy or download it again"
+        ) from error
+    if not np.issubdtype(stored.dtype, np.number) or np.iscomplexobj(stored):
+        raise InputError(f"{path}: expected one real number per voxel, found {stored.dtype}; convert it to grey values")
+    linear = affine[:3, :3]
+    lengths = np.linalg.norm(linear, axis=0)
+    if not np.isfinite(affine).all() or lengths.min() == 0 or abs(np.linalg.det(linear / lengths)) < 1e-6:
+        raise InputError(
+            f"{path}: expected an invertible voxel-to-mm matrix, found {linear.tolist()}; repair its header"
+        )
+    shortest, longest = VOXEL_EDGES
+    # Headers hold single precision, so an edge of exactly the limit may come out just beyond it.
+    if lengths.min() < shortest * (1 - 1e-5) or lengths.max() > longest * (1 + 1e-5):
+        raise InputError(
+            f"{path}: expected voxel edges of {shortest:g} to {longest:g} mm, found "
+            f"{' x '.join(f'{length:.4g}' for length in lengths)} mm; repair the voxel size or its unit in the header"
+        )
+    return stored, affine
+
+
+def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
+    with open(path, "rb") as file:
+        # The stream is read to its end, because only there gzip's checksum tells a damaged file from a good one.
+        stream = io.BytesIO(gzip.GzipFile(fileobj=file).read()) if suffix == ".nii.gz" else file
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        start = stream.read(540)
+        stream.seek(0)
+        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Image
+        if not kind.header_class.may_contain_header(start):
+            raise ValueError("no NIfTI header")
+        image = kind.from_stream(stream)
+        shape = image.shape
+        needed = image.dataobj.offset + int(np.prod(shape, dtype=object)) * image.dataobj.dtype.itemsize
+        if size < needed:
+            raise ValueError(f"the image ends after {size} of {needed} bytes")
+        axes = 3 if channel is None else 4
+        _check_dimensions(path, shape, axes, channels)
+        index = (slice(None),) * 3 + (0,) * (len(shape) - 3)
+        if channel is not None:
+            index = (*index[:3], channel, *index[4:])
+        # Slicing the proxy reads the asked channel alone.
+        stored = image.dataobj[index] if len(shape) > 3 else np.asanyarray(image.dataobj)
+        affine = np.asarray(image.affine, np.float64)
+        affine[:3] *= _NIFTI_UNITS.get(int(image.header["xyzt_units"]) % 8, 1.0)
+        return np.asarray(stored), affine
+
+
+def _check_dimensions(path: Path, shape: tuple[int, ...], axes: int, channels: int | None) -> None:
+    """``axes`` dimensions, further ones of length 1 allowed."""
+    if len(shape) < axes or any(length != 1 for length in shape[axes:]) or min(shape) < 1:
+        raise InputError(
+            f"{path}: expected an image of {axes} dimensions, found shape {tuple(map(int, shape))}; "
+            + ("give one sequence per file" if axes == 3 else "give the 4D file with the four sequences")
+        )
+    if channels is not None and shape[3] != channels:
+        raise InputError(
+            f"{path}: expected {channels} channels along the fourth axis, found {shape[3]}; give the four sequences"
+        )
+
+
+def _read_mha(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    sitk = import_simpleitk(path)
+    check_mha(path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    image = sitk.ReadImage(os.fspath(path))
+    _check_dimensions(path, image.GetSize(), 3, None)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: expected one value per voxel, found {image.GetNumberOfComponentsPerPixel()}")
+    dimensions = image.GetDimension()
+    direction = np.reshape(image.GetDirection(), (dimensions, dimensions))[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
+    # ITK's arrays run [Z, Y, X], with further axes of length 1 in front.
+    stored = sitk.GetArrayFromImage(image).T
+    return np.ascontiguousarray(stored.reshape(stored.shape[:3])), LPS_TO_RAS @ affine
+
+
+def import_simpleitk(path: Path):
+    """The SimpleITK module, which only BraTS 2015 needs.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise MissingPackage(f"{path}: .mha files need SimpleITK, which is not installed", extra="mha") from error
+    return SimpleITK
+
+
+def check_mha(path: Path) -> None:
+    """Check that a .mha file holds all the bytes that its header announces.
+
+    ITK prints to the terminal when they are short, and returns noise when a compressed image is damaged, so this runs
+    first.
+
+    Raises:
+        ValueError: the header is incomplete, or the image is short or damaged.
+        InputError: the image lies in another file.
+    """
+    content = path.read_bytes()
+    header, position = {}, 0
+    while "ElementDataFile" not in header:
+        end = content.find(b"\n", position)
+        key, separator, value = content[position:end].decode("latin-1").partition("=")
+        if end < 0 or not separator:
+            raise ValueError("its MetaImage header is incomplete")
+        header[key.strip()] = value.strip()
+        position = end + 1
+    if header["ElementDataFile"] != "LOCAL":
+        raise InputError(
+            f"{path}: expected an image inside the file, found a reference to {header['ElementDataFile']}; "
+            "convert it to a single .mha file"
+        )
+    lengths = [int(length) for length in header.get("DimSize", "").split()]
+    if header.get("ElementType") not in _MHA_TYPES or not lengths or header.get("NDims") != str(len(lengths)):
+        raise ValueError("its MetaImage header lacks a known ElementType or as many DimSize as NDims")
+    values = int(np.prod(lengths, dtype=object)) * int(header.get("ElementNumberOfChannels", 1))
+    needed = values * _MHA_TYPES[header["ElementType"]]
+    size = len(content) - position
+    if header.get("CompressedData", "False").lower() == "true":
+        # ITK needs this entry, and without it returns noise.
+        if "CompressedDataSize" not in header:
+            raise ValueError("its MetaImage header lacks CompressedDataSize")
+        end = position + int(header["CompressedDataSize"])
+        if end > len(content):
+            raise ValueError(f"the compressed image ends {end - len(content)} bytes early")
+        # 47: either a zlib or a gzip wrapper, as ITK accepts.
+        size = len(zlib.decompress(content[position:end], 47))
+    if size < needed:
+        raise ValueError(f"the image ends after {size} of {needed} bytes")
+
+
+def _check_grid(
+    path: Path, shape: tuple, affine: np.ndarray, first: Path, first_shape: tuple, first_affine: np.ndarray
+) -> None:
+    """Same shape, and no corner of the volume further apart than the tolerance."""
+    if shape != first_shape:
+        raise InputError(
+            f"{path}: expected the shape {first_shape} of {first}, found {shape}; "
+            "resample the files of a case to one grid"
+        )
+    corners = np.stack(np.meshgrid(*[(0, length - 1) for length in shape], [1], indexing="ij"), -1).reshape(-1, 4)
+    distance = float(np.linalg.norm((corners @ (affine - first_affine).T)[:, :3], axis=1).max())
+    if distance > GRID_TOLERANCE:
+        raise InputError(
+            f"{path}: expected the same place as {first}, found voxels up to {distance:.4g} mm away from it (shapes "
+            "agree, affines differ); register or resample the files of a case to one grid"
+        )
