@@ -32,7 +32,7 @@ from PIL import Image
 
 from smml import course, figures
 from smml.data import REGIONS, read_case
-from smml.evaluation import dice, summary_table
+from smml.evaluation import Scores, dice, summary_table
 from smml.figures.theme import REGION_COLOURS
 from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
@@ -114,9 +114,9 @@ print("best single sequence:", ", ".join(f"{region} {alone[region].idxmax()}" fo
 # ([results/simulator](../results/simulator/sequences.md)):
 
 # %%
-committed = pd.read_csv(course.results_folder() / "simulator" / "scores.csv")
+committed = Scores.read(course.results_folder() / "simulator")
 table = summary_table(committed)
-print(f"{committed['case'].nunique()} simulated cases")
+print(f"{committed.frame['case'].nunique()} simulated cases")
 table.loc[[subset_name(MODALITIES), "FLAIR+T1+T2", "T1ce", "T1", "mean"], ["Dice WT", "Dice TC", "Dice ET"]].round(2)
 
 # %% [markdown]
@@ -206,7 +206,7 @@ def most_missed(table, region):
 
 # %%
 with course.check("0.1"):
-    table = summary_table(pd.read_csv(course.results_folder() / "simulator" / "scores.csv"))
+    table = summary_table(Scores.read(course.results_folder() / "simulator"))
     answers = {region: most_missed(table, region) for region in ("WT", "TC", "ET")}
     assert set(answers.values()) <= set(DISPLAY_NAMES.values()), f"{answers['ET']} is not the name of a sequence"
     assert answers["ET"] == "T1ce", "compare the row of all four with the four rows of three"
@@ -233,7 +233,7 @@ def next_sequence(table, given, region):
 
 # %%
 with course.check("0.2"):
-    table = summary_table(pd.read_csv(course.results_folder() / "simulator" / "scores.csv"))
+    table = summary_table(Scores.read(course.results_folder() / "simulator"))
     assert next_sequence(table, ("flair", "t1ce", "t1"), "WT") == "t2", "with three given, only the fourth is left"
     assert next_sequence(table, ("flair", "t2"), "ET") == "t1ce", (
         "look up the rows of given + one; subset_name names them"

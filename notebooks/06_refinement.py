@@ -45,7 +45,7 @@ from IPython.display import Markdown
 from smml import course, figures
 from smml.data import read_case
 from smml.data.labels import REGIONS
-from smml.evaluation import evaluate, format_table, refinement_table
+from smml.evaluation import Scores, evaluate, format_table, refinement_table
 from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_mask
 from smml.models.checkpoint import load_checkpoint
@@ -341,7 +341,7 @@ Markdown(format_table(refinement_table(scores)))
 # ([results/refinement](../results/refinement/table.md)):
 
 # %%
-committed = pd.read_csv(course.results_folder() / "refinement" / "scores.csv")
+committed = Scores.read(course.results_folder() / "refinement").frame
 wide = committed.pivot_table(index=["case", "subset", "region"], columns="output", values="dice")
 change = 100 * (wide["refined"] - wide["student"])  # Dice points
 by_case = change.groupby(["region", "case"]).mean()

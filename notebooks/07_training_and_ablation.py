@@ -265,9 +265,9 @@ figures.study_figure(study, "What each part is worth: simulated cases, 95 % inte
 # %%
 rows = []
 for _, row in changes.iterrows():
-    gain = row["mean"]
-    shown = "not shown" if gain.low < 0 < gain.high else "a gain" if gain.mean > 0 else "a loss"
-    points = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    gain, low, high = row["mean"], row["mean low"], row["mean high"]
+    shown = "not shown" if low < 0 < high else "a gain" if gain > 0 else "a loss"
+    points = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
     rows.append((titles[row["arm"]], titles[row["parent"]], points, row["signs mean"], shown))
 if not study.complete:
     print("Unfinished: some arms or seeds are still missing.")

@@ -33,7 +33,7 @@ from scipy import ndimage
 from smml import course, figures
 from smml.data import read_case
 from smml.evaluation import dice, evaluate, format_table, hd95, summary_table, write_report
-from smml.evaluation.scores import CHALLENGE_PENALTY
+from smml.evaluation.metrics import CHALLENGE_PENALTY
 from smml.inference import Predictor
 
 figures.use_theme()
@@ -80,7 +80,7 @@ predictor = Predictor.from_checkpoint("tiny")
 scores = evaluate(predictor, files)
 table = summary_table(scores)
 write_report(scores, course.build_folder() / "evaluation", f"tiny on {len(files)} simulated cases")
-print(scores.attrs["protocol"])
+print(scores.protocol)
 Markdown(format_table(table))
 
 # %% [markdown]
@@ -89,7 +89,8 @@ Markdown(format_table(table))
 # subset with T1ce:
 
 # %%
-et = scores[(scores["region"] == "ET") & (scores["subset"] == "FLAIR+T1ce")]
+rows = scores.frame
+et = rows[(rows["region"] == "ET") & (rows["subset"] == "FLAIR+T1ce")]
 has_et = et["truth_ml"] > 0
 print(f"mean Dice of ET from FLAIR+T1ce: all {len(et)} cases {et['dice'].mean():.3f}; "
       f"the {has_et.sum()} that have ET {et['dice'][has_et].mean():.3f}")  # fmt: skip
@@ -122,7 +123,7 @@ singles.round(2)
 # The case with the lowest mean Dice from all four sequences, and what becomes of it from each of three alone:
 
 # %%
-full = scores[scores["modalities"] == 4].groupby("case")["dice"].mean()
+full = rows[rows["modalities"] == 4].groupby("case")["dice"].mean()
 worst = read_case(next(file for file in files if file.id == full.idxmin()))
 encoding = predictor.encode(worst)
 shown = {name: predictor.segment(encoding, name).labels for name in ("all", "flair", "t1ce", "t1")}

@@ -19,10 +19,13 @@ from pathlib import Path
 import torch
 
 from smml.data import REGIONS, simulate_cohort
-from smml.evaluation import compare, evaluate, format_comparison, write_report
+from smml.evaluation import Comparison, Scores, compare, evaluate, format_comparison, write_report
 from smml.files import write_text
 from smml.inference import Predictor
 from smml.runs import made_with
+
+# What an end of an interval is called in the report and in a comparison.
+ENDS = {"mean": "change", "low": "low", "high": "high"}
 
 
 def main() -> None:
@@ -39,25 +42,35 @@ def main() -> None:
         files = simulate_cohort(folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed)
         scores = evaluate(predictor, files)
     _, table = write_report(scores, arguments.output, f"{arguments.checkpoint} on {arguments.cases} simulated cases")
-    both = compare({name: scores[scores["output"] == name] for name in ("student", "refined")})
-    changes = {region: both.loc["refined", f"Dice {region} change"] for region in REGIONS}
+    both = student_and_refined(scores)
+    change = both.frame.loc["refined"]
     report = {
         "what": "simulated cases only",
         "command": "python " + " ".join(sys.argv),
         "checkpoint": arguments.checkpoint,
-        "protocol": scores.attrs["protocol"],
+        "protocol": scores.protocol,
         "seed": arguments.seed,
         **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}, 2 threads",
         "seconds": round(time.perf_counter() - began),
         "change of Dice, refined minus student": {
-            region: {"mean": change.mean, "low": change.low, "high": change.high} for region, change in changes.items()
+            region: {end: change[f"Dice {region} {part}"] for end, part in ENDS.items()} for region in REGIONS
         },
     }
     write_text(arguments.output / "refinement.json", json.dumps(report, indent=1) + "\n")
-    comparison = "\n## The difference\n\n" + format_comparison(both) + "\n"
-    write_text(table, table.read_text(encoding="utf-8") + comparison)
-    print(comparison)
+    write_text(table, table.read_text(encoding="utf-8") + difference(both))
+    print(difference(both))
+
+
+def student_and_refined(scores: Scores) -> Comparison:
+    """What the refinement changes: the refined output against that of the students alone."""
+    outputs = scores.outputs()
+    return compare({name: outputs[name] for name in ("student", "refined")})
+
+
+def difference(both: Comparison) -> str:
+    """The last part of table.md."""
+    return "\n## The difference\n\n" + format_comparison(both) + "\n"
 
 
 if __name__ == "__main__":

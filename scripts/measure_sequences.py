@@ -20,7 +20,7 @@ import pandas as pd
 
 from smml.data import REGIONS, Case, read_case, simulate_cohort
 from smml.evaluation import boundary_recall, dice, summary_table
-from smml.evaluation.evaluate import evaluate, protocol
+from smml.evaluation.evaluate import evaluate
 from smml.evaluation.tables import MEAN, format_table, write_report
 from smml.files import write_text
 from smml.inference import Encoding, Predictor, Segmentation
@@ -51,18 +51,26 @@ def main() -> None:
         "what": "simulated cases only",
         "command": "python " + " ".join(sys.argv),
         "checkpoint": arguments.checkpoint,
-        "protocol": protocol(arguments.cases),
+        "protocol": scores.protocol,
         "seed": arguments.seed,
         **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "means": json.loads(table.to_json(orient="index")),
-        "checks": checks(table, scores),
+        "checks": checks(table, scores.frame),
     }
     write_text(arguments.output / "sequences.json", json.dumps(report, indent=1) + "\n")
+    text = as_markdown(report, arguments.cases)
+    write_text(arguments.output / "sequences.md", text)
+    print(text)
+
+
+def as_markdown(report: dict, cases: int) -> str:
+    """``sequences.md``, from what ``sequences.json`` holds and the number of cases."""
+    table = pd.DataFrame.from_dict(report["means"], orient="index").astype(float)  # null is NaN
     lines = [
         "# Do simulated cases need their sequences?",
         "",
-        f"`{arguments.checkpoint}` on {arguments.cases} **simulated** cases, cohort seed {arguments.seed}, which "
+        f"`{report['checkpoint']}` on {cases} **simulated** cases, cohort seed {report['seed']}, which "
         'training did not see. Dice in per cent, HD95 in mm; "ED recall" is the share of the boundary of the oedema '
         "that lies within 2 voxels of the predicted one, in per cent.",
         "",
@@ -76,8 +84,7 @@ def main() -> None:
         f"{report['hardware']}.",
         "",
     ]
-    write_text(arguments.output / "sequences.md", "\n".join(lines))
-    print("\n".join(lines))
+    return "\n".join(lines)
 
 
 class OedemaRecorder:

@@ -126,7 +126,7 @@ def evaluate(
 
     from smml import evaluation
     from smml.data import find_cases
-    from smml.evaluation.scores import CHALLENGE_PENALTY
+    from smml.evaluation.metrics import CHALLENGE_PENALTY
     from smml.evaluation.tables import check_report
     from smml.ranks import start_ranks
 
@@ -161,7 +161,7 @@ def evaluate(
     both = evaluation.refinement_table(scores)
     if both is not None:
         typer.echo("\nstudent and refined, side by side\n" + evaluation.format_table(both))
-    typer.echo(f"\n{scores.attrs['protocol']}\nscores in {csv}, table in {markdown}")
+    typer.echo(f"\n{scores.protocol}\nscores in {csv}, table in {markdown}")
 
 
 @app.command()
@@ -183,14 +183,14 @@ def compare(
         if Path(result).exists() or not separator:
             whole = Path(result).absolute()
             name, path = whole.name if whole.is_dir() else whole.stem, result
-        read = evaluation.read_scores(path)
+        read = evaluation.Scores.read(path).outputs()
         for kind, scores in read.items():
             title = f"{name}, {kind}" if len(read) > 1 and kind else name
             if title in tables:
                 raise InputError(f"two results are called {title!r}; name them, as in NAME={result}")
             tables[title] = scores
     table = evaluation.compare(tables)
-    reference = evaluation.published(published, table.attrs["pairs"]) if published else None
+    reference = evaluation.published(published, table.pairs) if published else None
     text = evaluation.format_comparison(table, reference)
     typer.echo(text)
     if output is not None:

@@ -1,5 +1,6 @@
 """Confidence intervals by resampling cases: what a difference between two methods is worth."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,11 +48,7 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 
             f"{int((~np.isfinite(values)).sum())} not finite; leave such cases out of both methods"
         )
     _check_options(level, resamples)
-    random = np.random.default_rng(seed)
-    seeds, cases = values.shape
-    rows, columns = np.empty((resamples, seeds), np.intp), np.empty((resamples, cases), np.intp)
-    for number in range(resamples):
-        rows[number], columns[number] = random.integers(seeds, size=seeds), random.integers(cases, size=cases)
+    rows, columns = _draws(*values.shape, resamples, seed)
     # The means many at a time, but not so many that large cohorts fill the memory.
     block = max(1, _NUMBERS_AT_ONCE // values.size)
     means = np.concatenate(
@@ -62,6 +59,20 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+@functools.lru_cache(maxsize=4)
+def _draws(seeds: int, cases: int, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Drawn seeds [resamples, seeds] and cases [resamples, cases].
+
+    Kept, because drawing takes far longer than the means, and a report draws for dozens of values of one shape.
+    """
+    random = np.random.default_rng(seed)
+    rows, columns = np.empty((resamples, seeds), np.int32), np.empty((resamples, cases), np.int32)
+    for number in range(resamples):
+        rows[number], columns[number] = random.integers(seeds, size=seeds), random.integers(cases, size=cases)
+    rows.flags.writeable = columns.flags.writeable = False
+    return rows, columns
 
 
 def bootstrap_mean_over_subsets(

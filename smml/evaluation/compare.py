@@ -1,19 +1,7 @@
-"""Any set of results side by side, ours or another tool's: means over the subsets, differences with intervals.
+"""Any set of results side by side, ours or another tool's: means over the subsets, differences with intervals."""
 
-A result is a CSV file with a row per case, subset and region (``scores.csv`` of ``smml evaluate``, or a table from
-another tool):
-
-    case,subset,region,dice[,hd95][,output]
-    BraTS20_Training_001,flair+t2,WT,0.91,4.2
-
-``subset`` names modalities in any order and case, joined by "+"; ``region`` is WT, TC or ET; ``dice`` lies in [0, 1];
-``hd95`` is in mm and may be empty; ``output`` tells "student" from "refined" where a file holds both, and rows in which
-it is blank are one output. A case may lack subsets, as one without T2 does, if all results lack the same.
-"""
-
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,104 +10,44 @@ from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.evaluation.bootstrap import bootstrap_mean, bootstrap_mean_over_subsets
 from smml.evaluation.published import PROTOCOLS
-from smml.modalities import SUBSETS, parse_subset, subset_name
+from smml.evaluation.scores import Scores
+from smml.modalities import SUBSETS, subset_name
 
-_COLUMNS = ("case", "subset", "region", "dice")
 
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Results side by side.
 
-def read_scores(path: str | os.PathLike) -> dict[str, pd.DataFrame]:
-    """Read a result file.
-
-    Args:
-        path: a CSV file; a folder stands for the ``scores.csv`` in it.
-
-    Returns:
-        Scores by output ("student", "refined"; "" where the file does not say), each with the columns of this module's
-        form, subsets under the project's names.
-
-    Raises:
-        InputError: no such file, or rows that are not as above; file, row and value are named.
+    Attributes:
+        frame: one row per result, by its name. "Dice WT" ... and "HD95 WT" ...: mean over cases, then over subsets
+            (Dice 0 to 1, mm). "Dice WT change" ...: the difference to the first row, and "Dice WT low", "Dice WT high"
+            its 95 % interval, from a paired bootstrap over cases; NaN in the first row.
+        protocol: over what, and how the changes came about.
+        pairs: what was compared: (case, subset).
     """
-    path = Path(path)
-    path = path / "scores.csv" if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(f"{path}: no such result; give a CSV file or the folder of `smml evaluate --output`")
-    try:
-        # As text: what pandas takes for missing ("NA", a blank) may be a name, or must be told with its row.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from error
-    missing = [column for column in _COLUMNS if column not in table]
-    if missing or table.empty:
-        what = f"lacks the columns {', '.join(missing)}" if missing else "holds no rows"
-        raise InputError(f"{path}: {what}; expected {','.join(_COLUMNS)}[,hd95][,output], a row per case and region")
-    # A row that ends early lacks its last cells, which is as if they were blank.
-    table = table.fillna("")
-    blank = np.flatnonzero(table["case"].str.strip() == "")
-    if blank.size:
-        raise InputError(f"{path}: row {blank[0] + 2}: names no case; expected its identifier; fill in the column case")
-    table["subset"] = [_subset(path, row, text) for row, text in enumerate(table["subset"], start=2)]
-    odd = sorted(set(table["region"]) - set(REGIONS))
-    if odd:
-        raise InputError(f"{path}: unknown region {odd[0]!r}; expected {', '.join(REGIONS)}")
-    dice = pd.to_numeric(table["dice"], errors="coerce")
-    wrong = np.flatnonzero(~((dice >= 0) & (dice <= 1 + 1e-6)))
-    if wrong.size:
-        value = table["dice"].iloc[wrong[0]]
-        raise InputError(f"{path}: row {wrong[0] + 2}: Dice must lie in [0, 1], found {value!r}; per cent / 100")
-    table["dice"] = dice
-    table["hd95"] = _distances(path, table["hd95"]) if "hd95" in table else np.nan
-    table["output"] = table["output"].str.strip() if "output" in table else ""
-    keys = ["output", "case", "subset", "region"]
-    twice = table[table.duplicated(keys)]
-    if len(twice):
-        raise InputError(f"{path}: {', '.join(map(str, twice[keys].iloc[0]))} stands there twice; one row each")
-    return {str(output): part for output, part in table.groupby("output")}
+
+    frame: pd.DataFrame
+    protocol: str
+    pairs: list[tuple[str, str]]
 
 
-def _distances(path: Path, column: pd.Series) -> pd.Series:
-    """HD95 as numbers, NaN where the file says that there is none."""
-    values = pd.to_numeric(column, errors="coerce")
-    absent = column.str.strip().str.lower().isin(["", "nan", "na", "n/a", "none"])
-    wrong = np.flatnonzero(~(absent | ((values >= 0) & np.isfinite(values))))
-    if wrong.size:
-        raise InputError(
-            f"{path}: row {wrong[0] + 2}: hd95 must be a distance in mm, found {column.iloc[wrong[0]]!r}; leave the "
-            "cell empty where there is none"
-        )
-    return values
-
-
-def _subset(path: Path, row: int, text: str) -> str:
-    try:
-        return subset_name(parse_subset(str(text).lower()))
-    except InputError as error:
-        raise InputError(f"{path}: row {row}: {error}") from error
-
-
-def compare(results: Mapping[str, pd.DataFrame], *, resamples: int = 10_000) -> pd.DataFrame:
+def compare(results: Mapping[str, Scores], *, resamples: int = 10_000) -> Comparison:
     """Results side by side over what all of them have: the same cases and subsets.
 
     A subset that a case lacks in every result, as a case without T2 does, is left out and counted.
 
     Args:
-        results: scores by name, of :func:`read_scores` or :func:`smml.evaluation.evaluate` (one output each); the first
-            is what the others are compared with.
+        results: scores by name, one output each (:meth:`Scores.outputs`); the first is what the others are compared
+            with.
         resamples: of the bootstrap.
-
-    Returns:
-        One row per name. "Dice WT" ... and "HD95 WT" ...: mean over cases, then over subsets (Dice 0 to 1, mm).
-        "Dice WT change" ...: the difference to the first row, an :class:`~smml.evaluation.bootstrap.Interval` from a
-        paired bootstrap over cases (None in the first row). ``attrs["protocol"]`` says over what, and
-        ``attrs["pairs"]`` lists it: (case, subset).
 
     Raises:
         InputError: nothing in common, or a result with gaps that the others do not have.
     """
     if not results:
         raise InputError("nothing to compare: give at least one result")
-    tables = {name: scores.set_index(["case", "subset", "region"]) for name, scores in results.items()}
-    pairs, left_out = _common_pairs(results)
+    tables = {name: scores.frame.set_index(["case", "subset", "region"]) for name, scores in results.items()}
+    pairs, left_out = _common_pairs(tables)
     cases = sorted({case for case, _ in pairs})
     order = [name for name in map(subset_name, SUBSETS) if name in {subset for _, subset in pairs}]
     wanted = pd.MultiIndex.from_tuples([(*pair, region) for pair in pairs for region in REGIONS])
@@ -144,34 +72,35 @@ def compare(results: Mapping[str, pd.DataFrame], *, resamples: int = 10_000) -> 
     for name, row in rows.items():
         for region in REGIONS:
             change = (dice[name][region] - dice[first][region]).to_numpy()
+            columns = [f"Dice {region} {part}" for part in ("change", "low", "high")]
             if name == first:
-                row[f"Dice {region} change"] = None
-            elif np.isnan(change).any():
-                row[f"Dice {region} change"] = bootstrap_mean_over_subsets(change, resamples=resamples)
+                row |= dict.fromkeys(columns, np.nan)
+                continue
+            if np.isnan(change).any():
+                interval = bootstrap_mean_over_subsets(change, resamples=resamples)
             else:
-                row[f"Dice {region} change"] = bootstrap_mean(change.mean(axis=1), resamples=resamples)
-    frame = pd.DataFrame.from_dict(rows, orient="index")
+                interval = bootstrap_mean(change.mean(axis=1), resamples=resamples)
+            row |= dict(zip(columns, (interval.mean, interval.low, interval.high), strict=True))
     without = (
         f"; {left_out} of {left_out + len(pairs)} pairs of case and subset left out, because no result has them"
         if left_out
         else ""
     )
-    frame.attrs["protocol"] = (
+    protocol = (
         f"{len(cases)} cases and {len(order)} subsets that all results have{without}; change to {first!r} with 95 % "
         "interval, paired bootstrap over cases"
     )
-    frame.attrs["pairs"] = pairs
-    return frame
+    return Comparison(pd.DataFrame.from_dict(rows, orient="index"), protocol, pairs)
 
 
-def _common_pairs(results: Mapping[str, pd.DataFrame]) -> tuple[list[tuple[str, str]], int]:
+def _common_pairs(tables: Mapping[str, pd.DataFrame]) -> tuple[list[tuple[str, str]], int]:
     """(case, subset) that are compared, in order, and how many more these cases and subsets would make.
 
     Raises:
         InputError: nothing in common, or some results have a pair of these cases and subsets that others lack: leaving
             it out would let a result choose what it is measured on.
     """
-    have = {name: set(zip(scores["case"], scores["subset"], strict=True)) for name, scores in results.items()}
+    have = {name: set(table.index.droplevel("region")) for name, table in tables.items()}
     cases = set.intersection(*({case for case, _ in pairs} for pairs in have.values()))
     subsets = set.intersection(*({subset for _, subset in pairs} for pairs in have.values()))
     order = [name for name in map(subset_name, SUBSETS) if name in subsets]
@@ -179,7 +108,7 @@ def _common_pairs(results: Mapping[str, pd.DataFrame]) -> tuple[list[tuple[str, 
     pairs = [pair for pair in grid if any(pair in own for own in have.values())]
     if not pairs:
         what = "case" if not cases else "subset"
-        raise InputError(f"the results {', '.join(results)} share no {what}; compare them on the same data")
+        raise InputError(f"the results {', '.join(have)} share no {what}; compare them on the same data")
     for name, own in have.items():
         gap = next((pair for pair in pairs if pair not in own), None)
         if gap:
@@ -198,7 +127,7 @@ def published(protocol: str, pairs: Iterable[tuple[str, str]]) -> dict[str, tupl
 
     Args:
         protocol: a key of :data:`smml.evaluation.published.PROTOCOLS`.
-        pairs: case and subset of what was scored, as ``attrs["pairs"]`` of :func:`compare`.
+        pairs: case and subset of what was scored, as :attr:`Comparison.pairs` lists them.
 
     Returns:
         Mean Dice of WT, TC and ET over the 15 subsets, in per cent, by method.
@@ -234,25 +163,25 @@ def published(protocol: str, pairs: Iterable[tuple[str, str]]) -> dict[str, tupl
     return wanted.means
 
 
-def format_comparison(table: pd.DataFrame, reference: Mapping[str, tuple[float, float, float]] | None = None) -> str:
+def format_comparison(comparison: Comparison, reference: Mapping[str, tuple[float, float, float]] | None = None) -> str:
     """The comparison as Markdown: Dice in per cent with intervals in points, HD95 in mm, then published means.
 
     Args:
-        table: of :func:`compare`.
+        comparison: of :func:`compare`.
         reference: published means of WT, TC and ET in per cent, by the name of the method; printed below, apart.
     """
     head = ["result", *(f"Dice {region}" for region in REGIONS), *(f"HD95 {region}" for region in REGIONS)]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    for name, row in table.iterrows():
+    for name, row in comparison.frame.iterrows():
         cells = [str(name)]
         for region in REGIONS:
-            change = row[f"Dice {region} change"]
+            change, low, high = (100 * row[f"Dice {region} {part}"] for part in ("change", "low", "high"))
             text = f"{100 * row[f'Dice {region}']:.1f}"
-            if change is not None:
-                text += f" ({100 * change.mean:+.1f}; {100 * change.low:+.1f} to {100 * change.high:+.1f})"
+            if not np.isnan(change):
+                text += f" ({change:+.1f}; {low:+.1f} to {high:+.1f})"
             cells.append(text)
         cells += ["–" if np.isnan(row[f"HD95 {region}"]) else f"{row[f'HD95 {region}']:.1f}" for region in REGIONS]
         lines.append("| " + " | ".join(cells) + " |")
     for name, means in (reference or {}).items():
         lines.append("| " + " | ".join([f"{name} (published)", *(f"{v:.1f}" for v in means), "–", "–", "–"]) + " |")
-    return "\n".join([*lines, "", table.attrs["protocol"] + "."])
+    return "\n".join([*lines, "", comparison.protocol + "."])

@@ -1,19 +1,20 @@
 """Scores of a model over cases and modality subsets."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from smml.data.case import Case, read_case
+from smml.data.case import Case
 from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles
+from smml.data.reading import read_case
 from smml.errors import InputError
-from smml.evaluation.scores import dice, hd95
-from smml.inference import Predictor, Segmentation
+from smml.evaluation.metrics import dice, hd95
+from smml.evaluation.scores import Scores
+from smml.inference import Predictor
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
 from smml.ranks import Ranks
 
@@ -31,7 +32,7 @@ def evaluate(
     branches: bool = False,
     ranks: Ranks | None = None,
     progress: bool = True,
-) -> pd.DataFrame:
+) -> Scores:
     """Segment every case from every subset and score the three regions on the grid of the ground truth.
 
     Args:
@@ -40,7 +41,7 @@ def evaluate(
             subsets of what it has.
         subsets: which subsets; by default all 15 in table order.
         one_empty: HD95 where exactly one of prediction and truth is empty: NaN (left out of means and counted) or
-            ``scores.CHALLENGE_PENALTY``.
+            ``metrics.CHALLENGE_PENALTY``.
         distances: compute HD95, which takes longer than Dice; without it the column is NaN.
         branches: also score each student by itself, as outputs "branch 1" and "branch 2".
         ranks: the processes that share out the cases; all of them must call, and each gets all rows.
@@ -49,8 +50,8 @@ def evaluate(
     Returns:
         A row per case, subset, output and region: ``case``, ``subset`` ("T1ce+T2"), ``modalities`` (how many),
         ``output`` ("student": the mean of both; with refinement also "refined"; see ``branches``), ``region``,
-        ``dice``, ``hd95`` (mm), ``dice_post`` (ET below 500 mm3 relabelled NCR), ``truth_ml``, ``predicted_ml``.
-        ``attrs["protocol"]`` says how the numbers came about.
+        ``dice``, ``hd95`` (mm), ``dice_post`` (ET below 500 mm3 relabelled NCR), ``truth_ml``, ``predicted_ml``; and
+        the protocol, which says how the numbers came about.
 
     Raises:
         InputError: no case, a case without a label, or a case whose classes are not the model's; told before the first
@@ -67,19 +68,15 @@ def evaluate(
     own = ranks.deal(len(cases))
     with tqdm(total=len(own) * len(wanted), desc="evaluating", unit="subset", disable=not progress) as bar:
         for number in own:
-            item, rows = cases[number], by_case.setdefault(number, [])
-            case = item if isinstance(item, Case) else read_case(item)
-            possible = set(subsets_of(case.modalities))
-            chosen = [subset for subset in wanted if subset in possible]
-            for result in predictor.segment_all(predictor.encode(case), chosen):
-                for output, segmentation in _outputs(result, branches):
-                    rows += _score(case, output, segmentation, one_empty, distances)
+            rows = by_case[number] = []
+            for some in _score_case(predictor, cases[number], wanted, one_empty, distances, branches):
+                rows += some
                 bar.update()
-            bar.update(len(wanted) - len(chosen))
+            # The subsets that the case lacks count as done.
+            bar.update(len(by_case) * len(wanted) - bar.n)
     everyone = {number: rows for part in ranks.gather(by_case) for number, rows in part.items()}
     frame = pd.DataFrame([row for number in range(len(cases)) for row in everyone[number]])
-    frame.attrs["protocol"] = protocol(len(cases), one_empty)
-    return frame
+    return Scores(frame, protocol(len(cases), one_empty))
 
 
 def protocol(cases: int, one_empty: float = math.nan) -> str:
@@ -102,40 +99,47 @@ def _check(case: CaseFiles | Case, predictor: Predictor) -> None:
         )
 
 
-def _outputs(result: Segmentation, branches: bool) -> list[tuple[str, Segmentation]]:
-    """What is scored of a segmentation, by name."""
-    student = result.student or result
-    found = [("student", student)]
-    if branches:
-        found += [
-            (f"branch {number}", replace(student, labels=labels))
-            for number, labels in enumerate(student.branch_labels, start=1)
-        ]
-    return [*found, ("refined", result)] if result.refined else found
-
-
-def _score(case: Case, output: str, result: Segmentation, one_empty: float, distances: bool) -> list[dict]:
-    scheme, voxel = case.scheme, float(np.prod(case.spacing))
-    post = relabel_small_et(result.labels, voxel, et=scheme.regions["ET"][0])
-    rows = []
-    for region in REGIONS:
-        truth = scheme.region(case.label, region)
-        predicted = scheme.region(result.labels, region)
-        rows.append(
-            {
-                "case": case.id,
-                "subset": subset_name(result.subset),
-                "modalities": len(result.subset),
-                "output": output,
-                "region": region,
-                "dice": dice(predicted, truth),
-                "hd95": hd95(predicted, truth, case.spacing, one_empty=one_empty) if distances else math.nan,
-                "dice_post": dice(scheme.region(post, region), truth),
-                "truth_ml": float(truth.sum()) * voxel / 1000,
-                "predicted_ml": float(predicted.sum()) * voxel / 1000,
-            }
-        )
-    return rows
+def _score_case(
+    predictor: Predictor,
+    item: CaseFiles | Case,
+    wanted: Sequence[Subset],
+    one_empty: float,
+    distances: bool,
+    branches: bool,
+) -> Iterator[list[dict]]:
+    """The rows of a case, from one after the other of the subsets of what it has."""
+    case = item if isinstance(item, Case) else read_case(item)
+    scheme, voxel, possible = case.scheme, float(np.prod(case.spacing)), set(subsets_of(case.modalities))
+    truth = {region: scheme.region(case.label, region) for region in REGIONS}
+    for result in predictor.segment_all(predictor.encode(case), [subset for subset in wanted if subset in possible]):
+        student = result.student or result
+        outputs = {"student": student.labels}
+        if branches:
+            outputs |= {f"branch {number}": labels for number, labels in enumerate(student.branch_labels, start=1)}
+        if result.refined:
+            outputs["refined"] = result.labels
+        rows = []
+        for output, labels in outputs.items():
+            post = relabel_small_et(labels, voxel, et=scheme.regions["ET"][0])
+            for region in REGIONS:
+                found = scheme.region(labels, region)
+                rows.append(
+                    {
+                        "case": case.id,
+                        "subset": subset_name(result.subset),
+                        "modalities": len(result.subset),
+                        "output": output,
+                        "region": region,
+                        "dice": dice(found, truth[region]),
+                        "hd95": hd95(found, truth[region], case.spacing, one_empty=one_empty)
+                        if distances
+                        else math.nan,
+                        "dice_post": dice(scheme.region(post, region), truth[region]),
+                        "truth_ml": float(truth[region].sum()) * voxel / 1000,
+                        "predicted_ml": float(found.sum()) * voxel / 1000,
+                    }
+                )
+        yield rows
 
 
 def relabel_small_et(labels: np.ndarray, voxel_mm3: float, et: int) -> np.ndarray:

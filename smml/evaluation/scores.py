@@ -1,96 +1,139 @@
-"""Dice and HD95 of one region of one case, as the field counts them (docs/CONVENTIONS.md, "Scores").
+"""Scores and how they were counted; as a file, a row for each case, subset and region:
 
-MONAI computes both; what an empty region counts is decided here, because the field's convention is not a library's.
+    case,subset,region,dice[,hd95][,output]
+    BraTS20_Training_001,flair+t2,WT,0.91,4.2
+
+``subset`` names modalities in any order and case, joined by "+"; ``region`` is WT, TC or ET; ``dice`` lies in [0, 1];
+``hd95`` is in mm and may be empty; ``output`` tells "student" from "refined" where a file holds both, and rows in which
+it is blank are one output. A case may lack subsets, as one without T2 does. ``smml evaluate`` writes such a file, and
+another tool's table in this form is read alike.
 """
 
-import math
-import warnings
+import os
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance
-from scipy import ndimage
+import pandas as pd
 
-# The challenge's penalty in mm when exactly one of prediction and truth is empty: the diagonal of 240 x 240 x 155 mm.
-CHALLENGE_PENALTY = 373.13
+from smml.data.labels import REGIONS
+from smml.errors import InputError
+from smml.files import write_text
+from smml.modalities import parse_subset, subset_name
+
+_COLUMNS = ("case", "subset", "region", "dice")
+# Columns that may be there, and may be empty: what their numbers are.
+_NUMBERS = {
+    "hd95": "a distance in mm",
+    "modalities": "a number of modalities",
+    "dice_post": "a Dice in [0, 1]",
+    "truth_ml": "a volume in ml",
+    "predicted_ml": "a volume in ml",
+}
 
 
-def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Dice of two masks A and B: twice the voxels of both over the voxels of A and those of B.
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of cases from subsets of their modalities.
 
-    Both empty is 1, a false alarm on an empty truth is 0. (The published form adds 1e-8 above and below, which decides
-    the same two cases and changes no other score by more than 1e-8.)
-
-    Args:
-        prediction: boolean [X, Y, Z].
-        truth: boolean [X, Y, Z].
-
-    Returns:
-        A score in [0, 1].
+    Attributes:
+        frame: a row per case, subset, output and region, with the columns of :func:`smml.evaluation.evaluate`; of
+            another tool's file ``case``, ``subset`` ("T1ce+T2"), ``region``, ``dice`` (0 to 1) and ``hd95`` (mm, NaN
+            where there is none), and ``output`` where it says.
+        protocol: how the numbers came about, to stand beside every table.
     """
-    return float(compute_dice(_batch(prediction), _batch(truth), ignore_empty=False))
+
+    frame: pd.DataFrame
+    protocol: str = "not stated"
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, protocol: str = "not stated") -> "Scores":
+        """Read a file in the form of this module.
+
+        Args:
+            path: a CSV file; a folder stands for the ``scores.csv`` in it.
+            protocol: how its numbers came about, which the file does not say.
+
+        Raises:
+            InputError: no such file, or rows that are not as above; file, row and value are named.
+        """
+        path = Path(path)
+        path = path / "scores.csv" if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(f"{path}: no such result; give a CSV file or the folder of `smml evaluate --output`")
+        try:
+            # As text: what pandas takes for missing ("NA", a blank) may be a name, or must be told with its row.
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
+            raise InputError(f"{path}: not a CSV file ({error})") from error
+        missing = [column for column in _COLUMNS if column not in table]
+        if missing or table.empty:
+            what = f"lacks the columns {', '.join(missing)}" if missing else "holds no rows"
+            raise InputError(
+                f"{path}: {what}; expected {','.join(_COLUMNS)}[,hd95][,output], a row per case and region"
+            )
+        # A row that ends early lacks its last cells, which is as if they were blank.
+        table = table.fillna("")
+        blank = np.flatnonzero(table["case"].str.strip() == "")
+        if blank.size:
+            raise InputError(
+                f"{path}: row {blank[0] + 2}: names no case; expected its identifier; fill in the column case"
+            )
+        table["subset"] = [_subset(path, row, text) for row, text in enumerate(table["subset"], start=2)]
+        odd = sorted(set(table["region"]) - set(REGIONS))
+        if odd:
+            raise InputError(f"{path}: unknown region {odd[0]!r}; expected {', '.join(REGIONS)}")
+        dice = pd.to_numeric(table["dice"], errors="coerce")
+        wrong = np.flatnonzero(~((dice >= 0) & (dice <= 1 + 1e-6)))
+        if wrong.size:
+            value = table["dice"].iloc[wrong[0]]
+            raise InputError(f"{path}: row {wrong[0] + 2}: Dice must lie in [0, 1], found {value!r}; per cent / 100")
+        table["dice"] = dice
+        for column, meaning in _NUMBERS.items():
+            if column in table:
+                table[column] = _numbers(path, table[column], meaning)
+        table["hd95"] = table.get("hd95", np.nan)
+        if "output" in table:
+            table["output"] = table["output"].str.strip()
+        keys = [column for column in ("output", "case", "subset", "region") if column in table]
+        twice = table[table.duplicated(keys)]
+        if len(twice):
+            raise InputError(f"{path}: {', '.join(map(str, twice[keys].iloc[0]))} stands there twice; one row each")
+        return cls(table, protocol)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write the rows as CSV, six digits of each number; the same scores are the same bytes.
+
+        Args:
+            path: a CSV file; its folder is made if needed.
+
+        Raises:
+            InputError: it cannot be written there.
+        """
+        write_text(path, self.frame.to_csv(index=False, float_format="%.6g"))
+
+    def outputs(self) -> dict[str, "Scores"]:
+        """The scores of each output by its name: "student", "refined"; "" where it has none."""
+        if "output" not in self.frame:
+            return {"": self}
+        return {str(name): Scores(part, self.protocol) for name, part in self.frame.groupby("output")}
 
 
-def hd95(
-    prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float], *, one_empty: float = math.nan
-) -> float:
-    """95th percentile of the distances between two surfaces, the larger of the two directions, in mm.
-
-    Args:
-        prediction: boolean [X, Y, Z].
-        truth: boolean [X, Y, Z].
-        spacing: voxel edges in mm.
-        one_empty: what counts where exactly one mask is empty: NaN (left out of means, and counted) or
-            ``CHALLENGE_PENALTY``. Both empty is 0.
-    """
-    empty = (not prediction.any(), not truth.any())
-    if all(empty):
-        return 0.0
-    if any(empty):
-        return one_empty
-    # Distances do not change when the common background is cut away, and are found sooner.
-    box = _bounding_box(prediction | truth)
-    with warnings.catch_warnings():
-        # MONAI 1.6 warns about an argument that it passes to itself.
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
-        surface = compute_hausdorff_distance(
-            _batch(prediction[box]), _batch(truth[box]), percentile=95, spacing=[float(edge) for edge in spacing]
+def _numbers(path: Path, column: pd.Series, meaning: str) -> pd.Series:
+    """A column as numbers from 0, NaN where the file says that there is none."""
+    values = pd.to_numeric(column, errors="coerce")
+    absent = column.str.strip().str.lower().isin(["", "nan", "na", "n/a", "none"])
+    wrong = np.flatnonzero(~(absent | ((values >= 0) & np.isfinite(values))))
+    if wrong.size:
+        raise InputError(
+            f"{path}: row {wrong[0] + 2}: {column.name} must be {meaning}, found {column.iloc[wrong[0]]!r}; leave the "
+            "cell empty where there is none"
         )
-    return float(surface)
+    return values
 
 
-def boundary_recall(
-    prediction: np.ndarray, truth: np.ndarray, tolerance: float = 2.0, spacing: tuple[float, float, float] = (1, 1, 1)
-) -> float:
-    """Share of the truth's surface voxels that lie within ``tolerance`` of the prediction's surface.
-
-    Args:
-        prediction: boolean [X, Y, Z].
-        truth: boolean [X, Y, Z].
-        tolerance: in the units of ``spacing``; with unit spacing, voxels.
-        spacing: voxel edges.
-
-    Returns:
-        A share in [0, 1]; NaN if the truth is empty, 0 if only the prediction is.
-    """
-    if not truth.any():
-        return math.nan
-    if not prediction.any():
-        return 0.0
-    # The border of the array counts as outside, so a region that touches it has a surface there.
-    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (prediction, truth)]
-    distance = ndimage.distance_transform_edt(~edges[0], sampling=spacing)
-    return float((distance[edges[1]] <= tolerance).mean())
-
-
-def _batch(mask: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(mask))[None, None].float()
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Slices round the True voxels, one voxel wider where there is room, so that surfaces stay surfaces."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(max(0, hit[0] - 1), min(mask.shape[axis], hit[-1] + 2)))
-    return tuple(box)
+def _subset(path: Path, row: int, text: str) -> str:
+    try:
+        return subset_name(parse_subset(str(text).lower()))
+    except InputError as error:
+        raise InputError(f"{path}: row {row}: {error}") from error

@@ -9,6 +9,7 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.evaluation.scores import Scores
 from smml.files import write_text
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 
@@ -16,11 +17,11 @@ MEAN = "mean"
 REPORT_FILES = ("scores.csv", "table.md")
 
 
-def summary_table(scores: pd.DataFrame, *, post_processed: bool = False, output: str | None = None) -> pd.DataFrame:
+def summary_table(scores: Scores, *, post_processed: bool = False, output: str | None = None) -> pd.DataFrame:
     """Mean scores per subset, in the order in which the field prints them, and their mean.
 
     Args:
-        scores: of :func:`smml.evaluation.evaluate`.
+        scores: of :func:`smml.evaluation.evaluate`, or read from a file.
         post_processed: use the Dice after relabelling a small ET.
         output: "student" or "refined"; by default the refined one where there is one.
 
@@ -30,20 +31,20 @@ def summary_table(scores: pd.DataFrame, *, post_processed: bool = False, output:
         HD95, because exactly one of prediction and truth is empty.
 
     Raises:
-        InputError: the frame lacks columns.
+        InputError: the scores lack columns or that output.
     """
     column = "dice_post" if post_processed else "dice"
-    missing = {"case", "subset", "region", column, "hd95"} - set(scores.columns)
+    missing = {"case", "subset", "region", column, "hd95"} - set(scores.frame.columns)
     if missing:
         raise InputError(f"the scores lack the columns {', '.join(sorted(missing))}; expected those of `evaluate`")
-    if "output" in scores:
-        output = output or ("refined" if (scores["output"] == "refined").any() else "student")
-        scores = scores[scores["output"] == output]
-        if scores.empty:
-            raise InputError(f"the scores hold no output {output!r}; evaluate a model that was trained with refinement")
-    rows = {}
+    outputs = scores.outputs()
+    # A file that tells no outputs apart is the one that is asked for.
+    wanted = "" if list(outputs) == [""] else output or ("refined" if "refined" in outputs else "student")
+    if wanted not in outputs:
+        raise InputError(f"the scores hold no output {wanted!r}; evaluate a model that was trained with refinement")
+    frame, rows = outputs[wanted].frame, {}
     for subset in map(subset_name, SUBSETS):
-        chosen = scores[scores["subset"] == subset]
+        chosen = frame[frame["subset"] == subset]
         if chosen.empty:
             continue
         by_region = chosen.groupby("region")
@@ -59,19 +60,18 @@ def summary_table(scores: pd.DataFrame, *, post_processed: bool = False, output:
     table.loc[MEAN] = last
     table["HD95 left out"] = table["HD95 left out"].astype(int)
     table.index.name = "subset"
-    table.attrs = dict(scores.attrs)
     return table
 
 
-def refinement_table(scores: pd.DataFrame) -> pd.DataFrame | None:
+def refinement_table(scores: Scores) -> pd.DataFrame | None:
     """Student and refined side by side: one row per subset, then "mean"; None where nothing was refined.
 
     Columns "Dice WT student", "Dice WT refined", "Dice TC student", ... (0 to 1).
 
     Args:
-        scores: of :func:`smml.evaluation.evaluate`.
+        scores: of :func:`smml.evaluation.evaluate`, or read from a file.
     """
-    if "output" not in scores or not (scores["output"] == "refined").any():
+    if "refined" not in scores.outputs():
         return None
     tables = {output: summary_table(scores, output=output) for output in ("student", "refined")}
     columns = {
@@ -132,22 +132,22 @@ def check_report(folder: str | os.PathLike) -> None:
         raise InputError(f"{taken}: expected a file to write or replace, found a folder; choose another output")
 
 
-def write_report(scores: pd.DataFrame, folder: str | os.PathLike, title: str) -> tuple[Path, Path]:
+def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple[Path, Path]:
     """Write ``scores.csv`` (a row per case, subset and region) and ``table.md``; returns their paths.
 
     Args:
-        scores: of :func:`smml.evaluation.evaluate`.
+        scores: of :func:`smml.evaluation.evaluate`, or read from a file.
         folder: made if needed.
         title: heading of the Markdown file: model and data set.
     """
     csv, markdown = (Path(folder) / name for name in REPORT_FILES)
-    write_text(csv, scores.to_csv(index=False, float_format="%.6g"))
+    scores.write(csv)
     plain, post = summary_table(scores), summary_table(scores, post_processed=True)
     both = refinement_table(scores)
     text = [
         f"# {title}",
         "",
-        f"Protocol: {scores.attrs.get('protocol', 'not stated')}. Dice in per cent.",
+        f"Protocol: {scores.protocol}. Dice in per cent.",
         "",
         format_table(plain),
         "",

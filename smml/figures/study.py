@@ -41,15 +41,14 @@ def study_figure(
     reach = _reach(changes, MEASURES)
     figure = make_subplots(1, len(MEASURES), shared_yaxes=True, subplot_titles=MEASURES, horizontal_spacing=0.02)
     for place, measure in enumerate(MEASURES, start=1):
-        intervals = list(changes[measure])
-        means = [100 * interval.mean for interval in intervals]
+        means, low, high = ((100 * changes[f"{measure}{part}"]).tolist() for part in ("", " low", " high"))
         beyond = [abs(mean) > reach for mean in means]
         error = {
             "type": "data",
             "symmetric": False,
             # A triangle at the edge has no bar: it would start from the wrong place.
-            "array": [0 if far else 100 * (i.high - i.mean) for i, far in zip(intervals, beyond, strict=True)],
-            "arrayminus": [0 if far else 100 * (i.mean - i.low) for i, far in zip(intervals, beyond, strict=True)],
+            "array": [0 if far else end - mean for end, mean, far in zip(high, means, beyond, strict=True)],
+            "arrayminus": [0 if far else mean - end for end, mean, far in zip(low, means, beyond, strict=True)],
         }
         figure.add_trace(
             go.Scatter(
@@ -81,5 +80,9 @@ def study_figure(
 
 def _reach(changes: "pd.DataFrame", measures: tuple[str, ...]) -> float:
     """Dice points from 0 to the edge: of the widest interval, unless one arm would make the others' unreadable."""
-    ends = [max(abs(100 * change.low), abs(100 * change.high)) for measure in measures for change in changes[measure]]
+    ends = [
+        max(abs(100 * low), abs(100 * high))
+        for measure in measures
+        for low, high in zip(changes[f"{measure} low"], changes[f"{measure} high"], strict=True)
+    ]
     return max(1.0, min(max(ends, default=1.0), 4 * median(ends or [1.0])))

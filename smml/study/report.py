@@ -148,9 +148,9 @@ def compare_arms(study: Study) -> pd.DataFrame:
         study: of :func:`read_study`.
 
     Returns:
-        A row per pair: ``arm``, ``parent``, ``seeds`` (how many), and for WT, TC, ET and their mean the
-        :class:`~smml.evaluation.bootstrap.Interval` of the difference in Dice (0 to 1) and ``signs mean``, the sign of
-        the mean's difference for each seed, such as "++-".
+        A row per pair: ``arm``, ``parent``, ``seeds`` (how many), and for WT, TC, ET and their mean the difference in
+        Dice (0 to 1), such as ``WT``, and its 95 % interval, ``WT low`` and ``WT high``; and ``signs mean``, the sign
+        of the mean's difference for each seed, such as "++-".
     """
     rows = []
     for name in study.arms:
@@ -163,11 +163,11 @@ def compare_arms(study: Study) -> pd.DataFrame:
             by_seed = pairs["mean"].mean(axis=1)
             if by_seed.empty:
                 continue
-            rows.append(
-                {"arm": name, "parent": parent, "seeds": len(by_seed)}
-                | {measure: bootstrap_mean(pair.to_numpy()) for measure, pair in pairs.items()}
-                | {"signs mean": "".join("+" if v > 0 else "-" if v < 0 else "0" for v in by_seed)}
-            )
+            row = {"arm": name, "parent": parent, "seeds": len(by_seed)}
+            for measure, pair in pairs.items():
+                interval = bootstrap_mean(pair.to_numpy())
+                row |= {measure: interval.mean, f"{measure} low": interval.low, f"{measure} high": interval.high}
+            rows.append(row | {"signs mean": "".join("+" if v > 0 else "-" if v < 0 else "0" for v in by_seed)})
     return pd.DataFrame(rows)
 
 
@@ -240,7 +240,9 @@ def format_study(study: Study, title: str) -> str:
             alone.append(f"| {names[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
     changes = ["| arm | against | " + " | ".join(MEASURES) + " | sign by seed |", "|---|---|" + "---:|" * 5]
     for _, row in compare_arms(study).iterrows():
-        cells = [f"{100 * row[m].mean:+.1f} ({100 * row[m].low:+.1f} to {100 * row[m].high:+.1f})" for m in MEASURES]
+        cells = [
+            f"{100 * row[m]:+.1f} ({100 * row[f'{m} low']:+.1f} to {100 * row[f'{m} high']:+.1f})" for m in MEASURES
+        ]
         signs = row["signs mean"].replace("-", "−")
         changes.append("| " + " | ".join([names[row["arm"]].title, names[row["parent"]].title, *cells, signs]) + " |")
     state = "" if study.complete else "**Unfinished: not all of (a) to (f), or not all of their seeds, are here.**\n\n"

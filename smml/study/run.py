@@ -112,7 +112,7 @@ def _train_and_score(
         print(f"{scores.stem}: {(ARMS | READINGS)[arm].title}", flush=True)
     result = train(training, run, config, resume=True, progress=progress)
     predictor = Predictor.from_checkpoint(result.checkpoint, device=device, window=config.patch)
-    frame = evaluate(predictor, held_out, branches=True, progress=progress)
+    frame = evaluate(predictor, held_out, branches=True, progress=progress).frame
     for file in (CONFIG, LOG):
         shutil.copyfile(run / file, _beside(scores, file))
     # Last, as its presence says that the arm is done.

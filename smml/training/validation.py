@@ -116,7 +116,7 @@ def validate(
     was_training = model.training
     try:
         predictor = Predictor(model, spacing, window=default_window(config.patch), device=ranks.device)
-        scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False)
+        scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False).frame
     finally:
         model.train(was_training)
     if scores.empty:

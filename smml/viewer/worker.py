@@ -17,7 +17,7 @@ import numpy as np
 from smml.data.case import Case
 from smml.data.labels import REGIONS, LabelScheme
 from smml.errors import InputError
-from smml.evaluation.scores import dice, hd95
+from smml.evaluation.metrics import dice, hd95
 from smml.inference import Cancelled, Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name
 

@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smml.errors import InputError
-from smml.evaluation import bootstrap_mean, compare, format_comparison, published, read_scores, summary_table
+from smml.evaluation import Scores, bootstrap_mean, compare, format_comparison, published, summary_table
 from smml.evaluation.bootstrap import bootstrap_mean_over_subsets
 from smml.modalities import SUBSETS, subset_name
 
 REGIONS = ("WT", "TC", "ET")
 
 
-def made_scores(cases=("a", "b", "c"), subsets=("FLAIR", "T1ce+T2"), shift=0.0, seed=0) -> pd.DataFrame:
+def made_scores(cases=("a", "b", "c"), subsets=("FLAIR", "T1ce+T2"), shift=0.0, seed=0) -> Scores:
     random = np.random.default_rng(seed)
     rows = [
         {"case": case, "subset": subset, "region": region, "dice": 0.5 + 0.3 * random.random() + shift, "hd95": 4.0}
         for case, subset, region in itertools.product(cases, subsets, REGIONS)
     ]
-    return pd.DataFrame(rows)
+    return Scores(pd.DataFrame(rows))
 
 
 # ---------------------------------------------------------------- intervals
@@ -64,23 +64,25 @@ def test_values_that_are_missing_are_refused(values):
 
 def test_means_and_changes_by_hand():
     table = compare({"base": made_scores(), "better": made_scores(shift=0.1)})
-    base = made_scores()
+    base = made_scores().frame
     for region in REGIONS:
         mean = base.loc[base["region"] == region, "dice"].mean()
-        assert table.loc["base", f"Dice {region}"] == pytest.approx(mean)
-        change = table.loc["better", f"Dice {region} change"]
-        assert change.mean == pytest.approx(0.1)
-        assert (change.low, change.high) == (pytest.approx(0.1), pytest.approx(0.1))  # paired: no scatter is left
-        assert table.loc["base", f"Dice {region} change"] is None
-    assert "3 cases and 2 subsets" in table.attrs["protocol"]
+        assert table.frame.loc["base", f"Dice {region}"] == pytest.approx(mean)
+        columns = [f"Dice {region} {part}" for part in ("change", "low", "high")]
+        # Paired: no scatter is left.
+        assert table.frame.loc["better", columns].tolist() == [pytest.approx(0.1)] * 3
+        assert table.frame.loc["base", columns].isna().all()
+    assert "3 cases and 2 subsets" in table.protocol
+    assert set(table.frame.dtypes) == {np.dtype(float)}, "numbers alone: no objects inside cells"
 
 
 def test_only_what_all_results_have_is_compared():
     wide = made_scores(cases=("a", "b", "c", "d"), subsets=("FLAIR", "T1ce+T2", "T1"))
     narrow = made_scores(cases=("b", "c", "e"))
     table = compare({"wide": wide, "narrow": narrow}, resamples=10)
-    chosen = wide[wide["case"].isin(["b", "c"]) & wide["subset"].isin(["FLAIR", "T1ce+T2"])]
-    assert table.loc["wide", "Dice WT"] == pytest.approx(chosen.loc[chosen["region"] == "WT", "dice"].mean())
+    rows = wide.frame
+    chosen = rows[rows["case"].isin(["b", "c"]) & rows["subset"].isin(["FLAIR", "T1ce+T2"])]
+    assert table.frame.loc["wide", "Dice WT"] == pytest.approx(chosen.loc[chosen["region"] == "WT", "dice"].mean())
 
 
 def test_nothing_in_common_and_gaps_are_refused():
@@ -88,8 +90,8 @@ def test_nothing_in_common_and_gaps_are_refused():
         compare({"one": made_scores(), "two": made_scores(cases=("x",))})
     with pytest.raises(InputError, match="share no subset"):
         compare({"one": made_scores(), "two": made_scores(subsets=("T1",))})
-    gap = made_scores()
-    gap = gap[~((gap["case"] == "b") & (gap["region"] == "ET") & (gap["subset"] == "FLAIR"))]
+    rows = made_scores().frame
+    gap = Scores(rows[~((rows["case"] == "b") & (rows["region"] == "ET") & (rows["subset"] == "FLAIR"))])
     with pytest.raises(InputError, match="two: has no score of b, FLAIR, ET"):
         compare({"one": made_scores(), "two": gap})
     pair = without(made_scores(), ("b", "FLAIR"))
@@ -98,8 +100,9 @@ def test_nothing_in_common_and_gaps_are_refused():
             compare(results)
 
 
-def without(scores: pd.DataFrame, *pairs: tuple[str, str]) -> pd.DataFrame:
-    return scores[[pair not in pairs for pair in zip(scores["case"], scores["subset"], strict=True)]]
+def without(scores: Scores, *pairs: tuple[str, str]) -> Scores:
+    rows = scores.frame
+    return Scores(rows[[pair not in pairs for pair in zip(rows["case"], rows["subset"], strict=True)]])
 
 
 def test_cases_that_lack_sequences_are_compared_on_what_they_have():
@@ -107,15 +110,16 @@ def test_cases_that_lack_sequences_are_compared_on_what_they_have():
     gaps = [("a", "T1ce+T2"), ("a", "T1"), ("b", "T1ce+T2")]
     subsets = ("FLAIR", "T1", "T1ce+T2")
     base = without(made_scores(subsets=subsets), *gaps)
-    better = without(made_scores(subsets=subsets, shift=0.1), *gaps).sample(frac=1, random_state=0)
+    better = Scores(without(made_scores(subsets=subsets, shift=0.1), *gaps).frame.sample(frac=1, random_state=0))
     table = compare({"base": base, "better": better}, resamples=200)
     for region in REGIONS:
-        assert table.loc["base", f"Dice {region}"] == pytest.approx(summary_table(base).loc["mean", f"Dice {region}"])
-        change = table.loc["better", f"Dice {region} change"]
-        assert (change.mean, change.low, change.high) == tuple(map(pytest.approx, (0.1, 0.1, 0.1)))
-    assert "3 cases and 3 subsets" in table.attrs["protocol"]
+        mean = summary_table(base).loc["mean", f"Dice {region}"]
+        assert table.frame.loc["base", f"Dice {region}"] == pytest.approx(mean)
+        columns = [f"Dice {region} {part}" for part in ("change", "low", "high")]
+        assert table.frame.loc["better", columns].tolist() == [pytest.approx(0.1)] * 3
+    assert "3 cases and 3 subsets" in table.protocol
     assert "3 of 9 pairs of case and subset left out" in format_comparison(table)
-    assert sorted(table.attrs["pairs"]) == sorted(set(zip(base["case"], base["subset"], strict=True)))
+    assert sorted(table.pairs) == sorted(set(zip(base.frame["case"], base.frame["subset"], strict=True)))
 
 
 def test_the_interval_over_subsets_is_that_of_the_cases_means_where_nothing_is_missing():
@@ -146,36 +150,40 @@ def test_the_table_on_screen():
 def test_a_table_of_another_tool_is_read(tmp_path):
     path = tmp_path / "nnunet.csv"
     path.write_text("case,subset,region,dice\na,t2+FLAIR,WT,0.5\na,all,ET,1\n", encoding="utf-8")
-    scores = read_scores(path)
-    assert list(scores) == [""]
-    assert scores[""]["subset"].tolist() == ["FLAIR+T2", "FLAIR+T1ce+T1+T2"]
-    assert scores[""]["hd95"].isna().all()
+    scores = Scores.read(path)
+    assert list(scores.outputs()) == [""]
+    assert scores.frame["subset"].tolist() == ["FLAIR+T2", "FLAIR+T1ce+T1+T2"]
+    assert scores.frame["hd95"].isna().all()
+    assert scores.protocol == "not stated"
 
 
 def test_student_and_refined_of_one_file_are_two_results(tmp_path):
-    both = pd.concat([made_scores().assign(output="student"), made_scores(shift=0.05).assign(output="refined")])
-    both.to_csv(tmp_path / "scores.csv", index=False)
-    scores = read_scores(tmp_path)
-    assert sorted(scores) == ["refined", "student"]
-    change = compare({"student": scores["student"], "refined": scores["refined"]}).loc["refined", "Dice WT change"]
-    assert change.mean == pytest.approx(0.05)
+    parts = {"student": made_scores().frame, "refined": made_scores(shift=0.05).frame}
+    both = Scores(pd.concat([part.assign(output=output) for output, part in parts.items()]))
+    both.write(tmp_path / "scores.csv")
+    outputs = Scores.read(tmp_path).outputs()
+    assert sorted(outputs) == ["refined", "student"]
+    change = compare({"student": outputs["student"], "refined": outputs["refined"]}).frame.loc["refined"]
+    assert change["Dice WT change"] == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("output", ["", " ", None])
 def test_rows_with_a_blank_output_are_one_result(tmp_path, output):
-    made_scores().assign(output=output).to_csv(tmp_path / "blank.csv", index=False)
-    scores = read_scores(tmp_path / "blank.csv")
-    assert list(scores) == [""]
-    assert len(scores[""]) == len(made_scores())
-    both = pd.concat([made_scores().assign(output=output), made_scores().assign(output="student")])
+    rows = made_scores().frame
+    rows.assign(output=output).to_csv(tmp_path / "blank.csv", index=False)
+    scores = Scores.read(tmp_path / "blank.csv")
+    assert list(scores.outputs()) == [""]
+    assert len(scores.outputs()[""].frame) == len(rows)
+    both = pd.concat([rows.assign(output=output), rows.assign(output="student")])
     both.to_csv(tmp_path / "both.csv", index=False)
-    assert {name: len(part) for name, part in read_scores(tmp_path / "both.csv").items()} == {"": 18, "student": 18}
+    outputs = Scores.read(tmp_path / "both.csv").outputs()
+    assert {name: len(part.frame) for name, part in outputs.items()} == {"": 18, "student": 18}
 
 
 def test_what_pandas_would_take_for_missing_is_read_as_it_stands(tmp_path):
     path = tmp_path / "odd.csv"
     path.write_text("case,subset,region,dice,hd95\nNA,t1,WT,0.5,nan\n007,t1,WT,1,n/a\nb,t1,WT,1,4.5\nc,t1,WT,1\n")
-    scores = read_scores(path)[""]
+    scores = Scores.read(path).frame
     assert scores["case"].tolist() == ["NA", "007", "b", "c"]
     assert scores["hd95"].isna().tolist() == [True, True, False, True]
 
@@ -195,6 +203,7 @@ def test_what_pandas_would_take_for_missing_is_read_as_it_stands(tmp_path):
         ("case,subset,region,dice,hd95\na,flair,WT,0.5,\na,flair,TC,0.5,4 mm\n", "row 3: hd95 must .* found '4 mm'"),
         ("case,subset,region,dice,hd95\na,flair,WT,0.5,inf\n", "row 2: hd95 must be a distance in mm, found 'inf'"),
         ("case,subset,region,dice,hd95\na,flair,WT,0.5,-1\n", "row 2: hd95 must"),
+        ("case,subset,region,dice,truth_ml\na,flair,WT,0.5,4 ml\n", "row 2: truth_ml must be a volume .* '4 ml'"),
         ("case,subset,region,dice\na,flair+t2,WT,0.5\na,t2+flair,WT,0.6\n", "stands there twice"),
     ],
 )
@@ -202,10 +211,10 @@ def test_a_file_that_is_not_a_result_is_refused_with_the_place(tmp_path, text, s
     path = tmp_path / "odd.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=said) as error:
-        read_scores(path)
+        Scores.read(path)
     assert str(path) in str(error.value)
     with pytest.raises(InputError, match="no such result"):
-        read_scores(tmp_path / "nothing.csv")
+        Scores.read(tmp_path / "nothing.csv")
 
 
 # ---------------------------------------------------------------- published figures

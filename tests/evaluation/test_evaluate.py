@@ -11,7 +11,7 @@ from smml.data import Case
 from smml.data.labels import BRATS_2023
 from smml.data.layouts import CaseFiles, ImageSource
 from smml.errors import InputError
-from smml.evaluation import evaluate, format_table, summary_table, write_report
+from smml.evaluation import Scores, evaluate, format_table, summary_table, write_report
 from smml.evaluation.tables import check_report
 from smml.inference import Segmentation
 from smml.modalities import MODALITIES, SUBSETS, subset_name
@@ -42,7 +42,7 @@ def made_case(name="a", modalities=MODALITIES, et=True):
     label[2:10, 2:10, 2:10] = 2
     label[4:8, 4:8, 4:8] = 3 if et else 1
     volumes = {m: np.ones(label.shape, np.float32) for m in modalities}
-    return Case(name, volumes, label, np.diag([2.0, 2.0, 2.0, 1.0]), (2.0, 2.0, 2.0), ("R", "A", "S"), "brats2021", {})
+    return Case(name, volumes, label, np.diag([2.0, 2.0, 2.0, 1.0]), "brats2021")
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,10 @@ def scores():
 
 
 def test_a_row_for_each_case_subset_and_region(scores):
-    assert len(scores) == 2 * 15 * 3
-    assert set(scores["subset"]) == {subset_name(subset) for subset in SUBSETS}
-    assert scores.loc[scores["case"] == "a", "truth_ml"].max() == pytest.approx(512 * 8 / 1000)
+    rows = scores.frame
+    assert len(rows) == 2 * 15 * 3
+    assert set(rows["subset"]) == {subset_name(subset) for subset in SUBSETS}
+    assert rows.loc[rows["case"] == "a", "truth_ml"].max() == pytest.approx(512 * 8 / 1000)
 
 
 def test_the_table_has_the_fields_order_and_means_by_hand(scores):
@@ -78,18 +79,19 @@ def test_distances_that_do_not_exist_are_left_out_and_counted(scores):
 
 def test_a_case_that_lacks_sequences_is_scored_on_what_it_has():
     scores = evaluate(Oracle(), [made_case(modalities=("flair", "t1"))], progress=False)
-    assert set(scores["subset"]) == {"FLAIR", "T1", "FLAIR+T1"}
+    assert set(scores.frame["subset"]) == {"FLAIR", "T1", "FLAIR+T1"}
     assert list(summary_table(scores).index) == ["T1", "FLAIR", "FLAIR+T1", "mean"]
 
 
 def test_the_written_table_shows_protocol_dots_and_per_cent(scores, tmp_path):
     csv, markdown = write_report(scores, tmp_path / "new", "a model on simulated cases")
     text = markdown.read_text(encoding="utf-8")
-    assert "2 cases" in text
+    assert f"Protocol: {scores.protocol}. " in text
+    assert "2 cases" in scores.protocol
     assert "left out" in text
     assert "| ○ | ● | ○ | ○ | 22.2 |" in text
-    back = pd.read_csv(csv)
-    assert len(back) == len(scores)
+    back = Scores.read(csv, scores.protocol)
+    assert len(back.frame) == len(scores.frame)
     pd.testing.assert_frame_equal(summary_table(back), summary_table(scores), check_exact=False, rtol=1e-5)
 
 
@@ -146,4 +148,4 @@ def test_unusable_input_is_refused_by_name():
     with pytest.raises(InputError, match="5 classes"):
         evaluate(Oracle(), [replace(made_case("x"), layout="brats2015")], progress=False)
     with pytest.raises(InputError, match="lack the columns"):
-        summary_table(pd.DataFrame({"case": []}))
+        summary_table(Scores(pd.DataFrame({"case": []})))

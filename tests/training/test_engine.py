@@ -233,7 +233,7 @@ def test_validation_scores_what_predicts_and_keeps_the_best(run, small_cohort, o
     _, held = split_cases(find_cases(small_cohort), run_config(**options))
     subsets = [name.removeprefix("dice_").lower() for name in VALIDATION_COLUMNS[5:]]
     again = evaluate(Predictor.from_checkpoint(run), held, subsets, progress=False)
-    assert dice[-1] == pytest.approx(again["dice"].mean(), abs=1e-5)
+    assert dice[-1] == pytest.approx(again.frame["dice"].mean(), abs=1e-5)
 
 
 def test_cases_held_out_are_not_trained_on(small_cohort, options):
@@ -365,8 +365,8 @@ def test_evaluation_over_ranks_has_the_rows_of_one(small_cohort, run):
 
     both = evaluate(predictor, files, subsets, ranks=Last(0, 2), progress=False)
     assert [sorted(part) for part in parts] == [[1]]
-    assert both.equals(whole)
-    assert both.attrs == whole.attrs
+    assert both.frame.equals(whole.frame)
+    assert both.protocol == whole.protocol
 
 
 @pytest.mark.parametrize(

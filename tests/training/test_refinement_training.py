@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from smml.data.case import read_case
 from smml.data.layouts import find_cases
+from smml.data.reading import read_case
 from smml.errors import InputError
-from smml.evaluation import evaluate, refinement_table, summary_table, write_report
+from smml.evaluation import Scores, evaluate, refinement_table, summary_table, write_report
 from smml.inference import Predictor
 from smml.modalities import MODALITIES, subset_mask
 from smml.models import SMML, StudentConfig, presets
@@ -300,18 +299,19 @@ def test_a_checkpoint_without_refinement_cannot_refine(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def scores(case, prior) -> pd.DataFrame:
+def scores(case, prior) -> Scores:
     predictor = Predictor(sees_tumour(), case.spacing, window=48, prior=prior)
     return evaluate(predictor, [case], subsets=[("flair",), MODALITIES], progress=False)
 
 
 def test_evaluation_scores_student_and_refined(scores):
-    assert scores.groupby("output").size().to_dict() == {"student": 6, "refined": 6}
+    assert scores.frame.groupby("output").size().to_dict() == {"student": 6, "refined": 6}
 
 
 def test_tables_show_both_side_by_side_and_never_mix_them(scores, tmp_path):
     student, refined = (summary_table(scores, output=name) for name in ("student", "refined"))
-    by_hand = scores[(scores["output"] == "student") & (scores["region"] == "WT")].groupby("subset")["dice"].mean()
+    alone = scores.outputs()["student"]
+    by_hand = alone.frame[alone.frame["region"] == "WT"].groupby("subset")["dice"].mean()
     assert student.loc["FLAIR", "Dice WT"] == pytest.approx(by_hand["FLAIR"])
     assert not student.equals(refined)
     assert summary_table(scores).equals(refined)
@@ -320,4 +320,4 @@ def test_tables_show_both_side_by_side_and_never_mix_them(scores, tmp_path):
     assert "student" in text.lower()
     assert "refined" in text.lower()
     assert len(both) > 0
-    assert refinement_table(scores[scores["output"] == "student"]) is None
+    assert refinement_table(alone) is None

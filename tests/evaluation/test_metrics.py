@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
 from smml.evaluation.evaluate import relabel_small_et
-from smml.evaluation.scores import CHALLENGE_PENALTY, boundary_recall, dice, hd95
+from smml.evaluation.metrics import CHALLENGE_PENALTY, boundary_recall, dice, hd95
 
 
 def box(shape, *ranges):

@@ -1,0 +1,66 @@
+"""The tables under results/ that are made from committed scores: made again, they are the same bytes.
+
+``sequences.md`` also shows the oedema, which ``scores.csv`` does not hold: it is made from the means in
+``sequences.json``, and the means that both hold are compared. ``false-alarms.md`` is made from volumes, not scores.
+"""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from smml.evaluation import Scores, summary_table, write_report
+from smml.evaluation.evaluate import protocol
+from smml.study import read_study, write_study
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+
+
+def script(name: str):
+    """A script as a module; only what is called of it runs."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def committed(folder: str) -> Scores:
+    scores = Scores.read(RESULTS / folder)
+    return Scores(scores.frame, protocol(scores.frame["case"].nunique()))
+
+
+def title(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+@pytest.mark.parametrize("folder", ["simulator", "simulator/small", "refinement"])
+def test_the_table_of_committed_scores_is_made_again_to_the_byte(folder, tmp_path):
+    csv, table = write_report(committed(folder), tmp_path, title(RESULTS / folder / "table.md"))
+    made = table.read_bytes()
+    if folder == "refinement":
+        refinement = script("measure_refinement")
+        made += refinement.difference(refinement.student_and_refined(committed(folder))).encode()
+    assert made == (RESULTS / folder / "table.md").read_bytes()
+    assert csv.read_bytes() == (RESULTS / folder / "scores.csv").read_bytes()
+
+
+def test_the_table_of_the_sequences_is_made_again_to_the_byte():
+    report = json.loads((RESULTS / "simulator" / "sequences.json").read_text(encoding="utf-8"))
+    scores = committed("simulator")
+    made = script("measure_sequences").as_markdown(report, scores.frame["case"].nunique())
+    assert made.encode() == (RESULTS / "simulator" / "sequences.md").read_bytes()
+    assert report["protocol"] == scores.protocol
+    for name, row in summary_table(scores).iterrows():
+        assert {column: report["means"][name][column] for column in row.index} == pytest.approx(row.to_dict(), abs=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["cpu", "probe"])
+def test_the_report_of_the_study_is_made_again_to_the_byte(preset, tmp_path):
+    folder = RESULTS / "study" / preset
+    study = read_study(folder)
+    made = write_study(study, tmp_path, title(folder / "study.md"))
+    assert made.read_bytes() == (folder / "study.md").read_bytes()
+    assert re.fullmatch(rf"Ablation study `{preset}`, simulated cases", title(made))
