@@ -11,6 +11,7 @@ import importlib.metadata
 import inspect
 import os
 import re
+import runpy
 import shutil
 import sys
 from collections.abc import Container, Iterable
@@ -28,21 +29,7 @@ from sphinx.cmd.build import main as sphinx_build
 # Whatever these do not reach through links is not part of the site.
 PAGES = ("docs/METHOD.md", "docs/EQUATIONS.md", "docs/GLOSSARY.md", "docs/CONVENTIONS.md")
 ABOUT = ("CONTRIBUTING.md", "CHANGELOG.md")
-PACKAGES = (
-    "smml.modalities",
-    "smml.data",
-    "smml.models",
-    "smml.losses",
-    "smml.sam",
-    "smml.inference",
-    "smml.evaluation",
-    "smml.training",
-    "smml.study",
-    "smml.viewer",
-    "smml.figures",
-    "smml_kernels",
-    "smml_kernels.reference",
-)
+PACKAGES = runpy.run_path(str(ROOT / "docs" / "interface.py"))["PACKAGES"]
 PICTURES = {".png", ".gif", ".jpg", ".svg"}
 WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
 FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)

@@ -9,18 +9,10 @@ import dataclasses
 import importlib
 import inspect
 import re
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-try:
-    from build_site import PACKAGES
-finally:
-    sys.path.pop(0)
+from interface import PACKAGES
 
 
 def public_objects():

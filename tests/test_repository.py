@@ -9,6 +9,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+import setup_environment
 import yaml
 from packaging.requirements import Requirement
 
@@ -115,11 +116,6 @@ def test_the_readme_opens_with_the_commands_that_exist():
 
 
 def test_the_set_up_explains_what_is_missing(capsys):
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import setup_environment
-    finally:
-        sys.path.pop(0)
     setup_environment.check_python((3, 11))
     setup_environment.check_disk(50e9)
     with pytest.raises(SystemExit):

@@ -5,9 +5,9 @@ import importlib
 import io
 import re
 import shutil
-import sys
 from pathlib import Path
 
+import build_site
 import nbformat
 import numpy as np
 import plotly.graph_objects as go
@@ -18,13 +18,6 @@ from plotly.offline import get_plotlyjs
 
 # Of Sphinx's next version, about code that is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore::sphinx.deprecation.RemovedInSphinx11Warning")
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-try:
-    import build_site
-finally:
-    sys.path.pop(0)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"]
