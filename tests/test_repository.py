@@ -55,33 +55,6 @@ def test_the_pinned_versions_lie_within_the_supported_ranges():
         assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is outside {requirement.specifier}"
 
 
-def test_kernels_never_import_the_method_and_imports_point_one_way():
-    order = [
-        "modalities",
-        "data",
-        "models",
-        "losses",
-        "inference",
-        "evaluation",
-        "training",
-        "study",
-        "figures",
-        "viewer",
-        "course",
-        "cli",
-    ]
-    root = {"errors", "files", "devices", "modalities"}  # imported by everyone
-    pattern = re.compile(r"^\s*(?:from|import) smml(?:\.(\w+))?(?=[\s.])", re.MULTILINE)
-    for path in (ROOT / "smml_kernels").rglob("*.py"):
-        assert not pattern.search(path.read_text(encoding="utf-8")), f"{path.name} imports smml"
-    rank = {name: place for place, name in enumerate(order)} | {"losses": 2, "sam": 2}
-    for path in (ROOT / "smml").rglob("*.py"):
-        own = path.relative_to(ROOT / "smml").parts[0].removesuffix(".py")
-        for imported in pattern.findall(path.read_text(encoding="utf-8")):
-            if own in rank and imported in rank and imported not in root:
-                assert rank[imported] <= rank[own], f"{path.relative_to(ROOT)} imports smml.{imported}"
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_in_step_with_their_scripts_and_carry_no_output(path):
     notebook = nbformat.read(path, as_version=4)
