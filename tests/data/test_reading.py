@@ -402,7 +402,7 @@ def specimens(tmp_path_factory) -> dict[str, bytes]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), suffix=st.sampled_from([".nii", ".nii.gz", ".mha"]), cut=st.booleans())
 def test_no_damage_whatever_ends_in_another_exception(tmp_path, specimens, data, suffix, cut):
     content = bytearray(specimens[suffix])

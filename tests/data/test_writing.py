@@ -81,7 +81,7 @@ def test_labels_on_disk_have_the_values_of_the_data_set(tmp_path, layout, values
     np.testing.assert_array_equal(stored, np.array(values)[label])
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None)
 @given(
     layout=st.sampled_from(sorted(LAYOUTS)),
     shape=st.tuples(*[st.integers(1, 6)] * 3),
