@@ -1,9 +1,11 @@
 """The pages beside the code: what they link to is there, and the glossary and the citation hold what they promise."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import quote_scores
 import yaml
 
 import smml
@@ -56,6 +58,11 @@ def test_the_citation_is_of_this_version_and_of_the_method():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0"
     assert citation["version"] == smml.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "version" not in project, "it is told in smml/__init__.py alone"
+    for field in ("authors", "license", "keywords"):
+        assert citation[field] == project[field], field
+    assert project["urls"] == {"Paper": citation["preferred-citation"]["url"]}
     assert citation["preferred-citation"]["url"] == "https://arxiv.org/abs/2507.07592"
     assert f"## {smml.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
@@ -78,31 +85,8 @@ def test_the_differences_in_the_readme_are_those_of_the_committed_study():
     assert f"({whole[0]} and {whole[1]})" in readme
 
 
-@pytest.mark.parametrize(
-    ("weights", "page"), [("small", "simulator/small/table.md"), ("tiny", "simulator/sequences.md")]
-)
-def test_the_scores_in_the_readme_are_the_committed_ones(weights, page):
-    text = (ROOT / "results" / page).read_text(encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme[readme.index(f"| `{weights}`, ") :]
-    quoted = re.findall(r"\| (?:mean over the 15 subsets|all four sequences) \|(.+)\|\n", table)[:2]
-    for row, said in zip(("**mean** |  |  |  ", "● | ● | ● | ● "), quoted, strict=True):
-        measured = text[text.index(f"| {row}|") + len(row) + 3 :].split("|")[:3]
-        assert [float(value) for value in said.split("|")] == [float(value) for value in measured]
-
-
-def test_the_scores_in_the_tiny_sams_card_are_the_committed_ones():
-    report = (ROOT / "results" / "sam" / "tiny.md").read_text(encoding="utf-8")
-    card = (ROOT / "smml" / "sam" / "weights" / "sam-tiny.md").read_text(encoding="utf-8").replace("\n", " ")
-    table = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in report.splitlines() if line[:2] == "| "]
-    visible = dict(zip(table[0], next(row for row in table if row[0].startswith("where the region")), strict=True))
-    rim = dict(zip(table[0], next(row for row in table if row[:2] == ["ET", "T1ce"]), strict=True))
-    said = re.search(
-        r"mean IoU of (\S+) when .+ prediction that asked; (\S+) if the truth chooses.+; (\S+) with its one mask\. The "
-        r"box filled has ([\d.]+), the ellipse inscribed in it ([\d.]+), and the prediction by itself ([\d.]+)\. .+ it "
-        r"traces with ([\d.]+)\.",
-        card,
-    )
-    columns = ("as predicted", "best of three", "jittered box", "box filled", "ellipse", "students")
-    measured = [float(visible[column]) for column in columns] + [float(rim["as predicted"])]
-    assert [float(value) for value in said.groups()] == pytest.approx(measured, abs=0.0051)
+@pytest.mark.parametrize("page", quote_scores.PAGES)
+def test_the_scores_that_a_page_quotes_are_the_committed_ones(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert re.search(r"<!-- scores: \S+ -->\n\|", text), "no marked scores"
+    assert text == quote_scores.filled(text), "run: python scripts/quote_scores.py"
