@@ -147,13 +147,13 @@ def exchange_loss(
             (Triton) or the device stops (PyTorch).
         RuntimeError: ``implementation="triton"`` where Triton cannot run.
     """
-    options = {"gate": gate, "min_class_weight": min_class_weight}
     if use_triton("exchange_loss", implementation, logits1.device):
         from smml_kernels.common import launch
         from smml_kernels.exchange import op
 
-        return op.exchange_loss(logits1, logits2, target, group=launch.group_name(group), **options)
-    return reference.exchange_loss(logits1, logits2, target, group=group, **options)
+        name = launch.group_name(group)
+        return op.exchange_loss(logits1, logits2, target, gate=gate, min_class_weight=min_class_weight, group=name)
+    return reference.exchange_loss(logits1, logits2, target, gate=gate, min_class_weight=min_class_weight, group=group)
 
 
 def dice_ce_loss(
@@ -183,10 +183,10 @@ def dice_ce_loss(
             looking would make the host wait, the loss is NaN (Triton) or the device stops (PyTorch).
         RuntimeError: ``implementation="triton"`` where Triton cannot run.
     """
-    options = {"from_logits": from_logits, "min_class_weight": min_class_weight}
     if use_triton("dice_ce_loss", implementation, x.device):
         from smml_kernels.common import launch
         from smml_kernels.dice_ce import op
 
-        return op.dice_ce_loss(x, target, group=launch.group_name(group), **options)
-    return reference.dice_ce_loss(x, target, group=group, **options)
+        name = launch.group_name(group)
+        return op.dice_ce_loss(x, target, from_logits=from_logits, min_class_weight=min_class_weight, group=name)
+    return reference.dice_ce_loss(x, target, from_logits=from_logits, min_class_weight=min_class_weight, group=group)

@@ -254,7 +254,7 @@ def _gradient_kernel(
 
 def _moments(
     f1: torch.Tensor, f2: torch.Tensor, mix: torch.Tensor, rows: torch.Tensor | None, group: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor:
     """Launch the kernels of SS, SD, DD (``rows`` None) or SqS, SqD, DqD, Q1, Q2.
 
     Returns:
