@@ -309,7 +309,7 @@ def training_step(preset: str, device: str = "cuda", patch: int = 96) -> dict[st
     for _ in range(_WARM_UP + _TRAINING_STEPS):
         wait()
         began = time.perf_counter()
-        loss = objective(model(image, masks, available), label, masks, available, config, config.steps - 1)
+        loss = objective(model(image, masks, available), label, config, config.steps - 1)
         optimiser.zero_grad(set_to_none=True)
         loss.total.backward()
         optimiser.step()
