@@ -50,18 +50,7 @@ from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_mask
 from smml.models.checkpoint import load_checkpoint
 from smml.models.refinement import RefinementNetwork
-from smml.sam import (
-    PromptRules,
-    Prompts,
-    SAMPrior,
-    SquareFit,
-    answer,
-    best_answers,
-    coarse_prompts,
-    encode,
-    intensity_window,
-    load_sam,
-)
+from smml.sam import PromptRules, SAMPrior, best_answers, coarse_prompts, load_sam
 from smml.sam.training.prompts import fill_box, iou, mask_box
 from smml.training import TrainingConfig, train
 
@@ -79,6 +68,8 @@ print(f"{sum(p.numel() for p in sam.parameters()):,} parameters, slices of {sam.
 # the truth only supervises a training and scores.) IoU is what two masks share, divided by what they cover together.
 
 # %%
+from smml.sam import Prompts, SquareFit, answer, encode, intensity_window
+
 cases = [read_case(file) for file in course.held_out_cohort(course.size(full=6, fast=2))]
 case = max(cases, key=lambda case: int((case.label == 3).sum()))
 volumes = {name: figures.to_canonical(volume, case.affine) for name, volume in case.volumes.items()}

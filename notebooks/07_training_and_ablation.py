@@ -89,9 +89,8 @@ head = partial(dice_ce_loss, target=y, min_class_weight=plan.min_class_weight)
 even = {"min_class_weight": plan.refinement_min_class_weight}
 total = 0
 for student, refined in zip(output.branches, output.refined, strict=True):
-    mine = (
-        head(student.logits) + sum(map(head, student.separate)) + sum(head(p, from_logits=False) for p in student.deep)
-    )
+    deep = sum(head(p, from_logits=False) for p in student.deep)
+    mine = head(student.logits) + sum(map(head, student.separate)) + deep
     theirs = segmentation_loss(student, y, min_class_weight=plan.min_class_weight)
     assert torch.allclose(mine, theirs.total)
     log_ref, log_p = refined.log_softmax(dim=1), student.logits.log_softmax(dim=1)

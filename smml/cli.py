@@ -5,6 +5,7 @@ Imports of heavy modules happen inside the commands, so that ``smml --help`` ans
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -245,7 +246,6 @@ def predict(
     Labels come out in the grid, orientation and label values of the input.
     """
     from smml.data import find_case, read_case
-    from smml.inference.predictor import scheme_that_fits
     from smml.modalities import parse_subset, subset_name
 
     _use_threads(threads)
@@ -255,9 +255,10 @@ def predict(
     wanted = parse_subset(modalities) if modalities else None
     loaded = read_case(files, wanted, label=False)
     predictor = _predictor(checkpoint, device, window, refine)
-    scheme_that_fits(layout or loaded.layout, predictor.scheme.num_classes)  # not only when the result is there
-    result = predictor.segment(predictor.encode(loaded))
-    predictor.save(result, output, layout=layout or loaded.layout, probabilities=probabilities)
+    if layout:
+        loaded = replace(loaded, layout=layout)
+    result = predictor.predict(loaded)
+    predictor.save(result, output, probabilities=probabilities)
     voxel = loaded.spacing[0] * loaded.spacing[1] * loaded.spacing[2] / 1000
     volumes = ", ".join(
         f"{region} {predictor.scheme.region(result.labels, region).sum() * voxel:.1f} ml"

@@ -25,7 +25,6 @@ from smml.data.reading import read_case
 from smml.errors import InputError
 from smml.files import replacing, write_text
 from smml.inference import Predictor
-from smml.inference.windows import default_window
 from smml.ranks import Ranks
 from smml.sam.prior import SAMPrior
 
@@ -99,7 +98,7 @@ def make_priors(
     folder, ranks = Path(folder), ranks or Ranks()
     began, was_training = time.perf_counter(), model.training
     folder.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(model, spacing, window=default_window(patch), device=ranks.device)
+    predictor = Predictor(model, spacing, patch=patch, device=ranks.device)
     try:
         for number in tqdm(ranks.deal(len(files)), desc="SAM priors", unit="case", disable=not progress):
             random = np.random.default_rng([seed, number, 2])

@@ -17,7 +17,6 @@ from smml.data.layouts import CaseFiles, find_cases
 from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.inference import Predictor
-from smml.inference.windows import default_window
 from smml.modalities import subset_name
 from smml.models.smml import SMML
 from smml.ranks import Ranks
@@ -115,7 +114,7 @@ def validate(
     """
     was_training = model.training
     try:
-        predictor = Predictor(model, spacing, window=default_window(config.patch), device=ranks.device)
+        predictor = Predictor(model, spacing, patch=config.patch, device=ranks.device)
         scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False).frame
     finally:
         model.train(was_training)
