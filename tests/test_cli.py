@@ -1,5 +1,6 @@
 """The command ``smml`` as a user meets it: what works, and one clear sentence with exit status 2 for what cannot."""
 
+import dataclasses
 import gzip
 import shutil
 import subprocess
@@ -163,9 +164,9 @@ def test_predict_writes_the_label_values_of_the_case_without_being_told_the_layo
     values = VALUES[layout]
     torch.manual_seed(1)
     model = SMML("tiny", num_classes=len(values))
-    save_checkpoint(tmp_path / "tiny.pt", Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32))
+    save_checkpoint(Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32), tmp_path / "tiny.pt")
     case = read_case(find_cases(small_cohort)[0], label=False)
-    files = write_case(tmp_path / "data", "00001", case.volumes, None, case.affine, layout)
+    files = write_case(dataclasses.replace(case, id="00001", layout=layout), tmp_path / "data")
     assert [found.layout for found in find_cases(tmp_path / "data")] == [layout]
     given = [
         word for path in dict.fromkeys(source.path for source in files.images.values()) for word in ("--case", path)

@@ -19,7 +19,7 @@ import torch
 
 from smml.data.case import Case
 from smml.data.labels import LabelScheme, scheme_for_classes
-from smml.data.layouts import LAYOUTS
+from smml.data.layouts import layout_named
 from smml.data.preprocessing import prepare
 from smml.data.writing import write_probabilities, write_segmentation
 from smml.errors import InputError
@@ -453,9 +453,7 @@ def _asked(case: Case, subset: str | Iterable[str]) -> Subset:
 
 def scheme_that_fits(layout: str, num_classes: int) -> LabelScheme:
     """Label values of a layout; an InputError if it is unknown or does not fit a model of so many classes."""
-    if layout not in LAYOUTS:
-        raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
-    if (scheme := LAYOUTS[layout].scheme).num_classes != num_classes:
+    if (scheme := layout_named(layout).scheme).num_classes != num_classes:
         found = f"the model has {num_classes} classes, but the layout {layout} has {scheme.num_classes}"
         raise InputError(f"{found}; use a model trained on that data set")
     return scheme
