@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from smml.errors import InputError
-from smml.models.presets import preset
+from smml.models.presets import Precision, preset
 from smml.models.student import SeparateHeads
 from smml.options import BELOW_ONE, PATCH, POSITIVE, SEED, SHARE, SPACING, ZERO_OR_MORE, Range, check, count, option
+from smml_kernels import Gate
 
+WORKERS = Range("be 0 or more and at most 1,000", lambda number: 0 <= number <= 1000)
 INSIDE = Range("lie between 0 and 1", lambda number: 0 < number < 1)
 # What a run's config.json says besides its options: what it was trained on, and what made it.
 RUN_FACTS = frozenset({"cases", "weights", "sam", "spacing_mm", "versions", "commit", "processes", "hardware"})
@@ -90,7 +92,7 @@ class TrainingConfig:
     pixel_weight: float = option(1.0, "Weight of pixel consistency; 0 switches it off.", ZERO_OR_MORE)
     feature_weight: float = option(1.0, "Weight of feature consistency; 0 switches it off.", ZERO_OR_MORE)
     class_weight: float = option(1.0, "Weight of the class relation in feature consistency.", ZERO_OR_MORE)
-    gate: str = option("lower_ce", "Who teaches whom: lower_ce, correct, entropy or none.")
+    gate: Gate = option("lower_ce", "Who teaches whom: lower_ce, correct, entropy or none.")
     gate_min_class_weight: float = option(1.0, "Least class weight in the gate; 1 counts every voxel alike.", SHARE)
     separate_heads: SeparateHeads = option("available", "Which sequences the heads of a single sequence see.")
     refinement: str = option("", "SAM for the refinement networks: tiny, vit_b, vit_l, vit_h or a file; empty: none.")
@@ -101,7 +103,7 @@ class TrainingConfig:
     tumour_share: float = option(0.6, "Share of patches centred on tumour; the rest on brain.", SHARE)
     gradient_clip: float = option(12.0, "Largest gradient norm of each network; 0: no clipping.", ZERO_OR_MORE)
     accumulate: int = option(1, "Parts in which a step's batch goes through, to save memory.", count(10_000))
-    precision: str = option("float32", "float32, or bf16 for autocast of the networks.")
+    precision: Precision = option("float32", "float32, or bf16 for autocast of the networks.")
     ema: float = option(0.0, "Decay of averaged weights for prediction, such as 0.999; 0: none.", BELOW_ONE)
     compile: bool = option(False, "Compile encoders and decoders first.")
     recompute: bool = option(False, "Slower, with a fraction of the memory.")
@@ -115,7 +117,7 @@ class TrainingConfig:
     augment: bool = option(True, "Rotate, flip and vary intensities.")
     seed: int = option(0, "Of weights, samples, masks and augmentation.", SEED)
     checkpoint_every: int = option(100, "Steps between checkpoints.", count(10_000_000))
-    workers: int = option(0, "Processes that load data; 0: the training's own.", count(1000, off=True))
+    workers: int = option(0, "Processes that load data; 0: the training's own.", WORKERS)
     device: str = option("cpu", "torch device, for example cpu or cuda.")
 
     def __post_init__(self) -> None:
@@ -123,9 +125,6 @@ class TrainingConfig:
             object.__setattr__(self, "device", str(self.device))
         check(self)
         preset(self.preset)
-        for name, words in (("gate", ("lower_ce", "correct", "entropy", "none")), ("precision", ("float32", "bf16"))):
-            if getattr(self, name) not in words:
-                raise InputError(f"{name} must be one of {', '.join(words)}, found {getattr(self, name)!r}")
         if self.accumulate > self.batch_size:
             raise InputError(
                 f"accumulate must be at most batch_size, found {self.accumulate} parts of {self.batch_size} samples"
