@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from smml.data import find_cases, read_case, simulate_cohort
-    from smml.evaluation import evaluate
+    from smml.evaluation.evaluate import evaluate
     from smml.inference import Predictor
     from smml.training import train
     from smml.viewer import ModalityViewer

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -339,8 +339,10 @@ def _check_outputs(files, output: Path, probabilities: Path | None) -> None:
         return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
     sources = [source.path for source in files.images.values()] + ([files.label] if files.label else [])
-    named = [("--output", output, (".nii.gz", ".nii", ".mha")), ("--probabilities", probabilities, (".nii.gz", ".nii"))]
-    for option, path, suffixes in named if probabilities is not None else named[:1]:
+    named: list[tuple[str, Path, tuple[str, ...]]] = [("--output", output, (".nii.gz", ".nii", ".mha"))]
+    if probabilities is not None:
+        named.append(("--probabilities", probabilities, (".nii.gz", ".nii")))
+    for option, path, suffixes in named:
         if split_suffix(path)[1] not in suffixes:
             raise InputError(f"{option} {path}: expected a name ending in {' or '.join(suffixes)}; rename it")
         if any(same(path, source) for source in sources):
@@ -387,10 +389,16 @@ def _print_profile(predictor, found) -> None:
 def _predictor(checkpoint: str, device: str, window: int, refine: bool | None, precision: str = "float32"):
     from smml.devices import find_device
     from smml.inference import Predictor
+    from smml.models.presets import Precision
 
     find_device(device)
-    options = {"window": window} if window else {}
-    return Predictor.from_checkpoint(checkpoint, device=device, refine=refine, precision=precision, **options)
+    return Predictor.from_checkpoint(
+        checkpoint,
+        device=device,
+        refine=refine,
+        window=window or None,
+        precision=cast(Precision, precision),  # the predictor checks it
+    )
 
 
 if __name__ == "__main__":

@@ -69,13 +69,14 @@ def _with_options(command: Callable, configuration: type, facts: frozenset[str])
         options = {} if config is None else read_options(config, frozenset(kinds) | facts)
         for name in made:
             value = values.pop(name)
-            if context.get_parameter_source(name).name != "DEFAULT":
+            source = context.get_parameter_source(name)
+            if source is not None and source.name != "DEFAULT":
                 # Nothing on the command line is None.
                 options[name] = None if not value and _may_be_none(kinds[name]) else value
         command(**values, options=options)
 
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (own | made | extra).values()]
-    call.__signature__ = inspect.Signature(parameters)
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it by inspect
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     call.__doc__ = command.__doc__
     return call
@@ -89,7 +90,7 @@ def _parameter(each: Any, kind: Any) -> inspect.Parameter:
         help = f"{help.removesuffix('.')}: {', '.join(words[:-1])} or {words[-1]}."
     flags = (f"--{name}/--no-{name}",) if kind is bool else (f"--{name}",)
     shown = str if words else kind
-    annotation = Annotated[shown, typer.Option(*flags, help=help)]
+    annotation = Annotated[shown, typer.Option(*flags, help=help)]  # type: ignore[valid-type]  # made at run time
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation)
 
 

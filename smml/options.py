@@ -53,7 +53,7 @@ def option(default: Any, help: str, range: Range | None = None) -> Any:
     return field(default=default, metadata={"help": help, "range": range})
 
 
-def check(options: object) -> None:
+def check(options: Any) -> None:
     """Refuse a configuration with a value of another type than its field's, or out of its range.
 
     Args:

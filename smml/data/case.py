@@ -38,7 +38,7 @@ class Case:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Size of a voxel along each axis in mm."""
-        return tuple(float(size) for size in nib.affines.voxel_sizes(self.affine))
+        return tuple(nib.affines.voxel_sizes(self.affine).tolist())
 
     @property
     def orientation(self) -> tuple[str, str, str]:

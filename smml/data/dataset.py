@@ -106,7 +106,7 @@ class CohortDataset(Dataset):
         if number in self._kept:
             return self._kept[number]
         entry = self._prepare(number)
-        size = entry[0].image.nbytes + entry[0].label.nbytes + sum(places.nbytes for places in entry[1].values())
+        size = entry[0].image.nbytes + _label_of(entry[0]).nbytes + sum(places.nbytes for places in entry[1].values())
         worker = get_worker_info()  # None outside a loader's processes
         if self._kept_bytes + size <= self.cache_bytes // (1 if worker is None else worker.num_workers):
             self._kept_bytes += size
@@ -118,7 +118,7 @@ class CohortDataset(Dataset):
         prepared = prepare(read_case(self.cases[number]), self.spacing)
         brain = (prepared.image != 0).any(dim=0)
         places = {
-            "tumour": np.flatnonzero((prepared.label > 0).numpy()).astype(np.int32),
+            "tumour": np.flatnonzero((_label_of(prepared) > 0).numpy()).astype(np.int32),
             "brain": np.flatnonzero(brain.numpy()).astype(np.int32),
         }
         return prepared, places
@@ -136,13 +136,14 @@ class CohortDataset(Dataset):
         random = np.random.default_rng([self.seed, index])
         number = int(random.integers(len(self.cases)))
         prepared, places = self._prepared(number)
-        sample = {"image": prepared.image, "label": prepared.label[None].float()}
+        whole = _label_of(prepared)
+        sample = {"image": prepared.image, "label": whole[None].float()}
         masks, priors = None, None
         if self.priors is not None:
             # Numbers of their own: patch and augmentation of a sample are the same with and without priors.
             masks, priors = self.priors.draw(number, np.random.default_rng([self.seed, index, 1]))
             sample["priors"] = priors.flatten(0, 2)
-        centre = self._draw_centre(places, prepared.label.shape, random)
+        centre = self._draw_centre(places, whole.shape, random)
         sample = self._transforms(centre, random)(sample)
         # Plain tensors in memory of their own: MONAI's carry metadata, and a view would keep the whole volume alive.
         image = torch.as_tensor(np.asarray(sample["image"]).copy())
@@ -184,6 +185,11 @@ class CohortDataset(Dataset):
                 *[RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)],
             ]
         return Compose(steps).set_random_state(seed=int(random.integers(2**31)))
+
+
+def _label_of(prepared: PreparedCase) -> torch.Tensor:
+    assert prepared.label is not None  # a case without one was refused
+    return prepared.label
 
 
 def _vary_intensity(image: torch.Tensor, random: np.random.Generator) -> torch.Tensor:

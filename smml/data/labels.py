@@ -47,7 +47,7 @@ class LabelScheme:
             InputError: a value is not a whole number or does not belong to the scheme, or the scheme has no values on
                 disk.
         """
-        self._check_values_are_known()
+        on_disk = self._known_values()
         odd = int((stored != np.rint(stored)).sum()) if np.issubdtype(stored.dtype, np.floating) else 0
         if odd:
             raise InputError(
@@ -58,15 +58,15 @@ class LabelScheme:
         if stored.min() >= 0 and stored.max() <= 255:
             stored = stored.astype(np.uint8)
         values = np.unique(stored)
-        foreign = [value for value in values.tolist() if value not in self.on_disk]
+        foreign = [value for value in values.tolist() if value not in on_disk]
         if foreign:
             raise InputError(
                 f"{name}: label value {', '.join(f'{value:g}' for value in foreign[:5])} is not one of "
-                f"{', '.join(map(str, self.on_disk))} of this layout; check that the file is a segmentation of the "
+                f"{', '.join(map(str, on_disk))} of this layout; check that the file is a segmentation of the "
                 "data set that its name says"
             )
         result = np.zeros(stored.shape, np.uint8)
-        for value, disk in enumerate(self.on_disk):
+        for value, disk in enumerate(on_disk):
             result[stored == disk] = value
         return result
 
@@ -79,15 +79,16 @@ class LabelScheme:
         Raises:
             InputError: the scheme has no values on disk.
         """
-        self._check_values_are_known()
-        return np.asarray(self.on_disk, np.uint8)[labels]
+        return np.asarray(self._known_values(), np.uint8)[labels]
 
-    def _check_values_are_known(self) -> None:
+    def _known_values(self) -> tuple[int, ...]:
+        """``on_disk`` where it is known."""
         if self.on_disk is None:
             raise InputError(
                 f"{self.num_classes} classes have other values on disk in each data set; take the scheme of the case "
                 "or of its layout (case.scheme, LAYOUTS[name].scheme)"
             )
+        return self.on_disk
 
     def region(self, labels, region: Region):
         """Boolean array or tensor of the shape of ``labels``, True inside a region.

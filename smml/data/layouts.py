@@ -8,7 +8,7 @@ import functools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -359,6 +359,7 @@ def _case_files(case: str, layout: str, roles: dict[str, Path]) -> CaseFiles:
     label = roles.get("label")
     if "4d" in roles:
         channels = LAYOUTS[layout].channels
+        assert channels is not None  # only such a layout's names stand for a 4D file
         images = {name: ImageSource(roles["4d"], channels.index(name)) for name in MODALITIES}
         beside = _folder_name(roles["4d"]).replace("images", "labels")
         candidates = (roles["4d"].parent / ".." / beside / f"{case}{suffix}" for suffix in (".nii", ".nii.gz"))
@@ -374,7 +375,7 @@ def _free_name(path: Path) -> FreeName | None:
     return read_free_name(stem) if suffix else None
 
 
-def _case_of_files(items: list[str | os.PathLike]) -> CaseFiles:
+def _case_of_files(items: Sequence[str | os.PathLike]) -> CaseFiles:
     """One case from single files and ``role=file`` assignments."""
     roles: dict[str, Path] = {}
     layouts, ids = set(), {}
@@ -401,7 +402,7 @@ def _case_of_files(items: list[str | os.PathLike]) -> CaseFiles:
         if part:
             layouts.add(part.layout)
             ids[part.case] = path
-        elif not explicit:
+        elif free and not explicit:
             if free.layout:
                 layouts.add(free.layout)
             ids[free.case or _folder_name(path)] = path

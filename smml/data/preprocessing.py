@@ -5,7 +5,9 @@ and the brain (its non-zero voxels) brought to mean 0 and standard deviation 1; 
 cropping box nor a brain mask is shared between modalities, so nothing of one can reach the network through another.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +16,8 @@ import torch.nn.functional as F
 
 from smml.data.case import Case
 from smml.modalities import MODALITIES
+
+_Number = TypeVar("_Number", int, float)
 
 # Spacings that differ by less are the same: resampling would only blur.
 _SAME_SPACING = 0.01
@@ -99,15 +103,20 @@ def plan_geometry(case: Case, spacing: tuple[float, float, float] | None = None)
     """The geometry of :func:`prepare`; it depends on the case's grid alone, never on its voxels' values."""
     to_canonical = nib.io_orientation(case.affine)
     order = np.argsort(to_canonical[:, 0])
-    canonical_shape = tuple(int(case.shape[axis]) for axis in order)
-    own = tuple(float(case.spacing[axis]) for axis in order)
+    canonical_shape = _three(int(case.shape[axis]) for axis in order)
+    own = _three(float(case.spacing[axis]) for axis in order)
     if spacing is None or all(abs(a / b - 1) < _SAME_SPACING for a, b in zip(own, spacing, strict=True)):
         shape, target = canonical_shape, own
     else:
         # The field of view stays the same; the voxel edge is the wanted one up to rounding to whole voxels.
-        shape = tuple(max(1, round(n * a / b)) for n, a, b in zip(canonical_shape, own, spacing, strict=True))
-        target = tuple(n * a / m for n, a, m in zip(canonical_shape, own, shape, strict=True))
-    return Geometry(to_canonical, tuple(case.shape), canonical_shape, shape, target)
+        shape = _three(max(1, round(n * a / b)) for n, a, b in zip(canonical_shape, own, spacing, strict=True))
+        target = _three(n * a / m for n, a, m in zip(canonical_shape, own, shape, strict=True))
+    return Geometry(to_canonical, case.shape, canonical_shape, shape, target)
+
+
+def _three(values: Iterable[_Number]) -> tuple[_Number, _Number, _Number]:
+    x, y, z = values
+    return x, y, z
 
 
 def normalise(volume: torch.Tensor) -> torch.Tensor:

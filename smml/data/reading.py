@@ -9,9 +9,11 @@ import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from smml.data.case import Case
 from smml.data.layouts import IMAGE_SUFFIXES, CaseFiles, find_case, layout_named, split_suffix
@@ -87,6 +89,7 @@ def read_case(
                 "out"
             )
         volumes[name], sources[name] = volume, source.path
+    assert first is not None  # a case has an image
     segmentation = None
     if label and files.label is not None:
         stored, affine = read_image(files.label)
@@ -165,7 +168,8 @@ def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | No
             raise ValueError("no NIfTI header")
         image = kind.from_stream(stream)
         shape = image.shape
-        needed = image.dataobj.offset + int(np.prod(shape, dtype=object)) * image.dataobj.dtype.itemsize
+        proxy = cast(ArrayProxy, image.dataobj)  # of an image that comes from a stream
+        needed = proxy.offset + int(np.prod(shape, dtype=object)) * proxy.dtype.itemsize
         if size < needed:
             raise ValueError(f"the image ends after {size} of {needed} bytes")
         axes = 3 if channel is None else 4
@@ -174,7 +178,7 @@ def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | No
         if channel is not None:
             index = (*index[:3], channel, *index[4:])
         # Slicing the proxy reads the asked channel alone.
-        stored = image.dataobj[index] if len(shape) > 3 else np.asanyarray(image.dataobj)
+        stored = proxy[index] if len(shape) > 3 else np.asanyarray(proxy)
         affine = np.asarray(image.affine, np.float64)
         affine[:3] *= _NIFTI_UNITS.get(int(image.header["xyzt_units"]) % 8, 1.0)
         return np.asarray(stored), affine

@@ -115,6 +115,7 @@ def _score_case(
         student = result.student or result
         outputs = {"student": student.labels}
         if branches:
+            assert student.branch_labels is not None  # a predictor always gives them
             outputs |= {f"branch {number}": labels for number, labels in enumerate(student.branch_labels, start=1)}
         if result.refined:
             outputs["refined"] = result.labels

@@ -29,7 +29,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
         A score in [0, 1].
     """
     both = torch.from_numpy(np.stack([prediction, truth]))[:, None, None].float()
-    return float(compute_dice(*both, ignore_empty=False))
+    return float(compute_dice(both[0], both[1], ignore_empty=False))
 
 
 def hd95(
@@ -55,7 +55,8 @@ def hd95(
     with warnings.catch_warnings():
         # MONAI 1.6 warns about an argument that it passes to itself.
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
-        surface = compute_hausdorff_distance(*both, percentile=95, spacing=[float(edge) for edge in spacing])
+        edges = [float(edge) for edge in spacing]
+        surface = compute_hausdorff_distance(both[0], both[1], percentile=95, spacing=edges)
     return float(surface)
 
 

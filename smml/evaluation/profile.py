@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
 
@@ -13,6 +14,8 @@ from smml.inference import Encoding, Predictor
 from smml.inference.windows import blend_windows, plan_windows, windows_of
 from smml.modalities import subset_mask, subsets_of
 from smml.models import Student
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def profile(predictor: Predictor, case: Case) -> Profile:
     if not case.volumes:
         raise InputError(f"case {case.id}: no modality was read; there is nothing to time")
     prepared, masks = prepare(case, predictor.spacing), [subset_mask(subset) for subset in subsets_of(case.modalities)]
-    shape = tuple(prepared.image.shape[1:])
+    shape = prepared.geometry.shape
     plan = plan_windows(shape, predictor.window, predictor.overlap)
     # A batch of windows from one subset, without the clock: what is done once, such as choosing algorithms, is no part.
     first = replace(plan, places=plan.batches[0])
@@ -107,7 +110,7 @@ class _Work:
             seconds = {name: self.clock(way)[0] for name, way in ways.items()}
             return {**self.parts(), **seconds}
 
-    def clock(self, work: Callable) -> tuple[float, object]:
+    def clock(self, work: Callable[[], _Result]) -> tuple[float, _Result]:
         """Seconds and result of ``work()``."""
         began = self.now()
         result = work()
@@ -156,7 +159,7 @@ class _Work:
         for window in self.windows():
             rows = self.encoding.prepared.available.to(window.device).expand(len(window), -1)
             for student in self.predictor.model.branches:
-                self.add_parts(seconds, student, window, rows)
+                self.add_parts(seconds, cast(Student, student), window, rows)
         return seconds
 
     def add_parts(self, seconds: dict[str, float], student: Student, window: torch.Tensor, rows: torch.Tensor) -> None:

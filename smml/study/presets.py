@@ -120,7 +120,7 @@ class StudyPreset:
             seed: one of ``seeds``.
             device: torch device.
         """
-        return TrainingConfig(**self.training, **arm.options, spacing=self.spacing, seed=seed, device=device)
+        return TrainingConfig(**self.training, **arm.options, spacing=self.spacing, seed=seed, device=str(device))
 
     def to_dict(self) -> dict:
         """Plain values, as JSON gives them back."""

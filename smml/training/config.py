@@ -135,7 +135,7 @@ class TrainingConfig:
                 f"{unused} was given ({getattr(self, unused)}), but without validate_every no validation takes place; "
                 f"set validate_every to the number of steps between validations, or leave {unused} out"
             )
-        if self.refinement and self.refinement_step >= self.steps:
+        if self.refinement_step is not None and self.refinement_step >= self.steps:
             raise InputError(
                 f"refinement_start of {self.refinement_start:g} leaves none of the {self.steps} steps to the "
                 "refinement: lower it, or take more steps"

@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -63,7 +64,8 @@ class PriorFolder:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: cannot be read ({error}); delete the run's folder and train again") from error
         volume = torch.zeros(*values.shape[:3], *shape.tolist())
-        volume[(..., *(slice(*edges) for edges in box))] = torch.from_numpy(values).float() / 255
+        x, y, z = (slice(*edges) for edges in box)
+        volume[..., x, y, z] = torch.from_numpy(values).float() / 255
         return torch.from_numpy(masks[pair]), volume
 
 
@@ -133,7 +135,7 @@ def _priors_of(
 
 def _write(path: Path, masks: np.ndarray, values: np.ndarray) -> None:
     """One case's file, cut to the box that holds every prior of it."""
-    filled = values.any(axis=(0, 1, 2, 3))
+    filled = cast(np.ndarray, values.any(axis=(0, 1, 2, 3)))
     places = [np.flatnonzero(filled.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     box = np.array([(p[0], p[-1] + 1) if len(p) else (0, 0) for p in places])
     inside = tuple(slice(*edges) for edges in box)

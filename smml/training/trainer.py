@@ -250,14 +250,15 @@ class _Run:
             # Whoever is interrupted while the priors are made begins here again, with these very students.
             self._save()
         began = time.perf_counter()
-        self.dataset.priors = self._priors()
+        self.dataset.priors = self._priors(first)
         return time.perf_counter() - began
 
-    def _priors(self) -> PriorFolder:
-        """The priors of the run: made at the step where the refinement begins, read at any later one."""
+    def _priors(self, first: int) -> PriorFolder:
+        """The priors of the run: made at the step ``first``, where the refinement begins, read at any later one."""
         config = self.config
-        if self.step > config.refinement_step:
+        if self.step > first:
             return PriorFolder(self.output / PRIORS)
+        assert self.sam is not None  # it was loaded, as there is a refinement
         return make_priors(
             self.model,
             self.files,
@@ -280,12 +281,13 @@ class _Run:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Go on from where the run's own checkpoint was written: the inverse of :meth:`_save`."""
         state = checkpoint.training
+        assert state is not None  # resume_point refuses such a checkpoint
         try:
             self.model.load_state_dict(checkpoint.weights)
             self.optimiser.load_state_dict(state["optimiser"])
             restore_random(state["random"])
             if self.average is not None:
-                self.average.load(checkpoint.ema)
+                self.average.load(checkpoint.ema)  # type: ignore[arg-type]  # None is the TypeError below
             if self.held_out:
                 self.best = BestScore(**state["best"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -339,7 +341,7 @@ def _batches(
     """This rank's share of the micro-batches of each step from ``first_step`` up to ``end``."""
     loader = DataLoader(
         dataset,
-        batch_sampler=shares(config, ranks, first_step, end),
+        batch_sampler=shares(config, ranks, first_step, end),  # type: ignore[arg-type]  # any sequences of indices do
         num_workers=config.workers,
         pin_memory=ranks.device.type == "cuda",
         # A generator of its own: by default each new loader draws a seed from the global one, and a resumed run, which

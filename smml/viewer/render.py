@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from smml.data.case import Case
-from smml.data.labels import REGIONS, LabelScheme
+from smml.data.labels import REGIONS, LabelScheme, Region
 from smml.figures.pixels import edge
 from smml.figures.theme import REGION_COLOURS, rgb
 from smml.modalities import subset_name
@@ -121,7 +121,7 @@ def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str
     base = _resized(grey.astype(np.float32), shape, Image.Resampling.BICUBIC)
     picture = np.repeat(np.clip(base, 0, 255)[..., None], 3, axis=-1)
 
-    def area(labels: np.ndarray, scheme: LabelScheme, region: str) -> np.ndarray:
+    def area(labels: np.ndarray, scheme: LabelScheme, region: Region) -> np.ndarray:
         return _resized_mask(scheme.region(display.cut(labels, plane, index), region), shape)
 
     found, wanted = layers.prediction, layers.truth
@@ -171,8 +171,8 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
-def _paint_regions(picture: np.ndarray, areas: dict[str, np.ndarray], state: ViewState) -> None:
-    covered: dict[str, np.ndarray] = {}
+def _paint_regions(picture: np.ndarray, areas: dict[Region, np.ndarray], state: ViewState) -> None:
+    covered: dict[Region, np.ndarray] = {}
     for region, inside in areas.items():
         if state.outline:
             covered[region] = edge(inside, _OUTLINE)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from smml.data.case import Case
-from smml.data.labels import REGIONS
+from smml.data.labels import REGIONS, Region
 from smml.errors import InputError
 from smml.figures.pixels import intensity_window
 from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset, parse_subset
@@ -63,8 +63,8 @@ class ViewState:
     position: Voxel
     overlay: str = "prediction"
     source: str = "mean"
-    regions: tuple[str, ...] = REGIONS
-    compared: str = "WT"
+    regions: tuple[Region, ...] = REGIONS
+    compared: Region = "WT"
     opacity: float = 0.45
     outline: bool = False
     crosshair: bool = True
@@ -88,7 +88,7 @@ class ViewState:
             )
         return replace(self, given=parse_subset(names))
 
-    def with_region(self, region: str, on: bool) -> "ViewState":
+    def with_region(self, region: Region, on: bool) -> "ViewState":
         """With a region painted or not."""
         keep = set(self.regions) | {region} if on else set(self.regions) - {region}
         return replace(self, regions=tuple(name for name in REGIONS if name in keep))

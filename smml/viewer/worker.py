@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from smml.data.case import Case
-from smml.data.labels import REGIONS, LabelScheme
+from smml.data.labels import REGIONS, LabelScheme, Region
 from smml.errors import InputError
 from smml.evaluation.metrics import dice, hd95
 from smml.inference import Cancelled, Encoding, Predictor, Segmentation
@@ -27,7 +27,7 @@ CACHE_BYTES = 512 * 2**20
 _PROGRESS_EVERY = 0.1
 
 # Region -> (Dice, HD95 in mm).
-RegionScores = dict[str, tuple[float, float]]
+RegionScores = dict[Region, tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ def score(result: Result, source: str, case: Case, *, between: Callable[[], None
         case: with a label.
         between: called before every region; what it raises ends the work.
     """
-    scores = {}
+    scores: RegionScores = {}
     for region in REGIONS:
         if between is not None:
             between()
