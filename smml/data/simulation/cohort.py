@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 import smml
 from smml.data.case import Case
 from smml.data.layouts import LAYOUTS, CaseFiles, find_cases
-from smml.data.simulation.subject import Subject, simulate_subject
+from smml.data.simulation.subject import Subject, find_look, simulate_subject
 from smml.data.writing import write_case
 from smml.devices import find_device
 from smml.errors import InputError
@@ -33,6 +33,7 @@ def simulate_cohort(
     spacing: float = 3.0,
     seed: int = 0,
     layout: str = "brats2021",
+    look: str = "first",
     device: str = "cpu",
     workers: int | None = None,
     progress: bool = True,
@@ -48,6 +49,8 @@ def simulate_cohort(
         spacing: voxel edge in mm; about 1 s a case at 3 mm and 2.3 s at 2 mm on one CPU core.
         seed: cohort seed; other seeds share no subject.
         layout: file names, formats and label values, a key of ``smml.data.LAYOUTS``.
+        look: "first" (what the shipped weights were trained on), "typical" (protocols as they are) or "varied" (for
+            training: contrasts, artefacts and resolution far beyond that). The last two show the same subjects.
         device: torch device that computes.
         workers: processes on the CPU; None uses all cores, 1 stays in this process.
         progress: show a progress bar.
@@ -59,12 +62,14 @@ def simulate_cohort(
         InputError: an argument is out of range, or the folder holds a cohort of other settings or other files.
     """
     _check_arguments(cases, spacing, seed, layout, device)
+    edition = find_look(look)
     root = Path(root)
-    settings = {"simulated": True, "spacing_mm": spacing, "seed": seed, "layout": layout}
+    settings = {"simulated": True, "spacing_mm": spacing, "seed": seed, "layout": layout, "look": look}
+    settings["look_version"] = edition.version
     _claim(root, settings)
     todo = [index for index in range(cases) if not _complete(root, index, layout)]
     workers = min(len(todo), workers or os.cpu_count() or 1) if torch.device(device).type == "cpu" else 1
-    jobs = [(root, index, spacing, seed, layout, device) for index in todo]
+    jobs = [(root, index, spacing, seed, layout, look, device) for index in todo]
     with tqdm(total=len(jobs), desc="simulating cases", unit="case", disable=not progress or not jobs) as bar:
         if workers <= 1 or len(jobs) < 4:
             for job in jobs:
@@ -135,8 +140,8 @@ def _complete(root: Path, index: int, layout: str) -> bool:
     return any(folder.glob(f"{name}?seg.nii.gz"))
 
 
-def _write_subject(root: Path, index: int, spacing: float, seed: int, layout: str, device: str) -> None:
-    subject = simulate_subject(seed, index, spacing=spacing, device=device)
+def _write_subject(root: Path, index: int, spacing: float, seed: int, layout: str, look: str, device: str) -> None:
+    subject = simulate_subject(seed, index, spacing=spacing, device=device, look=look)
     volumes, labels, affine = as_stored(subject, layout)
     write_case(Case(f"{index:05d}", volumes, labels, affine, layout), root)
 

@@ -1,14 +1,16 @@
-"""One simulated subject from one pair of numbers: the cohort's seed and the subject's index."""
+"""One simulated subject from one pair of numbers, the cohort's seed and the subject's index, in one of three looks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from smml.data.simulation.anatomy import draw_warp, sample_anatomy
-from smml.data.simulation.fields import Grid, sample, uniform
-from smml.data.simulation.signal import render
-from smml.data.simulation.tumour import GROWTH_SPACING, Tumour, compartments, draw_kind, grow, mass_effect
+from smml.data.simulation import first, second
+from smml.data.simulation.fields import Grid
+from smml.data.simulation.imaging import LOOKS as _SECOND
+from smml.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,66 +30,82 @@ class Subject:
     kind: str
 
 
-def simulate_subject(seed: int, index: int, *, spacing: float = 3.0, device: str = "cpu") -> Subject:
+@dataclass(frozen=True)
+class Edition:
+    """How one look is made.
+
+    Attributes:
+        version: changes whenever the same seed gives other bytes.
+        simulate: from seed, index and grid to images, labels and kind.
+        kind_of: from seed and index to the kind alone.
+    """
+
+    version: int
+    simulate: Callable[[int, int, Grid], tuple[dict[str, torch.Tensor], torch.Tensor, str]]
+    kind_of: Callable[[int, int], str]
+
+
+# "first" is what the shipped weights know; "typical" shows protocols as they are; "varied" is for training.
+LOOKS = {"first": Edition(1, first.simulate, first.kind_of)} | {
+    name: Edition(look.version, partial(second.simulate, look=look), second.kind_of) for name, look in _SECOND.items()
+}
+
+
+def simulate_subject(
+    seed: int, index: int, *, spacing: float = 3.0, device: str = "cpu", look: str = "first"
+) -> Subject:
     """Simulate subject ``index`` of the cohort ``seed``.
 
     The subject does not depend on how many others there are. On the CPU the result is the same to the bit each time;
-    another ``spacing`` gives the same anatomy and tumour with other voxels, under other noise, bias field and texture.
+    another ``spacing`` gives the same anatomy and tumour with other voxels, under other noise (and with "first" other
+    bias field and texture). "typical" and "varied" are the same subject with the same labels.
 
     Args:
         seed: the cohort's seed, 0 or more.
         index: the subject's number in the cohort, 0 or more.
         spacing: voxel edge in mm.
         device: torch device that computes; random numbers always come from the CPU.
+        look: a key of ``LOOKS``.
+
+    Raises:
+        InputError: an unknown look.
     """
+    edition = find_look(look)
     threads = torch.get_num_threads()
     # The order of summation, and with it the last bit, may depend on the number of threads.
     torch.set_num_threads(1)
     try:
-        return _simulate(_random(seed, index), spacing, torch.device(device))
+        grid = Grid(spacing, torch.device(device))
+        images, labels, kind = edition.simulate(seed, index, grid)
     finally:
         torch.set_num_threads(threads)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = grid.origin
+    return Subject(
+        volumes={name: volume.cpu().numpy() for name, volume in images.items()},
+        labels=labels.cpu().numpy(),
+        affine=affine,
+        kind=kind,
+    )
 
 
-def subject_kind(seed: int, index: int) -> str:
+def subject_kind(seed: int, index: int, *, look: str = "first") -> str:
     """What :func:`simulate_subject` would make of these numbers: "ring", "solid", "low-grade" or "healthy".
 
     Args:
         seed: the cohort's seed, 0 or more.
         index: the subject's number in the cohort, 0 or more.
+        look: a key of ``LOOKS``.
     """
-    return draw_kind(_random(seed, index))
+    return find_look(look).kind_of(seed, index)
 
 
-def _random(seed: int, index: int) -> torch.Generator:
-    """The subject's own random numbers; the first of them decides its kind."""
-    state = np.random.SeedSequence([seed, index]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+def find_look(name: str) -> Edition:
+    """The edition of that name.
 
-
-def _simulate(random: torch.Generator, spacing: float, device: torch.device) -> Subject:
-    grid, growth_grid = Grid(spacing, device), Grid(GROWTH_SPACING, device)
-    kind = draw_kind(random)
-    warp = draw_warp(random)
-    points = warp(grid)
-    tumour = None
-    if kind == "healthy":
-        anatomy = sample_anatomy(points, spacing)
-        labels = torch.zeros(grid.shape, dtype=torch.uint8)
-    else:
-        coarse = grow(sample_anatomy(warp(growth_grid), GROWTH_SPACING), kind, random)
-        push = mass_effect(coarse, growth_grid, grid, strength=uniform(random, 1.0, 6.0))
-        # Tissue now at x was at x - push(x) before the tumour grew.
-        density = sample(coarse[None], growth_grid.origin, GROWTH_SPACING, grid.coordinates())[0]
-        anatomy = sample_anatomy(points - push, spacing)
-        labels = compartments(density, anatomy, kind, grid, random)
-        tumour = Tumour(labels=labels, density=density)
-    images = render(anatomy, tumour, grid, random)
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = grid.origin
-    return Subject(
-        volumes={name: image.cpu().numpy() for name, image in images.items()},
-        labels=labels.cpu().numpy(),
-        affine=affine,
-        kind=kind,
-    )
+    Raises:
+        InputError: there is none.
+    """
+    if name not in LOOKS:
+        raise InputError(f"unknown look {name!r}: choose from {', '.join(LOOKS)}")
+    return LOOKS[name]

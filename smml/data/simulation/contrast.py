@@ -1,0 +1,179 @@
+"""How bright each tissue is in each sequence: signal equations, and for training what lies far beyond them.
+
+Conventional spin echo: S = PD (1 - exp(-TR/T1)) exp(-TE/T2). With an inversion pulse TI before it (FLAIR, and many T1
+protocols): S = PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2). Contrast agent shortens T1 where the blood-brain
+barrier leaks or where there is none: in enhancing tumour, vessels, dura and choroid plexus.
+"""
+
+import math
+from dataclasses import dataclass
+
+from smml.data.simulation.draws import Draws
+from smml.modalities import MODALITIES
+
+TISSUES = (
+    "white", "grey", "deep", "csf", "gliosis", "ED", "NET", "ET", "NCR", "blood", "calcium core", "calcium",
+    "artery", "vein", "vessel", "sinus", "dura", "plexus", "outside",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Levels of one sequence.
+
+    Attributes:
+        level: by tissue, in standard deviations from the mean of a normal brain's tissue.
+        mean, deviation: the mean and that deviation, in arbitrary units of signal.
+    """
+
+    level: dict[str, float]
+    mean: float
+    deviation: float
+
+
+# Share of white matter, grey matter and CSF in a normal brain.
+_SHARES = {"white": 0.38, "grey": 0.46, "csf": 0.16}
+
+
+def draw_contrasts(draws: Draws, *, freedom: float) -> dict[str, Contrast]:
+    """Draw a subject's tissues and protocols and image the one with the other.
+
+    Args:
+        draws: the stream "contrast".
+        freedom: 0 keeps to the signal equations; with 1 each tissue in each sequence also has a level of its own, in
+            a range far wider than physics. What remains a rule: oedema is brighter than white matter on FLAIR and T2,
+            and enhancing tumour stands out more on T1ce than on T1.
+    """
+    tissues, enhanced = _draw_tissues(draws)
+    contrasts = {}
+    for name in MODALITIES:
+        signal = _draw_protocol(draws, name)
+        levels = {
+            key: signal(*(enhanced.get(key, value) if name == "t1ce" else value)) for key, value in tissues.items()
+        }
+        mean = sum(share * levels[key] for key, share in _SHARES.items())
+        deviation = math.sqrt(sum(share * (levels[key] - mean) ** 2 for key, share in _SHARES.items()))
+        # A protocol without contrast between tissues does not exist: its lesions would be brighter than any.
+        deviation = max(deviation, 0.09 * mean)
+        levels = {key: (value - mean) / deviation for key, value in levels.items()}
+        contrasts[name] = Contrast(levels, mean, deviation)
+    _set_free(contrasts, draws, freedom)
+    return contrasts
+
+
+def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
+    """(T1 in ms, T2 in ms, proton density) by tissue, before and after contrast agent."""
+
+    def about(value: float, share: float = 0.05) -> float:
+        return value * math.exp(draws.normal(share))
+
+    between = draws.between
+    wet = between(0, 1)
+    tissues = {
+        "white": (about(830), about(80), 0.70),
+        "grey": (about(1330), about(103), about(0.81, 0.02)),
+        "csf": (about(4000, 0.04), about(1500), 1.0),
+    }
+    deep = between(0.3, 0.9)
+    tissues["deep"] = tuple(w + deep * (g - w) for w, g in zip(tissues["white"], tissues["grey"], strict=True))
+    tissues["deep"] = (tissues["deep"][0], tissues["deep"][1] * between(0.82, 1.0), tissues["deep"][2])
+    tissues["gliosis"] = (between(1200, 1700), between(120, 200), 0.85)
+    tissues["ED"] = (1250 + 600 * wet + draws.normal(80), 112 + 52 * wet + draws.normal(8), 0.82 + 0.07 * wet)
+    tissues["NET"] = (between(1500, 2500), between(115, 220), between(0.84, 0.94))
+    tissues["ET"] = (between(1600, 2300), between(112, 170), between(0.84, 0.90))
+    kind = draws.choice({"necrosis": 0.55, "cyst": 0.25, "thick": 0.20})
+    tissues["NCR"] = {
+        "necrosis": (between(1900, 3000), between(140, 300), between(0.86, 0.95)),
+        "cyst": (between(2900, 3900), between(300, 1200), between(0.95, 1.0)),
+        "thick": (between(1300, 2000), between(110, 220), between(0.84, 0.92)),
+    }[kind]
+    tissues["blood"] = {
+        "fresh": (between(1200, 1800), between(35, 70), 0.85),
+        "old": (between(350, 800), between(60, 200), 0.9),
+    }[draws.choice({"fresh": 0.4, "old": 0.6})]
+    tissues["calcium"] = (between(900, 1500), between(25, 60), between(0.3, 0.6))
+    tissues["calcium core"] = tissues["calcium"]
+    for name in ("artery", "vein", "vessel", "sinus"):
+        # Flowing blood loses signal in spin echoes.
+        tissues[name] = (between(1200, 1800), between(60, 160), between(0.35, 0.95))
+    tissues["dura"] = (between(900, 1400), between(40, 90), between(0.6, 0.8))
+    tissues["plexus"] = (between(1400, 2500), between(150, 500), 0.9)
+    tissues["outside"] = (between(700, 3500), between(50, 400), between(0.3, 0.9))
+
+    def leak(name: str, low: float, high: float) -> tuple:
+        t1, t2, pd = tissues[name]
+        return 1 / (1 / t1 + between(low, high)), t2, max(pd, 0.8)
+
+    # Relaxation rates added, 1/ms. T1 of 700 ms stands out little, of 200 ms more than anything.
+    enhanced = {
+        "ET": leak("ET", 0.00045, 0.0014) if draws.chance(0.85) else leak("ET", 0.0012, 0.0028),
+        "artery": leak("artery", 0.0018, 0.0070),
+        "vein": leak("vein", 0.0018, 0.0070),
+        "vessel": leak("vessel", 0.0018, 0.0060),
+        "sinus": leak("sinus", 0.0025, 0.0090),
+        "dura": leak("dura", 0.0010, 0.0040),
+        "plexus": leak("plexus", 0.0008, 0.0045),
+        "grey": (1 / (1 / tissues["grey"][0] + between(0.0, 0.00006)), *tissues["grey"][1:]),
+        "NCR": leak("NCR", 0.0, 0.00006) if draws.chance(0.8) else leak("NCR", 0.0, 0.0003),
+    }
+    return tissues, enhanced
+
+
+def _draw_protocol(draws: Draws, name: str):
+    """The signal of a tissue (T1, T2, PD) in one drawn protocol."""
+    inversion = None
+    if name == "flair":
+        tr, te = draws.between(8000, 11000), draws.between(95, 140)
+        # Near the null of CSF.
+        inversion = 4000 * math.log(2 / (1 + math.exp(-tr / 4000))) * draws.between(0.93, 1.04)
+    elif name == "t2":
+        tr, te = draws.between(3500, 6500), draws.between(80, 115)
+    elif draws.chance(0.4):
+        tr, te, inversion = draws.between(1800, 2300), draws.between(2.5, 5), draws.between(850, 1050)
+    else:
+        tr, te = draws.between(420, 720), draws.between(8, 15)
+
+    def signal(t1: float, t2: float, pd: float) -> float:
+        decay = pd * math.exp(-te / t2)
+        if inversion is None:
+            return decay * (1 - math.exp(-tr / t1))
+        return decay * abs(1 - 2 * math.exp(-inversion / t1) + math.exp(-tr / t1))
+
+    return signal
+
+
+# Standard deviation of what freedom adds to a tissue's level.
+_FREEDOM = {
+    "white": 0.25, "grey": 0.25, "csf": 0.45, "deep": 0.3, "gliosis": 0.5, "ED": 0.4, "NET": 0.6, "ET": 0.5,
+    "NCR": 0.8, "blood": 1.0, "calcium": 0.8, "calcium core": 0.8, "outside": 1.3,
+}  # fmt: skip
+
+
+def _set_free(contrasts: dict[str, Contrast], draws: Draws, freedom: float) -> None:
+    """Move the levels at random, then restore the rules; in place."""
+    before_after = ("t1", "t1ce")
+    shared = {key: draws.normal(0.7 * width) for key, width in _FREEDOM.items()}
+    for name in MODALITIES:
+        level = contrasts[name].level
+        for key in TISSUES:
+            width = _FREEDOM.get(key, 0.7)
+            move = draws.normal(width)
+            if name in before_after and key in shared:
+                # T1 and T1ce show the same tissue; only a part of the move is their own.
+                move = shared[key] + 0.4 * move
+            level[key] += freedom * move
+    flair, after, before, t2 = (contrasts[name].level for name in ("flair", "t1ce", "t1", "t2"))
+    rank = draws.between(0, 1)
+    for level, least in ((flair, 0.7), (t2, 0.4)):
+        level["ED"] = max(level["ED"], max(level["white"], level["grey"] - 0.3) + least)
+        level["gliosis"] = max(level["gliosis"], level["white"] + 0.3)
+    if freedom > 0:
+        # Faint ones and bright ones, more evenly than relaxation gives.
+        lift = draws.between(0.3, 2.4) if rank < 0.75 else draws.between(2.0, 4.5)
+        after["ET"] += freedom * 0.6 * (max(after["white"], after["grey"]) + lift - after["ET"])
+        for key, low, high in (("artery", 0.5, 9.0), ("vein", 0.5, 9.0), ("vessel", 0.5, 8.0), ("sinus", 1.0, 11.0),
+                               ("dura", 0.2, 6.0), ("plexus", 0.2, 6.0)):  # fmt: skip
+            after[key] += freedom * 0.7 * (after["grey"] + draws.between(low, high) - after[key])
+    gain = contrasts["t1"].deviation / contrasts["t1"].mean * contrasts["t1ce"].mean / contrasts["t1ce"].deviation
+    same = after["white"] + min(1.0, gain) * (before["ET"] - before["white"])
+    after["ET"] = max(after["ET"], same + 0.7, max(after["white"], after["grey"]) + 0.25)

@@ -1,0 +1,309 @@
+"""From fractions and levels to four images: texture, slices, coil profile, noise, stripping and field of view.
+
+A ``Look`` says how far each of these goes. ``TYPICAL`` is what protocols and processing leave as a rule; ``VARIED`` is
+for training and goes further in every direction. Labels do not depend on the look: whatever is cut off, is cut off
+beside the lesion.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from smml.data.simulation.contrast import Contrast, draw_contrasts
+from smml.data.simulation.draws import Draws
+from smml.data.simulation.head import Head
+from smml.data.simulation.lattice import Window, along_axes, blur_matrix, noise, slice_matrix
+from smml.data.simulation.lesion import Lesion
+from smml.modalities import MODALITIES
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How images differ from one another. Ranges are (low, high) of a uniform draw.
+
+    Attributes:
+        version: changes whenever the same seed gives other bytes.
+        freedom: of the contrasts, see :func:`smml.data.simulation.contrast.draw_contrasts`.
+        texture: amplitude of fine texture in levels.
+        uneven: the same within the tumour.
+        gamma: standard deviation of the log of the exponent on brightness.
+        bias: standard deviation of the log bias field.
+        centre: standard deviation of the coil profile's log: how much brighter or darker the middle is.
+        thick: share of sequences with thick slices.
+        thickness: of these slices, mm.
+        any_axis: share of them that are not axial.
+        blur: standard deviation of the point spread within slices, mm.
+        noise: its standard deviation at voxels of 1 mm, in levels, drawn in the logarithm.
+        odd: share of sequences with an artefact: a few extreme voxels, stripes, ringing.
+        strip: standard deviation in mm of how far the stripping is off.
+        remains: share of heads where stripping leaves parts below and beside the brain.
+        cut: share of heads whose field of view ends early.
+    """
+
+    version: int
+    freedom: float
+    texture: Range
+    uneven: Range
+    gamma: float
+    bias: Range
+    centre: float
+    thick: float
+    thickness: Range
+    any_axis: float
+    blur: Range
+    noise: Range
+    odd: float
+    strip: float
+    remains: float
+    cut: float
+
+
+TYPICAL = Look(
+    version=1,
+    freedom=0.0,
+    texture=(0.05, 0.14),
+    uneven=(0.25, 0.6),
+    gamma=0.05,
+    bias=(0.02, 0.08),
+    centre=0.06,
+    thick=0.5,
+    thickness=(2.5, 5.5),
+    any_axis=0.15,
+    blur=(0.3, 0.7),
+    noise=(0.04, 0.15),
+    odd=0.02,
+    strip=0.6,
+    remains=0.25,
+    cut=0.08,
+)
+VARIED = Look(
+    version=1,
+    freedom=1.0,
+    texture=(0.0, 0.3),
+    uneven=(0.1, 0.9),
+    gamma=0.25,
+    bias=(0.0, 0.16),
+    centre=0.16,
+    thick=0.55,
+    thickness=(2.0, 7.0),
+    any_axis=0.4,
+    blur=(0.2, 1.5),
+    noise=(0.02, 0.5),
+    odd=0.15,
+    strip=1.4,
+    remains=0.5,
+    cut=0.2,
+)
+LOOKS = {"typical": TYPICAL, "varied": VARIED}
+
+
+def image(
+    parts: dict[str, torch.Tensor], head: Head, lesion: Lesion | None, window: Window, look: Look, seed: int, index: int
+) -> dict[str, torch.Tensor]:
+    """Image one subject with all four sequences.
+
+    Args:
+        parts: fractions of :func:`smml.data.simulation.structures.fill`.
+        head: on ``window``, mass effect included.
+        lesion: the tumour's compartments, or None.
+        window: the subject's window.
+        look: how far the images may differ.
+        seed: the cohort's seed.
+        index: the subject's number.
+
+    Returns:
+        By modality, float32 [X, Y, Z] on the window, whole numbers, 0 where stripping or the field of view left
+        nothing, at least 1 elsewhere; zeros are at the same places in all of them.
+    """
+    contrasts = draw_contrasts(Draws(seed, index, "contrast"), freedom=look.freedom)
+    draws = Draws(seed, index, "image")
+    keep = torch.zeros_like(head.brain, dtype=torch.bool)
+    if lesion is not None:
+        keep[lesion.window.inside(window)] = lesion.labels > 0
+    seen = _seen(head, keep, window, look, draws)
+    texture = noise(window, 6.0, draws.generator)[0]
+    middle = _middle(head, draws)
+    centre = draws.normal(look.centre)
+    slices = _draw_slices(look, draws)
+    inner = None
+    if lesion is not None:
+        index_ = lesion.window.inside(window)
+        common = (
+            noise(lesion.window, 12.0, draws.generator)[0] * 0.55 + noise(lesion.window, 4.5, draws.generator)[0] * 0.4
+        )
+        inner = (index_, lesion.window, common)
+    # Bright structures are uneven along their course.
+    course = (1 + 0.35 * noise(window, 12.0, draws.generator)[0]).clamp(0.2, 2.0)
+    images = {}
+    for name in MODALITIES:
+        own = draws.normal(look.centre * (0.8 if name in ("t1ce", "t1") else 0.5))
+        profile = torch.exp((0.7 * centre + own) * middle)
+        if draws.chance(0.6):
+            slices = _draw_slices(look, draws)
+        images[name] = _measure(
+            name, parts, contrasts[name], texture, course, inner, window, profile, slices, look, draws
+        )
+        images[name] = torch.where(seen, images[name].round().clamp(1, 32000), 0.0)
+    return images
+
+
+def _measure(name, parts, contrast: Contrast, texture, course, inner, window, profile, slices, look, draws):
+    """One sequence before stripping, float32 [X, Y, Z] of any gain."""
+    level = contrast.level
+    bright = {"artery", "vein", "vessel", "sinus", "dura", "plexus", "outside"}
+    signal = torch.zeros_like(texture)
+    vascular = torch.zeros_like(texture)
+    for tissue, part in parts.items():
+        if tissue in bright:
+            vascular += part * level[tissue]
+        else:
+            signal += part * level[tissue]
+    # Water moves in the ventricles: FLAIR does not null it everywhere.
+    if name == "flair":
+        flow = noise(window, 22.0, draws.generator)[0]
+        signal += parts["csf"] * draws.between(0.0, 0.5) * flow
+    fine = noise(window, 3.5, draws.generator)[0]
+    amount = draws.between(*look.texture)
+    signal = signal + amount * (0.7 * texture + 0.7 * fine) + vascular * course
+    if inner is not None:
+        box, lesion_window, common = inner
+        mine = (
+            noise(lesion_window, 9.0, draws.generator)[0] * 0.6 + noise(lesion_window, 4.0, draws.generator)[0] * 0.35
+        )
+        field = common + mine
+        for tissue in ("NCR", "NET", "ET", "ED"):
+            if tissue not in parts:
+                continue
+            strength = draws.between(*look.uneven) * (1.0 if tissue != "ED" else 0.7)
+            if tissue == "ET" and name == "t1ce":
+                strength = draws.between(0.5, 1.3)
+                # Patchy, but it enhances: nowhere darker than what it grew in.
+                lift = max(0.5, level["ET"] - max(level["grey"], level["white"]))
+                values = (strength * field).clamp(min=-0.8 * lift)
+            else:
+                values = strength * field
+            signal[box] += parts[tissue][box] * values
+    spread = draws.between(*look.blur)
+    matrices = _point_spread(window, spread, slices)
+    signal = along_axes(signal[None], matrices)[0]
+
+    brightness = (contrast.mean + contrast.deviation * signal).clamp_min(0.02 * contrast.mean)
+    gamma = math.exp(draws.normal(look.gamma))
+    brightness = (brightness / contrast.mean) ** gamma
+    bias = noise(window, 110.0, draws.generator)[0] * 0.8 + noise(window, 60.0, draws.generator)[0] * 0.4
+    brightness = brightness * torch.exp(draws.between(*look.bias) * bias) * profile
+    unit = gamma * contrast.deviation / contrast.mean
+    brightness = _add_noise(brightness, unit, window, slices, look, draws)
+    if draws.chance(look.odd):
+        brightness = _spoil(brightness, window, draws)
+    return draws.log_between(250, 2500) * brightness
+
+
+def _draw_slices(look: Look, draws: Draws) -> tuple[int, float, float] | None:
+    """Axis, thickness in mm and offset of thick slices, or None."""
+    thick, other = draws.chance(look.thick), draws.chance(look.any_axis)
+    axis = int(draws.chance(0.5)) if other else 2
+    thickness, offset = draws.between(*look.thickness), draws.between(0, 1)
+    return (axis, thickness, offset) if thick else None
+
+
+def _point_spread(window: Window, spread: float, slices: tuple[int, float, float] | None) -> list:
+    matrices = [blur_matrix(n, spread / window.spacing) for n in window.shape]
+    if slices is not None:
+        axis, thickness, offset = slices
+        matrix = slice_matrix(window.axes()[axis].cpu(), thickness, offset)
+        if matrix is not None:
+            matrices[axis] = matrix
+    return [matrix if matrix is None else matrix.to(window.grid.device) for matrix in matrices]
+
+
+def _add_noise(brightness, unit: float, window: Window, slices, look: Look, draws: Draws) -> torch.Tensor:
+    """Rician noise, white or as resampling leaves it, stronger in the middle where coils are far."""
+    size = draws.log_between(*look.noise) * unit
+    # Larger voxels average; less than independent voxels would, because measured ones were not independent.
+    size = size * (1.0 / window.spacing) ** 0.5
+    real = torch.randn(window.shape, generator=draws.generator).to(brightness.device)
+    correlated, width = draws.chance(0.6), draws.between(0.3, 0.9)
+    if correlated:
+        matrices = [blur_matrix(n, width / window.spacing) for n in window.shape]
+        matrices = [m if m is None else m.to(brightness.device) for m in matrices]
+        if slices is not None:
+            matrices[slices[0]] = _point_spread(window, width, slices)[slices[0]]
+        for axis, matrix in enumerate(matrices):
+            if matrix is not None:
+                only = [None, None, None]
+                only[axis] = matrix
+                real = along_axes(real[None], only)[0] / matrix.square().sum(1).mean().sqrt()
+    uneven = draws.between(-0.3, 0.6)
+    ramp = torch.exp(uneven * noise(window, 80.0, draws.generator)[0])
+    return ((brightness + size * ramp * real) ** 2 + 0.5 * size**2).sqrt()
+
+
+def _spoil(brightness: torch.Tensor, window: Window, draws: Draws) -> torch.Tensor:
+    """An artefact: a few extreme voxels, dark or bright stripes of slices, or ringing."""
+    kind = draws.choice({"voxels": 0.4, "stripes": 0.3, "ringing": 0.3})
+    axis, strength = int(draws.between(0, 3)), draws.between(0.03, 0.12)
+    shape = [-1 if a == axis else 1 for a in range(3)]
+    if kind == "voxels":
+        count = 1 + int(draws.between(0, 12))
+        places = torch.randint(0, brightness.numel(), (count,), generator=draws.generator)
+        brightness = brightness.clone()
+        brightness.view(-1)[places.to(brightness.device)] = draws.log_between(4, 12)
+        return brightness
+    places = window.axes()[axis]
+    period, phase = draws.between(4.0, 14.0), draws.between(0, 6.3)
+    wave = torch.cos(2 * math.pi * places / period + phase)
+    if kind == "stripes":
+        wave = wave.sign()
+    return brightness * (1 + strength * wave.view(shape))
+
+
+def _middle(head: Head, draws: Draws) -> torch.Tensor:
+    """The coil's and the radio frequency's profile: 1 in the middle of the head, below 0 at its surface."""
+    x, y, z = head.points
+    place = (draws.normal(8), -18 + draws.normal(10), 8 + draws.normal(10))
+    width = [draws.between(34, 60), draws.between(42, 75), draws.between(34, 60)]
+    away = sum(((axis - p) / w) ** 2 for axis, p, w in zip((x, y, z), place, width, strict=True))
+    shape = torch.exp(-away / 2)
+    tilt = sum(draws.normal(0.2) * (axis - p) / 70 for axis, p in zip((x, y, z), place, strict=True))
+    return 1.6 * (shape - 0.45) + tilt
+
+
+def _seen(head: Head, keep: torch.Tensor, window: Window, look: Look, draws: Draws) -> torch.Tensor:
+    """Where there is an image, bool [X, Y, Z]: stripped too much or too little, cut or not, never the lesion."""
+    depth = head.maps["depth"]
+    x, y, z = head.points
+    ragged = noise(window, 20.0, draws.generator)[0] + 0.5 * noise(window, 7.0, draws.generator)[0]
+    off, rough = draws.normal(look.strip, 0.1 * look.strip), draws.between(0.3, 0.9) * look.strip
+    edge = torch.where(head.brain > 0, depth, depth.clamp(max=-0.5))
+    seen = edge > off + rough * ragged
+    left, size = draws.chance(look.remains), draws.between(0.3, 0.75)
+    if left:
+        below = torch.exp(-0.5 * ((x / 24) ** 2 + ((y + 3) / 22) ** 2 + ((z + 28) / 12) ** 2)) + 0.12 * ragged
+        seen |= (below > size) & (depth > -12)
+    seen |= (head.brain > 0) & (depth > 6)
+    seen |= keep
+    ends, count = draws.chance(look.cut), 1 + int(draws.chance(0.35))
+    for _ in range(count):
+        axis, share, first = int(draws.between(0, 3)), draws.between(4, 36), draws.chance(0.5)
+        if not ends:
+            continue
+        places = window.axes()[axis]
+        others = [a for a in range(3) if a != axis]
+        filled = torch.nonzero(seen.any(dim=others[1]).any(dim=others[0])).flatten()
+        needed = torch.nonzero(keep.any(dim=others[1]).any(dim=others[0])).flatten()
+        if first:
+            limit = float(places[filled[0]]) + share
+            if len(needed):
+                limit = min(limit, float(places[needed[0]]) - 0.1)
+            good = places >= limit
+        else:
+            limit = float(places[filled[-1]]) - share
+            if len(needed):
+                limit = max(limit, float(places[needed[-1]]) + 0.1)
+            good = places <= limit
+        seen &= good.view([-1 if a == axis else 1 for a in range(3)])
+    return seen
