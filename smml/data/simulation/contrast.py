@@ -77,15 +77,15 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
     deep = between(0.3, 0.9)
     tissues["deep"] = tuple(w + deep * (g - w) for w, g in zip(tissues["white"], tissues["grey"], strict=True))
     tissues["deep"] = (tissues["deep"][0], tissues["deep"][1] * between(0.82, 1.0), tissues["deep"][2])
-    tissues["gliosis"] = (between(1200, 1700), between(120, 200), 0.85)
-    tissues["ED"] = (1250 + 600 * wet + draws.normal(80), 112 + 52 * wet + draws.normal(8), 0.82 + 0.07 * wet)
-    tissues["NET"] = (between(1500, 2500), between(115, 220), between(0.84, 0.94))
-    tissues["ET"] = (between(1600, 2300), between(112, 170), between(0.84, 0.90))
+    tissues["gliosis"] = (between(1100, 1600), between(150, 280), 0.87)
+    tissues["ED"] = (1400 + 550 * wet + draws.normal(80), 150 + 80 * wet + draws.normal(8), 0.87 + 0.06 * wet)
+    tissues["NET"] = (between(1500, 2200), between(150, 250), between(0.84, 0.94))
+    tissues["ET"] = (between(1550, 2150), between(145, 225), between(0.84, 0.90))
     kind = draws.choice({"necrosis": 0.55, "cyst": 0.25, "thick": 0.20})
     tissues["NCR"] = {
-        "necrosis": (between(1900, 3000), between(140, 300), between(0.86, 0.95)),
+        "necrosis": (between(1900, 2900), between(180, 380), between(0.86, 0.95)),
         "cyst": (between(2900, 3900), between(300, 1200), between(0.95, 1.0)),
-        "thick": (between(1300, 2000), between(110, 220), between(0.84, 0.92)),
+        "thick": (between(1500, 2100), between(140, 260), between(0.84, 0.92)),
     }[kind]
     tissues["blood"] = {
         "fresh": (between(1200, 1800), between(35, 70), 0.85),
@@ -97,8 +97,8 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
         # Flowing blood loses signal in spin echoes.
         tissues[name] = (between(1200, 1800), between(60, 160), between(0.35, 0.95))
     tissues["dura"] = (between(900, 1400), between(40, 90), between(0.6, 0.8))
-    tissues["plexus"] = (between(1400, 2500), between(150, 500), 0.9)
-    tissues["outside"] = (between(700, 3500), between(50, 400), between(0.3, 0.9))
+    tissues["plexus"] = (between(1400, 2500), between(90, 180), 0.85)
+    tissues["outside"] = (between(800, 3500), between(50, 160), between(0.3, 0.8))
 
     def leak(name: str, low: float, high: float) -> tuple:
         t1, t2, pd = tissues[name]
@@ -106,7 +106,7 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
 
     # Relaxation rates added, 1/ms. T1 of 700 ms stands out little, of 200 ms more than anything.
     enhanced = {
-        "ET": leak("ET", 0.00045, 0.0014) if draws.chance(0.85) else leak("ET", 0.0012, 0.0028),
+        "ET": leak("ET", 0.00040, 0.0010) if draws.chance(0.85) else leak("ET", 0.0010, 0.0024),
         "artery": leak("artery", 0.0018, 0.0070),
         "vein": leak("vein", 0.0018, 0.0070),
         "vessel": leak("vessel", 0.0018, 0.0060),

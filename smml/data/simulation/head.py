@@ -110,7 +110,7 @@ def draw_shape(draws: Draws, window: Window) -> Shape:
         folds=folds,
         folds_origin=origin,
         age=age,
-        gap=draws.between(0.10, 0.18) + 0.22 * age * draws.between(0.3, 1.0),
+        gap=draws.between(0.07, 0.14) + 0.20 * age * draws.between(0.3, 1.0),
         thin=draws.between(-0.05, 0.05) + 0.10 * age * draws.between(0.3, 1.0),
         fold=draws.between(0.35, 0.55),
     )

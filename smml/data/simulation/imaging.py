@@ -65,10 +65,10 @@ TYPICAL = Look(
     version=1,
     freedom=0.0,
     texture=(0.05, 0.14),
-    uneven=(0.25, 0.6),
+    uneven=(0.35, 0.75),
     gamma=0.05,
     bias=(0.02, 0.08),
-    centre=0.06,
+    centre=0.09,
     thick=0.5,
     thickness=(2.5, 5.5),
     any_axis=0.15,
@@ -139,8 +139,8 @@ def image(
     course = (1 + 0.35 * noise(window, 12.0, draws.generator)[0]).clamp(0.2, 2.0)
     images = {}
     for name in MODALITIES:
-        own = draws.normal(look.centre * (0.8 if name in ("t1ce", "t1") else 0.5))
-        profile = torch.exp((0.7 * centre + own) * middle)
+        reach = 0.35 if name == "flair" else 1.0
+        profile = torch.exp(reach * (0.7 * centre + draws.normal(0.8 * look.centre)) * middle)
         if draws.chance(0.6):
             slices = _draw_slices(look, draws)
         images[name] = _measure(
@@ -237,7 +237,7 @@ def _add_noise(brightness, unit: float, window: Window, slices, look: Look, draw
                 only = [None, None, None]
                 only[axis] = matrix
                 real = along_axes(real[None], only)[0] / matrix.square().sum(1).mean().sqrt()
-    uneven = draws.between(-0.3, 0.6)
+    uneven = draws.between(-0.2, 0.35)
     ramp = torch.exp(uneven * noise(window, 80.0, draws.generator)[0])
     return ((brightness + size * ramp * real) ** 2 + 0.5 * size**2).sqrt()
 

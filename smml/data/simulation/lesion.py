@@ -76,7 +76,7 @@ def grow(head: Head, kind: str, window: Window, draws: Draws) -> Growth:
         volume = draws.log_between(1.0, 6.0)
     target = volume * 1000.0 / window.spacing**3
 
-    white, grey, csf, brain = (part.cpu().numpy() for part in (head.white, head.grey, head.csf, head.brain))
+    white, grey, brain = (part.cpu().numpy() for part in (head.white, head.grey, head.brain))
     depth, ventricle = head.maps["depth"].cpu().numpy(), head.maps["ventricle"].cpu().numpy()
     points = head.points.cpu().numpy()
     cerebrum = (brain > 0) & ((points[2] > -18) | (points[1] > -32))
@@ -192,7 +192,7 @@ def compartments(growth: Growth, head: Head, kind: str, outer: Window, growth_wi
     """
     box = outer.around(resample(growth.density[None], growth_window, outer)[0] > 0.04, 4.0)
     index = box.inside(outer)
-    density = resample(growth.density[None], growth_window, box)[0]
+    density = resample(blur(growth.density[None], 0.6), growth_window, box)[0]
     brain, csf, white = head.brain[index] > 0, head.csf[index], head.white[index]
     random = draws.generator
     ragged, lumpy, patchy, gaps = noise(box, 9.0, random, 4)
@@ -201,6 +201,7 @@ def compartments(growth: Growth, head: Head, kind: str, outer: Window, growth_wi
 
     # Oedema keeps to white matter and sends fingers into the gyri.
     finger = draws.between(0.05, 0.75)
+    smoothness = draws.between(0.6, 1.6), draws.between(0.8, 3.0)  # of the outlines, mm
     tissue = brain & (csf < 0.6)
     edge = density + 0.06 * ragged + 0.03 * fine + finger * (white - 0.6).clamp(-0.6, 0.3)
     whole = (edge > _VISIBLE) & (density > 0.05) & tissue
@@ -212,8 +213,8 @@ def compartments(growth: Growth, head: Head, kind: str, outer: Window, growth_wi
     focus = nearest.argmin(0)
     for number in range(len(growth.seeds)):
         share = draws.between(0.30, 1.0) if kind == "low-grade" else draws.between(0.08, 0.70)
-        lean, gather = draws.between(0.0, 0.9), draws.between(0.1, 0.6)
-        rough = draws.between(0.06, 0.14)
+        lean, gather = draws.between(0.0, 0.9), draws.between(0.2, 0.9)
+        rough = draws.log_between(0.03, 0.15)
         towards = torch.nn.functional.normalize(torch.randn(3, generator=random), dim=0)
         bare = draws.chance(0.25) and number > 0  # a satellite of oedema only
         own = whole & (focus == number)
@@ -223,14 +224,16 @@ def compartments(growth: Growth, head: Head, kind: str, outer: Window, growth_wi
         middle = places[:, own].mean(dim=1)
         spread = float((places[:, own] - middle[:, None]).norm(dim=0).mean().clamp_min(1.0))
         side = ((places - middle.view(3, 1, 1, 1)) * towards.to(places).view(3, 1, 1, 1)).sum(0) / (2 * spread)
-        packed = density + rough * (lumpy + 0.5 * fine + 0.5 * broad) + lean * side
+        packed = density + rough * (lumpy + 0.3 * fine + 0.6 * broad) + lean * side
         best = places.reshape(3, -1)[:, torch.where(own, packed, -9.0).argmax()]
         packed = packed - gather * (places - best.view(3, 1, 1, 1)).norm(dim=0) / (2 * spread)
         level = torch.quantile(packed[own], 1 - share)
         # The core swallows the sulci in it.
         core |= (packed > level) & (focus == number) & (density > 0.5 * _VISIBLE) & brain & (csf < 0.9)
-    whole = _tidy(whole | core, box, 0.15)
-    core = _tidy(whole & core, box, 0.10)
+    core = _round(core, smoothness[1], box) & brain
+    whole = (_round(whole, smoothness[0], box) & brain & (csf < 0.8)) | core
+    whole = _tidy(whole, box, 0.15) & brain
+    core = _tidy(core & whole, box, 0.10) & brain
     whole = whole | core
     depth = _depth(core, box)
 
@@ -248,8 +251,8 @@ def compartments(growth: Growth, head: Head, kind: str, outer: Window, growth_wi
             labels[core & (gaps + 0.4 * frayed > level)] = 3 if spots == "NET" else 1
     else:
         necrotic = draws.chance(0.85)
-        thickness = draws.log_between(1.3, 8.0)
-        patch, fray = draws.between(0.15, 0.7), draws.between(0.0, 1.6)
+        thickness = draws.log_between(1.3, 6.0)
+        patch, fray = draws.between(0.15, 0.7), 1.7 * draws.between(0.0, 1.0) ** 2
         broken = draws.between(-2.6, -0.5)
         form = draws.choice({"rim": 0.62, "several": 0.2, "crescent": 0.18})
         towards = torch.nn.functional.normalize(torch.randn(3, generator=random), dim=0)
@@ -276,6 +279,12 @@ def _depth(core: torch.Tensor, window: Window) -> torch.Tensor:
     mask = np.pad(core.cpu().numpy(), 1)
     inside = ndimage.distance_transform_edt(mask)[1:-1, 1:-1, 1:-1] * window.spacing - window.spacing / 2
     return torch.from_numpy(np.maximum(inside, 0).astype(np.float32)).to(core.device)
+
+
+def _round(mask: torch.Tensor, width: float, window: Window) -> torch.Tensor:
+    """The outline smoothed over ``width`` mm; what is too small for that stays as it is."""
+    smooth = blur(mask.float()[None], width / window.spacing)[0] > 0.5
+    return smooth if bool(smooth.any()) else mask
 
 
 def _tidy(mask: torch.Tensor, window: Window, least: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What fills a voxel: fractions of normal tissue, vessels and coverings, traces of age, and the tumour's compartments."""
+"""What fills a voxel: normal tissue, vessels and coverings, traces of age, and the tumour's compartments."""
 
 import math
 
@@ -78,20 +78,20 @@ def _coverings(
     # Every stretch of a vessel is there or not.
     present = torch.sigmoid(4 * (wide[0] + draws.between(-0.3, 1.5)))
     present2 = torch.sigmoid(4 * (wide[1] + draws.between(-0.8, 1.2)))
-    artery = _tube(maps["artery"], draws.between(0.7, 1.5), spacing) * present * loose
-    vein = _tube(maps["vein"], draws.between(0.5, 1.2), spacing) * present2
-    sinus = _tube(maps["sinus"], draws.between(1.2, 3.0), spacing)
-    vessel = _tube(maps["surface vein"], draws.between(0.45, 1.1), spacing) * present2
+    artery = _tube(maps["artery"], draws.between(0.5, 1.2), spacing) * present * loose
+    vein = _tube(maps["vein"], draws.between(0.3, 0.7), spacing) * present2
+    sinus = _tube(maps["sinus"], draws.between(0.9, 2.3), spacing)
+    vessel = _tube(maps["surface vein"], draws.between(0.35, 0.85), spacing) * present2
     # Where two smooth fields are zero at once, there is a curve: small vessels, mostly between the gyri.
-    for length, thickness in ((17.0, draws.between(0.25, 0.75)), (30.0, draws.between(0.25, 0.8))):
+    for length, thickness in ((17.0, draws.between(0.2, 0.55)), (30.0, draws.between(0.2, 0.6))):
         first, second = noise(window, length, draws.generator, 2)
         away = 0.55 * length * (first**2 + second**2).sqrt()
         vessel = torch.maximum(vessel, _tube(away, thickness, spacing) * (0.12 + grey + csf).clamp(0, 1))
 
-    reach = draws.between(0.3, 2.2)
+    reach = draws.between(-0.2, 1.4)
     rim = torch.sigmoid((reach - depth.clamp_min(0)) / 0.6)
     dura = rim * torch.sigmoid((patch + draws.between(-2.0, 0.8)) / 0.25) * draws.between(0.2, 1.0)
-    sulci = csf * torch.sigmoid((patch2 - draws.between(0.6, 2.4)) / 0.3) * draws.between(0.05, 0.5) * (depth < 18)
+    sulci = csf * torch.sigmoid((patch2 - draws.between(1.2, 2.8)) / 0.3) * draws.between(0.05, 0.4) * (depth < 18)
     thin = draws.between(0.4, 1.0)
     sheet = math.sqrt(thin**2 + (0.3 * spacing) ** 2)
     falx = torch.exp(-0.5 * (x / sheet) ** 2) * thin / sheet * (csf + 0.25).clamp(0, 1) * (maps["ventricle"] > 9)
@@ -163,10 +163,11 @@ def _tumour_parts(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Fractions of the core's compartments, and of oedema."""
     nothing = torch.zeros_like(head.brain)
-    soft = draws.between(0.3, 0.55)  # partial volume of a compartment's edge, voxels
+    # Partial volume of a compartment's edge: of the voxel, and of an edge that is not sharp.
+    soft = 0.35 + draws.between(0.0, 1.0) / window.spacing
     low, high = draws.between(0.45, 0.8), draws.between(0.9, 1.0)
     beyond, bleeds = draws.between(0.0, 0.22), draws.chance(0.18)
-    extent, calcified = draws.between(0.5, 2.2), draws.chance(0.10)
+    extent, calcified = draws.between(1.1, 2.4), draws.chance(0.10)
     if lesion is None:
         return {}, nothing
     index = lesion.window.inside(window)
