@@ -122,6 +122,16 @@ LAYOUTS: dict[str, Layout] = {
             "labelsTr/{case}.nii.gz",
             ("flair", "t1", "t1ce", "t2"),
         ),
+        # Names that no data set has: what is simulated can be told from a patient by its id.
+        Layout(
+            "simulated",
+            BRATS_2018,
+            "Simulated_*/Simulated_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
+            _TOKENS,
+            "Simulated_{number:05d}",
+            r"Simulated_\d+",
+            "{case}/{case}_{token}.nii.gz",
+        ),
     )
 }
 

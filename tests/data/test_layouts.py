@@ -46,6 +46,7 @@ RELEASES = {
         ["Task01_BrainTumour/imagesTr/BRATS_001.nii.gz", "Task01_BrainTumour/labelsTr/BRATS_001.nii.gz"],
         "BRATS_001",
     ),
+    "simulated": (sequences("Simulated_00003"), "Simulated_00003"),
 }
 
 

@@ -78,9 +78,9 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
     tissues["deep"] = tuple(w + deep * (g - w) for w, g in zip(tissues["white"], tissues["grey"], strict=True))
     tissues["deep"] = (tissues["deep"][0], tissues["deep"][1] * between(0.82, 1.0), tissues["deep"][2])
     tissues["gliosis"] = (between(1100, 1600), between(150, 280), 0.87)
-    tissues["ED"] = (1400 + 550 * wet + draws.normal(80), 150 + 80 * wet + draws.normal(8), 0.87 + 0.06 * wet)
+    tissues["ED"] = (1550 + 650 * wet + draws.normal(100), 180 + 100 * wet + draws.normal(10), 0.89 + 0.05 * wet)
     tissues["NET"] = (between(1500, 2200), between(150, 250), between(0.84, 0.94))
-    tissues["ET"] = (between(1550, 2150), between(145, 225), between(0.84, 0.90))
+    tissues["ET"] = (between(1750, 2450), between(160, 265), between(0.84, 0.90))
     kind = draws.choice({"necrosis": 0.55, "cyst": 0.25, "thick": 0.20})
     tissues["NCR"] = {
         "necrosis": (between(1900, 2900), between(180, 380), between(0.86, 0.95)),
@@ -106,7 +106,7 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
 
     # Relaxation rates added, 1/ms. T1 of 700 ms stands out little, of 200 ms more than anything.
     enhanced = {
-        "ET": leak("ET", 0.00040, 0.0010) if draws.chance(0.85) else leak("ET", 0.0010, 0.0024),
+        "ET": leak("ET", 0.00045, 0.00105) if draws.chance(0.85) else leak("ET", 0.0010, 0.0024),
         "artery": leak("artery", 0.0018, 0.0070),
         "vein": leak("vein", 0.0018, 0.0070),
         "vessel": leak("vessel", 0.0018, 0.0060),
@@ -144,7 +144,7 @@ def _draw_protocol(draws: Draws, name: str):
 
 # Standard deviation of what freedom adds to a tissue's level.
 _FREEDOM = {
-    "white": 0.25, "grey": 0.25, "csf": 0.45, "deep": 0.3, "gliosis": 0.5, "ED": 0.4, "NET": 0.6, "ET": 0.5,
+    "white": 0.25, "grey": 0.25, "csf": 0.45, "deep": 0.3, "gliosis": 0.8, "ED": 0.5, "NET": 0.6, "ET": 0.5,
     "NCR": 0.8, "blood": 1.0, "calcium": 0.8, "calcium core": 0.8, "outside": 1.3,
 }  # fmt: skip
 
@@ -168,11 +168,16 @@ def _set_free(contrasts: dict[str, Contrast], draws: Draws, freedom: float) -> N
         level["ED"] = max(level["ED"], max(level["white"], level["grey"] - 0.3) + least)
         level["gliosis"] = max(level["gliosis"], level["white"] + 0.3)
     if freedom > 0:
+        # Dark cysts and bright clots, and scars as bright as a tumour.
+        if draws.chance(0.5):
+            flair["NCR"] += freedom * (draws.between(-3.0, 7.5) - flair["NCR"])
+        if draws.chance(0.4):
+            flair["gliosis"] += freedom * draws.between(0.0, 5.0)
         # Faint ones and bright ones, more evenly than relaxation gives.
         lift = draws.between(0.3, 2.4) if rank < 0.75 else draws.between(2.0, 4.5)
         after["ET"] += freedom * 0.6 * (max(after["white"], after["grey"]) + lift - after["ET"])
-        for key, low, high in (("artery", 0.5, 9.0), ("vein", 0.5, 9.0), ("vessel", 0.5, 8.0), ("sinus", 1.0, 11.0),
-                               ("dura", 0.2, 6.0), ("plexus", 0.2, 6.0)):  # fmt: skip
+        for key, low, high in (("artery", 0.5, 18.0), ("vein", 0.5, 18.0), ("vessel", 0.5, 18.0), ("sinus", 1.0, 20.0),
+                               ("dura", 0.2, 12.0), ("plexus", 0.2, 12.0)):  # fmt: skip
             after[key] += freedom * 0.7 * (after["grey"] + draws.between(low, high) - after[key])
     gain = contrasts["t1"].deviation / contrasts["t1"].mean * contrasts["t1ce"].mean / contrasts["t1ce"].deviation
     same = after["white"] + min(1.0, gain) * (before["ET"] - before["white"])

@@ -68,7 +68,7 @@ TYPICAL = Look(
     uneven=(0.35, 0.75),
     gamma=0.05,
     bias=(0.02, 0.08),
-    centre=0.09,
+    centre=0.12,
     thick=0.5,
     thickness=(2.5, 5.5),
     any_axis=0.15,
@@ -91,7 +91,7 @@ VARIED = Look(
     thickness=(2.0, 7.0),
     any_axis=0.4,
     blur=(0.2, 1.5),
-    noise=(0.02, 0.5),
+    noise=(0.02, 0.35),
     odd=0.15,
     strip=1.4,
     remains=0.5,
@@ -119,87 +119,88 @@ def image(
         nothing, at least 1 elsewhere; zeros are at the same places in all of them.
     """
     contrasts = draw_contrasts(Draws(seed, index, "contrast"), freedom=look.freedom)
-    draws = Draws(seed, index, "image")
+    draws, grain = Draws(seed, index, "image"), Draws(seed, index, "grain")
     keep = torch.zeros_like(head.brain, dtype=torch.bool)
     if lesion is not None:
         keep[lesion.window.inside(window)] = lesion.labels > 0
     seen = _seen(head, keep, window, look, draws)
-    texture = noise(window, 6.0, draws.generator)[0]
+    scene = _Scene(
+        parts=parts,
+        window=window,
+        lesion=None if lesion is None else lesion.window,
+        texture=noise(window, 6.0, draws.generator)[0],
+        course=(1 + 0.35 * noise(window, 12.0, draws.generator)[0]).clamp(0.2, 2.0),
+        uneven=None if lesion is None else _mixed_noise(lesion.window, {12.0: 0.55, 4.5: 0.4}, draws),
+    )
     middle = _middle(head, draws)
     centre = draws.normal(look.centre)
     slices = _draw_slices(look, draws)
-    inner = None
-    if lesion is not None:
-        index_ = lesion.window.inside(window)
-        common = (
-            noise(lesion.window, 12.0, draws.generator)[0] * 0.55 + noise(lesion.window, 4.5, draws.generator)[0] * 0.4
-        )
-        inner = (index_, lesion.window, common)
-    # Bright structures are uneven along their course.
-    course = (1 + 0.35 * noise(window, 12.0, draws.generator)[0]).clamp(0.2, 2.0)
     images = {}
     for name in MODALITIES:
+        # Sequences of one examination share much of their profile and often their slices.
         reach = 0.35 if name == "flair" else 1.0
         profile = torch.exp(reach * (0.7 * centre + draws.normal(0.8 * look.centre)) * middle)
         if draws.chance(0.6):
             slices = _draw_slices(look, draws)
-        images[name] = _measure(
-            name, parts, contrasts[name], texture, course, inner, window, profile, slices, look, draws
-        )
-        images[name] = torch.where(seen, images[name].round().clamp(1, 32000), 0.0)
+        contrast = contrasts[name]
+        signal = _signal(name, scene, contrast, look, draws)
+        signal = along_axes(signal[None], _point_spread(window, draws.between(*look.blur), slices))[0]
+        brightness = (contrast.mean + contrast.deviation * signal).clamp_min(0.02 * contrast.mean) / contrast.mean
+        gamma = math.exp(draws.normal(look.gamma))
+        bias = draws.between(*look.bias) * _mixed_noise(window, {110.0: 0.8, 60.0: 0.4}, draws)
+        brightness = brightness**gamma * torch.exp(bias) * profile
+        unit = gamma * contrast.deviation / contrast.mean
+        brightness = _add_noise(brightness, unit, window, slices, look, draws, grain)
+        if draws.chance(look.odd):
+            brightness = _spoil(brightness, window, draws)
+        brightness = draws.log_between(250, 2500) * brightness
+        images[name] = torch.where(seen, brightness.round().clamp(1, 32000), 0.0)
     return images
 
 
-def _measure(name, parts, contrast: Contrast, texture, course, inner, window, profile, slices, look, draws):
-    """One sequence before stripping, float32 [X, Y, Z] of any gain."""
-    level = contrast.level
-    bright = {"artery", "vein", "vessel", "sinus", "dura", "plexus", "outside"}
-    signal = torch.zeros_like(texture)
-    vascular = torch.zeros_like(texture)
-    for tissue, part in parts.items():
-        if tissue in bright:
-            vascular += part * level[tissue]
-        else:
-            signal += part * level[tissue]
-    # Water moves in the ventricles: FLAIR does not null it everywhere.
-    if name == "flair":
-        flow = noise(window, 22.0, draws.generator)[0]
-        signal += parts["csf"] * draws.between(0.0, 0.5) * flow
-    fine = noise(window, 3.5, draws.generator)[0]
-    amount = draws.between(*look.texture)
-    signal = signal + amount * (0.7 * texture + 0.7 * fine) + vascular * course
-    if inner is not None:
-        box, lesion_window, common = inner
-        mine = (
-            noise(lesion_window, 9.0, draws.generator)[0] * 0.6 + noise(lesion_window, 4.0, draws.generator)[0] * 0.35
-        )
-        field = common + mine
-        for tissue in ("NCR", "NET", "ET", "ED"):
-            if tissue not in parts:
-                continue
-            strength = draws.between(*look.uneven) * (1.0 if tissue != "ED" else 0.7)
-            if tissue == "ET" and name == "t1ce":
-                strength = draws.between(0.5, 1.3)
-                # Patchy, but it enhances: nowhere darker than what it grew in.
-                lift = max(0.5, level["ET"] - max(level["grey"], level["white"]))
-                values = (strength * field).clamp(min=-0.8 * lift)
-            else:
-                values = strength * field
-            signal[box] += parts[tissue][box] * values
-    spread = draws.between(*look.blur)
-    matrices = _point_spread(window, spread, slices)
-    signal = along_axes(signal[None], matrices)[0]
+@dataclass(frozen=True)
+class _Scene:
+    """What all sequences of a subject look at: fractions, and how uneven texture, vessels and tumour are."""
 
-    brightness = (contrast.mean + contrast.deviation * signal).clamp_min(0.02 * contrast.mean)
-    gamma = math.exp(draws.normal(look.gamma))
-    brightness = (brightness / contrast.mean) ** gamma
-    bias = noise(window, 110.0, draws.generator)[0] * 0.8 + noise(window, 60.0, draws.generator)[0] * 0.4
-    brightness = brightness * torch.exp(draws.between(*look.bias) * bias) * profile
-    unit = gamma * contrast.deviation / contrast.mean
-    brightness = _add_noise(brightness, unit, window, slices, look, draws)
-    if draws.chance(look.odd):
-        brightness = _spoil(brightness, window, draws)
-    return draws.log_between(250, 2500) * brightness
+    parts: dict[str, torch.Tensor]
+    window: Window
+    lesion: Window | None
+    texture: torch.Tensor
+    course: torch.Tensor
+    uneven: torch.Tensor | None
+
+
+# Uneven along their course, and not part of the brain's texture.
+_COVERINGS = {"artery", "vein", "vessel", "sinus", "dura", "plexus", "outside"}
+
+
+def _mixed_noise(window: Window, shares: dict[float, float], draws: Draws) -> torch.Tensor:
+    """A sum of noises, share by correlation length in mm, float32 [X, Y, Z]."""
+    return sum(share * noise(window, length, draws.generator)[0] for length, share in shares.items())
+
+
+def _signal(name: str, scene: _Scene, contrast: Contrast, look: Look, draws: Draws) -> torch.Tensor:
+    """One sequence in levels, before it is measured, float32 [X, Y, Z]."""
+    level, parts, window = contrast.level, scene.parts, scene.window
+    signal = draws.between(*look.texture) * 0.7 * (scene.texture + noise(window, 3.5, draws.generator)[0])
+    for tissue, part in parts.items():
+        signal += part * level[tissue] * (scene.course if tissue in _COVERINGS else 1.0)
+    if name == "flair":
+        # Water moves in the ventricles: FLAIR does not null it everywhere.
+        signal += draws.between(0.0, 0.5) * parts["csf"] * noise(window, 22.0, draws.generator)[0]
+    if scene.lesion is None:
+        return signal
+    box = scene.lesion.inside(window)
+    field = scene.uneven + _mixed_noise(scene.lesion, {9.0: 0.6, 4.0: 0.35}, draws)
+    for tissue in ("NCR", "NET", "ET", "ED"):
+        values = draws.between(*look.uneven) * (0.7 if tissue == "ED" else 1.0) * field
+        if tissue == "ET" and name == "t1ce":
+            # Patchy, but it enhances: nowhere darker than what it grew in.
+            lift = max(0.5, level["ET"] - max(level["grey"], level["white"]))
+            values = (draws.between(0.5, 1.3) * field).clamp(min=-0.8 * lift)
+        if tissue in parts:
+            signal[box] += parts[tissue][box] * values
+    return signal
 
 
 def _draw_slices(look: Look, draws: Draws) -> tuple[int, float, float] | None:
@@ -220,12 +221,17 @@ def _point_spread(window: Window, spread: float, slices: tuple[int, float, float
     return [matrix if matrix is None else matrix.to(window.grid.device) for matrix in matrices]
 
 
-def _add_noise(brightness, unit: float, window: Window, slices, look: Look, draws: Draws) -> torch.Tensor:
-    """Rician noise, white or as resampling leaves it, stronger in the middle where coils are far."""
+def _add_noise(
+    brightness: torch.Tensor, unit: float, window: Window, slices: tuple | None, look: Look, draws: Draws, grain: Draws
+) -> torch.Tensor:
+    """Rician noise, white or as resampling leaves it, and not everywhere alike.
+
+    ``grain`` gives a number a voxel: a stream of its own, so that nothing else depends on the spacing.
+    """
     size = draws.log_between(*look.noise) * unit
     # Larger voxels average; less than independent voxels would, because measured ones were not independent.
     size = size * (1.0 / window.spacing) ** 0.5
-    real = torch.randn(window.shape, generator=draws.generator).to(brightness.device)
+    real = torch.randn(window.shape, generator=grain.generator).to(brightness.device)
     correlated, width = draws.chance(0.6), draws.between(0.3, 0.9)
     if correlated:
         matrices = [blur_matrix(n, width / window.spacing) for n in window.shape]

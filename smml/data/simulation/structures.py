@@ -5,6 +5,7 @@ import math
 import torch
 
 from smml.data.simulation.draws import Draws
+from smml.data.simulation.fields import CENTRE
 from smml.data.simulation.head import Head
 from smml.data.simulation.lattice import Window, blur, noise
 from smml.data.simulation.lesion import Lesion
@@ -120,28 +121,38 @@ def _traces_of_age(head: Head, window: Window, age: float, draws: Draws) -> tupl
     spots = noise(window, draws.between(4.0, 9.0), random)[0]
     burden = age**1.5 * draws.between(0.0, 1.0)
     deep_white = torch.sigmoid((maps["depth"] - 9) / 2)
-    gliosis = torch.sigmoid((spots - (3.4 - 2.1 * burden)) / 0.15) * white * deep_white * draws.between(0.4, 1.0)
+    gliosis = torch.sigmoid((spots - (3.0 - 1.7 * burden)) / 0.15) * white * deep_white * draws.between(0.4, 1.0)
     # Caps at the horns, a rim along the ventricles, wide in the old.
     edge = maps["ventricle"]
-    rim = torch.sigmoid((draws.between(0.4, 1.6) + 4.5 * burden * (1 + 0.5 * spots) - edge) / 0.8)
-    gliosis = torch.maximum(gliosis, rim * white * draws.between(0.2, 0.5 + 0.5 * burden))
+    rim = torch.sigmoid((draws.between(0.8, 2.4) + 4.5 * burden * (1 + 0.5 * spots) - edge) / 0.8)
+    gliosis = torch.maximum(gliosis, rim * white * draws.between(0.4, 0.6 + 0.4 * burden))
     cavity = torch.zeros_like(white)
     count = int(draws.between(0, 1) < 0.5 * age + 0.08) * (1 + int(3 * age * draws.between(0, 1)))
-    places = torch.nonzero((white + head.maps["deep"] > 0.6) & (maps["depth"] > 6))
+    good = (white + head.maps["deep"] > 0.6) & (maps["depth"] > 6)
     for _ in range(count):
-        share, size = draws.between(0, 1), draws.log_between(1.6, 7.0)
-        scar, hole = draws.between(0.5, 1.0), draws.choice({"hole": 0.6, "scar": 0.4})
+        size, scar = draws.log_between(1.6, 7.0), draws.between(0.5, 1.0)
+        hole = draws.choice({"hole": 0.6, "scar": 0.4})
         stretch = [draws.between(0.6, 1.5) for _ in range(3)]
-        if not len(places):
+        # The first of some places in mm that lies in white matter or a nucleus: the same at any spacing.
+        candidates = [
+            [draws.between(c - r, c + r) for c, r in zip(CENTRE, (60, 75, 55), strict=True)] for _ in range(24)
+        ]
+        centre = next((place for place in candidates if _lies_in(good, window, place)), None)
+        if centre is None:
             continue
-        centre = places[int(share * len(places))]
-        axes = [(a - a[i]) / s for a, i, s in zip(window.axes(), centre.tolist(), stretch, strict=True)]
+        axes = [(a - c) / s for a, c, s in zip(window.axes(), centre, stretch, strict=True)]
         away = (axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2).sqrt() * (1 + 0.2 * spots)
         soft = 0.3 + 0.25 * window.spacing
         if hole == "hole":
             cavity = torch.maximum(cavity, torch.sigmoid((size - away) / soft))
         gliosis = torch.maximum(gliosis, scar * torch.sigmoid((size + 1.5 - away) / soft))
     return cavity, gliosis
+
+
+def _lies_in(mask: torch.Tensor, window: Window, place: list[float]) -> bool:
+    """Whether the voxel nearest to a place in mm is on the window and True."""
+    index = [round((p - float(a[0])) / window.spacing) for p, a in zip(place, window.axes(), strict=True)]
+    return all(0 <= i < n for i, n in zip(index, window.shape, strict=True)) and bool(mask[tuple(index)])
 
 
 def _calcium(head: Head, window: Window, draws: Draws) -> torch.Tensor:

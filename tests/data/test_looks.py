@@ -1,0 +1,230 @@
+"""The looks of the second edition: reproducible, one subject in every look and at every spacing, and like patients."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smml.data.case import read_case
+from smml.data.layouts import find_cases
+from smml.data.simulation.cohort import simulate_cohort
+from smml.data.simulation.draws import STREAMS, Draws
+from smml.data.simulation.fields import Grid
+from smml.data.simulation.lattice import Window, noise, resample, slice_matrix, whole
+from smml.data.simulation.lesion import KINDS
+from smml.data.simulation.subject import LOOKS, Subject, simulate_subject, subject_kind
+from smml.errors import InputError
+from smml.modalities import MODALITIES
+
+SEED = 20
+NEW = ("typical", "varied")
+QUIET = {"spacing": 6, "seed": SEED, "progress": False, "workers": 1, "look": "typical"}
+STATISTICS = Path(__file__).resolve().parents[2] / "results" / "simulator-statistics"
+
+
+@functools.lru_cache
+def subject(index: int, look: str, spacing: float = 4.0) -> Subject:
+    return simulate_subject(SEED, index, spacing=spacing, look=look)
+
+
+def indices(count: int, *kinds: str) -> list[int]:
+    """The first subjects of these kinds."""
+    found = [index for index in range(60) if subject_kind(SEED, index, look="typical") in kinds]
+    assert len(found) >= count
+    return found[:count]
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+# ---------------------------------------------------------------- same seed, same bytes
+
+
+@pytest.mark.parametrize("look", NEW)
+def test_same_seed_gives_same_bytes_and_a_subject_does_not_depend_on_how_many_there_are(tmp_path, look):
+    simulate_cohort(tmp_path / "two", 2, **QUIET | {"look": look})
+    simulate_cohort(tmp_path / "one", 1, **QUIET | {"look": look})
+    many, few = files(tmp_path / "two"), files(tmp_path / "one")
+    assert len(few) == 5 + 1
+    assert all(many[name] == content for name, content in few.items())
+
+
+@pytest.mark.parametrize("look", NEW)
+def test_a_subject_does_not_depend_on_the_number_of_threads_nor_on_global_random_numbers(look):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        torch.manual_seed(5)
+        before = torch.get_rng_state()
+        again = simulate_subject(SEED, 3, spacing=6, look=look)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    first = simulate_subject(SEED, 3, spacing=6, look=look)
+    np.testing.assert_array_equal(again.labels, first.labels)
+    for name in MODALITIES:
+        np.testing.assert_array_equal(again.volumes[name], first.volumes[name])
+
+
+def test_streams_of_a_subject_and_of_its_neighbours_differ():
+    numbers = {Draws(seed, index, stream).between(0, 1) for seed in (0, 1) for index in (0, 1) for stream in STREAMS}
+    assert len(numbers) == 4 * len(STREAMS)
+
+
+# ---------------------------------------------------------------- one subject in every look, at every spacing
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_labels_do_not_depend_on_the_look(index):
+    typical, varied = (subject(index, look) for look in NEW)
+    assert typical.kind == varied.kind == subject_kind(SEED, index, look="varied")
+    np.testing.assert_array_equal(typical.labels, varied.labels)
+    assert not np.array_equal(typical.volumes["t1"], varied.volumes["t1"])
+
+
+def test_another_spacing_shows_the_same_images_with_other_voxels():
+    (index,) = indices(1, "ring")
+    fine, coarse = subject(index, "typical", 2.0), subject(index, "typical", 4.0)
+
+    def pool(volume: np.ndarray) -> np.ndarray:
+        x, y, z = volume.shape
+        return volume.astype(float).reshape(x // 2, 2, y // 2, 2, z // 2, 2).mean((1, 3, 5))
+
+    assert pool(fine.labels).shape == coarse.labels.shape
+    brain = (pool(fine.volumes["t1"] > 0) == 1) & (coarse.volumes["t1"] > 0)
+    assert brain.sum() > 0.8 * (coarse.volumes["t1"] > 0).sum()
+    for name in MODALITIES:
+        assert np.corrcoef(pool(fine.volumes[name])[brain], coarse.volumes[name][brain])[0, 1] > 0.8
+    a, b = pool(fine.labels > 0) > 0.5, coarse.labels > 0
+    assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.8
+
+
+def test_noise_and_slices_lie_at_places_in_mm_whatever_the_window():
+    full = whole(Grid(3.0, torch.device("cpu")))
+    part = Window(full.grid, (10, 20, 5), (12, 9, 14))
+    fields = [noise(window, 9.0, torch.Generator().manual_seed(3))[0] for window in (full, part)]
+    torch.testing.assert_close(fields[0][part.inside(full)], fields[1])
+    assert float(fields[0].std()) == pytest.approx(1, abs=0.1)
+    ramp = full.axes()[0].view(1, -1, 1, 1).expand(1, *full.shape)
+    torch.testing.assert_close(resample(ramp, full, part)[0, :, 0, 0], part.axes()[0])
+    # A thick slice is the mean over its thickness, and slices do not move with the window.
+    places = full.axes()[2]
+    matrix, cut = slice_matrix(places, 7.0, 0.3), slice_matrix(places[10:40], 7.0, 0.3)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(len(places)))
+    torch.testing.assert_close((matrix @ places)[14:36], (cut @ places[10:40])[4:26])
+    torch.testing.assert_close((matrix @ places)[8:-8], places[8:-8], atol=0.4, rtol=0)
+
+
+# ---------------------------------------------------------------- what subjects are
+
+
+@pytest.mark.parametrize("look", NEW)
+def test_every_sequence_is_there_in_the_whole_brain_and_labels_are_inside_it(look):
+    for index in range(8):
+        case = subject(index, look)
+        seen = case.volumes["t1"] > 0
+        for volume in case.volumes.values():
+            assert volume.dtype == np.float32
+            assert np.isfinite(volume).all()
+            np.testing.assert_array_equal(volume > 0, seen)
+            np.testing.assert_array_equal(volume, np.rint(volume))
+            assert len(np.unique(volume[seen])) > 50
+        assert not case.labels[~seen].any()
+        assert 0.7 < seen.sum() * 0.064 / 1000 < 2.1
+
+
+def test_a_fifth_is_healthy_and_three_tenths_do_not_enhance():
+    kinds = [subject_kind(SEED, index, look="varied") for index in range(600)]
+    for kind, share in KINDS.items():
+        assert kinds.count(kind) / 600 == pytest.approx(share, abs=0.05)
+    assert KINDS["healthy"] == pytest.approx(0.20)
+    assert KINDS["low-grade"] == pytest.approx(0.30)
+
+
+def test_labels_are_what_the_kind_says():
+    for index in indices(3, "healthy"):
+        assert not subject(index, "typical").labels.any()
+    for index in indices(4, "low-grade"):
+        labels = subject(index, "typical").labels
+        assert (labels == 3).any()
+        assert not (labels == 4).any()
+    for index in indices(6, "ring", "solid"):
+        assert (subject(index, "typical").labels == 4).any()
+
+
+def test_tumours_have_the_volumes_of_brats():
+    labels = [subject(index, "typical").labels for index in indices(14, "ring", "solid", "low-grade")]
+    whole_ml = np.array([(label > 0).sum() * 0.064 for label in labels])
+    core_ml = np.array([np.isin(label, (1, 3, 4)).sum() * 0.064 for label in labels])
+    assert whole_ml.min() > 0.5
+    assert whole_ml.max() < 360
+    assert 25 < np.median(whole_ml) < 130
+    assert (core_ml <= whole_ml).all()
+    assert 0.2 < np.median(core_ml / whole_ml) < 0.7
+
+
+@pytest.mark.parametrize("look", NEW)
+def test_enhancing_tumour_is_brighter_on_t1ce_than_on_t1(look):
+    for index in indices(8, "ring", "solid"):
+        case = subject(index, look)
+        rim = case.labels == 4
+        if rim.sum() < 12:
+            continue
+        standing = {}
+        for name in ("t1", "t1ce"):
+            volume = case.volumes[name]
+            brain = volume[volume > 0]
+            standing[name] = (volume[rim].mean() - brain.mean()) / brain.std()
+        assert standing["t1ce"] > standing["t1"] + 0.2
+
+
+# ---------------------------------------------------------------- like patients, as the committed report says
+
+
+@pytest.mark.parametrize("look", NEW)
+def test_the_report_is_of_the_look_as_it_is(look):
+    report = json.loads((STATISTICS / f"{look}.json").read_text(encoding="utf-8"))
+    assert f"look '{look}', version {LOOKS[look].version}" in report["what"]
+    assert report["rows"]["brain, litres"]["n"] >= 60
+
+
+def ranges() -> list[dict]:
+    return json.loads((STATISTICS / "patients.json").read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.mark.parametrize("row", ranges(), ids=lambda row: row["name"])
+def test_typical_lies_where_patients_lie_and_varied_covers_their_range(row):
+    typical, varied = (
+        json.loads((STATISTICS / f"{look}.json").read_text(encoding="utf-8"))["rows"][row["name"]] for look in NEW
+    )
+    assert row["low"] <= typical["median"] <= row["high"]
+    assert varied["p5"] <= row["low"]
+    assert varied["p95"] >= row["high"]
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_a_cohort_has_ids_of_its_own_and_says_its_look(tmp_path):
+    (case,) = simulate_cohort(tmp_path / "c", 1, **QUIET | {"layout": "simulated"})
+    assert (case.id, case.layout) == ("Simulated_00000", "simulated")
+    assert find_cases(tmp_path / "c") == [case]
+    expected = simulate_subject(SEED, 0, spacing=6, look="typical")
+    read = read_case(case)
+    for name in MODALITIES:
+        np.testing.assert_array_equal(read.volumes[name][::-1, ::-1], expected.volumes[name])
+    notice = json.loads((tmp_path / "c" / "simulated.json").read_text(encoding="utf-8"))
+    assert (notice["look"], notice["look_version"]) == ("typical", LOOKS["typical"].version)
+    with pytest.raises(InputError, match="look='typical' instead of 'varied'"):
+        simulate_cohort(tmp_path / "c", 1, **QUIET | {"layout": "simulated", "look": "varied"})
+
+
+def test_an_unknown_look_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="choose from first, typical, varied"):
+        simulate_cohort(tmp_path / "c", 1, **QUIET | {"look": "real"})
+    assert not (tmp_path / "c").exists()
