@@ -80,12 +80,12 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
     tissues["gliosis"] = (between(1100, 1600), between(150, 280), 0.87)
     tissues["ED"] = (1550 + 650 * wet + draws.normal(100), 180 + 100 * wet + draws.normal(10), 0.89 + 0.05 * wet)
     tissues["NET"] = (between(1500, 2200), between(150, 250), between(0.84, 0.94))
-    tissues["ET"] = (between(1750, 2450), between(160, 265), between(0.84, 0.90))
+    tissues["ET"] = (between(1650, 2250), between(160, 265), between(0.84, 0.90))
     kind = draws.choice({"necrosis": 0.55, "cyst": 0.25, "thick": 0.20})
     tissues["NCR"] = {
-        "necrosis": (between(1900, 2900), between(180, 380), between(0.86, 0.95)),
+        "necrosis": (between(2150, 3150), between(180, 380), between(0.86, 0.95)),
         "cyst": (between(2900, 3900), between(300, 1200), between(0.95, 1.0)),
-        "thick": (between(1500, 2100), between(140, 260), between(0.84, 0.92)),
+        "thick": (between(1700, 2300), between(140, 260), between(0.84, 0.92)),
     }[kind]
     tissues["blood"] = {
         "fresh": (between(1200, 1800), between(35, 70), 0.85),
@@ -148,6 +148,12 @@ _FREEDOM = {
     "NCR": 0.8, "blood": 1.0, "calcium": 0.8, "calcium core": 0.8, "outside": 1.3,
 }  # fmt: skip
 
+# Where freedom puts vessels and coverings on T1ce: least and most above grey matter.
+_VASCULAR = (
+    ("artery", 0.5, 18.0), ("vein", 0.5, 18.0), ("vessel", 0.5, 18.0), ("sinus", 1.0, 20.0), ("dura", 0.2, 12.0),
+    ("plexus", 0.2, 12.0),
+)  # fmt: skip
+
 
 def _set_free(contrasts: dict[str, Contrast], draws: Draws, freedom: float) -> None:
     """Move the levels at random, then restore the rules; in place."""
@@ -172,13 +178,14 @@ def _set_free(contrasts: dict[str, Contrast], draws: Draws, freedom: float) -> N
         if draws.chance(0.5):
             flair["NCR"] += freedom * (draws.between(-3.0, 7.5) - flair["NCR"])
         if draws.chance(0.4):
-            flair["gliosis"] += freedom * draws.between(0.0, 5.0)
+            flair["gliosis"] += freedom * draws.between(0.0, 7.0)
         # Faint ones and bright ones, more evenly than relaxation gives.
         lift = draws.between(0.3, 2.4) if rank < 0.75 else draws.between(2.0, 4.5)
         after["ET"] += freedom * 0.6 * (max(after["white"], after["grey"]) + lift - after["ET"])
-        for key, low, high in (("artery", 0.5, 18.0), ("vein", 0.5, 18.0), ("vessel", 0.5, 18.0), ("sinus", 1.0, 20.0),
-                               ("dura", 0.2, 12.0), ("plexus", 0.2, 12.0)):  # fmt: skip
-            after[key] += freedom * 0.7 * (after["grey"] + draws.between(low, high) - after[key])
+        # Vessels and coverings brighter than any tumour, in some heads all of them faint.
+        most = 0.25 if draws.chance(0.25) else 1.0
+        for key, low, high in _VASCULAR:
+            after[key] += freedom * 0.8 * (after["grey"] + draws.between(low, most * high) - after[key])
     gain = contrasts["t1"].deviation / contrasts["t1"].mean * contrasts["t1ce"].mean / contrasts["t1ce"].deviation
     same = after["white"] + min(1.0, gain) * (before["ET"] - before["white"])
     after["ET"] = max(after["ET"], same + 0.7, max(after["white"], after["grey"]) + 0.25)
