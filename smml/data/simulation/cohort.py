@@ -46,7 +46,8 @@ def simulate_cohort(
     Args:
         root: folder to make or to complete.
         cases: how many subjects.
-        spacing: voxel edge in mm; about 1 s a case at 3 mm and 2.3 s at 2 mm on one CPU core.
+        spacing: voxel edge in mm; about 1 s a case at 3 mm and 2.3 s at 2 mm on one CPU core, half of that
+            with the looks of the second edition.
         seed: cohort seed; other seeds share no subject.
         layout: file names, formats and label values, a key of ``smml.data.LAYOUTS``.
         look: "first" (what the shipped weights were trained on), "typical" (protocols as they are) or "varied" (for

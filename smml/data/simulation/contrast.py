@@ -182,8 +182,8 @@ def _set_free(contrasts: dict[str, Contrast], draws: Draws, freedom: float) -> N
         # Faint ones and bright ones, more evenly than relaxation gives.
         lift = draws.between(0.3, 2.4) if rank < 0.75 else draws.between(2.0, 4.5)
         after["ET"] += freedom * 0.6 * (max(after["white"], after["grey"]) + lift - after["ET"])
-        # Vessels and coverings brighter than any tumour, in some heads all of them faint.
-        most = 0.25 if draws.chance(0.25) else 1.0
+        # Vessels and coverings brighter than any tumour, in a few heads all of them faint.
+        most = 0.25 if draws.chance(0.12) else 1.0
         for key, low, high in _VASCULAR:
             after[key] += freedom * 0.8 * (after["grey"] + draws.between(low, most * high) - after[key])
     gain = contrasts["t1"].deviation / contrasts["t1"].mean * contrasts["t1ce"].mean / contrasts["t1ce"].deviation

@@ -12,7 +12,7 @@ import torch
 
 from smml.data.simulation.atlas import COARSE, COARSE_MAPS, VARIANTS, load_atlas
 from smml.data.simulation.draws import Draws
-from smml.data.simulation.fields import CENTRE, sample
+from smml.data.simulation.fields import CENTRE, Grid, sample
 from smml.data.simulation.lattice import Window, along_axes, noise, resample
 
 # Ellipsoid about the brain in which sheets of CSF point to the centre: centre and half-axes, mm.
@@ -86,7 +86,7 @@ def draw_shape(draws: Draws, window: Window) -> Shape:
     centre = torch.tensor(CENTRE).view(3, 1, 1, 1)
     points = torch.stack(torch.meshgrid(*window.axes(), indexing="ij")).cpu() - centre - shift.view(3, 1, 1, 1)
     points = torch.einsum("ij,jxyz->ixyz", linear, points) + centre
-    cpu = Window(type(window.grid)(window.spacing, torch.device("cpu")), window.first, window.shape)
+    cpu = Window(Grid(window.spacing, torch.device("cpu")), window.first, window.shape)
     # Lobes, then the course of gyri and ventricles.
     points = points + draws.between(1.5, 3.2) * noise(cpu, 70.0, draws.generator, 3)
     points = points + draws.between(1.0, 2.2) * noise(cpu, 26.0, draws.generator, 3)

@@ -218,7 +218,7 @@ def _point_spread(window: Window, spread: float, slices: tuple[int, float, float
         matrix = slice_matrix(window.axes()[axis].cpu(), thickness, offset)
         if matrix is not None:
             matrices[axis] = matrix
-    return [matrix if matrix is None else matrix.to(window.grid.device) for matrix in matrices]
+    return matrices
 
 
 def _add_noise(
@@ -235,7 +235,6 @@ def _add_noise(
     correlated, width = draws.chance(0.6), draws.between(0.3, 0.9)
     if correlated:
         matrices = [blur_matrix(n, width / window.spacing) for n in window.shape]
-        matrices = [m if m is None else m.to(brightness.device) for m in matrices]
         if slices is not None:
             matrices[slices[0]] = _point_spread(window, width, slices)[slices[0]]
         for axis, matrix in enumerate(matrices):

@@ -74,7 +74,7 @@ def whole(grid: Grid) -> Window:
 
 def along_axes(field: torch.Tensor, matrices: list[torch.Tensor | None]) -> torch.Tensor:
     """Apply a matrix [n, m] along each axis of ``field`` [C, mx, my, mz]; None leaves an axis as it is."""
-    x, y, z = matrices
+    x, y, z = (matrix if matrix is None else matrix.to(field.device) for matrix in matrices)
     if z is not None:
         field = field @ z.T
     if y is not None:
