@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from smml.data.case import read_case
 from smml.data.layouts import find_cases
+from smml.data.reading import read_case
 from smml.data.simulation.cohort import simulate_cohort
 from smml.data.simulation.draws import STREAMS, Draws
 from smml.data.simulation.fields import Grid
