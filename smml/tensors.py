@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -56,7 +57,7 @@ def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[d
     return {name: value for name, value in content.items() if name != "weights"}, content["weights"]
 
 
-def are_tensors(tensors: object) -> bool:
+def are_tensors(tensors: object) -> TypeGuard[dict[str, torch.Tensor]]:
     """Whether something read from a file is a dictionary of tensors."""
     return isinstance(tensors, dict) and all(isinstance(value, torch.Tensor) for value in tensors.values())
 

@@ -33,7 +33,7 @@ def constant_when_traced(function: Callable) -> Callable:
     What ``torch.compiler.assume_constant_result`` does, which imports all of ``torch._dynamo`` for it: seconds that
     whoever compiles nothing need not wait at import. The tests that compile without a graph break rest on the mark.
     """
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a mark that functions have no type for
     return function
 
 

@@ -72,14 +72,16 @@ def feature_consistency(
         ValueError: shapes that do not fit.
     """
     _check(bottleneck1, bottleneck2, logits1, logits2, target)
-    grid = bottleneck1.shape[2:]
+    x, y, z = bottleneck1.shape[2:]
+    grid = (x, y, z)
     weight = token_weights(logits1, logits2, grid, group)
     relation = relation_loss(_tokens(bottleneck1), _tokens(bottleneck2), weight, group=group)
     # Autocast would multiply the prototypes and their cosines in half precision.
     with torch.autocast(bottleneck1.device.type, enabled=False):
         occupancy = _occupancy(target, logits1.shape[1], grid, dtype=_at_least_float32(bottleneck1))
         similarity1, similarity2 = (_class_similarity(f, occupancy, group) for f in (bottleneck1, bottleneck2))
-        i, j = torch.triu_indices(*similarity1.shape, offset=1, device=similarity1.device)
+        prototypes = len(similarity1)
+        i, j = torch.triu_indices(prototypes, prototypes, offset=1, device=similarity1.device)
         # With fewer than two prototypes the sum is empty: 0, still attached to both branches.
         classes = (similarity1 - similarity2)[i, j].square().sum() / max(1, len(i))
     return FeatureTerms(relation=relation, classes=classes, class_weight=class_weight)
@@ -88,7 +90,7 @@ def feature_consistency(
 def token_weights(
     logits1: torch.Tensor,
     logits2: torch.Tensor,
-    grid: tuple[int, ...] | torch.Size,
+    grid: tuple[int, int, int],
     group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
     """w of L_rel, [B*x*y*z] with sum 1 (over all ranks, with a group), without gradient.
@@ -108,7 +110,7 @@ def token_weights(
             torch.special.entr(logits.to(_at_least_float32(logits)).softmax(dim=1)).sum(dim=1, keepdim=True)
             for logits in (logits1, logits2)
         )
-        weight = F.adaptive_avg_pool3d(entropy / 2, tuple(grid)).flatten()
+        weight = F.adaptive_avg_pool3d(entropy / 2, grid).flatten()
         if group is None:
             total, count = weight.sum(), len(weight)
         else:
@@ -121,10 +123,10 @@ def _tokens(bottleneck: torch.Tensor) -> torch.Tensor:
     return bottleneck.movedim(1, -1).flatten(0, -2)
 
 
-def _occupancy(target: torch.Tensor, classes: int, grid: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+def _occupancy(target: torch.Tensor, classes: int, grid: tuple[int, int, int], dtype: torch.dtype) -> torch.Tensor:
     """How much of each token each class fills: [B, X, Y, Z] -> [B, K, x*y*z], one-hot averages between 0 and 1."""
     one_hot = torch.stack([(target == k) for k in range(classes)], dim=1).to(dtype)
-    return F.adaptive_avg_pool3d(one_hot, tuple(grid)).flatten(2)
+    return F.adaptive_avg_pool3d(one_hot, grid).flatten(2)
 
 
 def _class_similarity(

@@ -9,7 +9,7 @@ are spelled out in :mod:`smml_kernels.exchange.reference`.
 import torch
 import torch.distributed as dist
 
-from smml_kernels import exchange_loss
+from smml_kernels import Gate, exchange_loss
 
 
 def pixel_consistency(
@@ -17,7 +17,7 @@ def pixel_consistency(
     logits2: torch.Tensor,
     target: torch.Tensor | None,
     *,
-    gate: str = "lower_ce",
+    gate: Gate = "lower_ce",
     min_class_weight: float = 0.0,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ cross-entropy plus soft Dice (:func:`smml_kernels.dice_ce_loss`), all with weigh
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -74,32 +75,29 @@ def segmentation_loss(
     Raises:
         ValueError: shapes that do not fit, or a separate head that is None though it saw a sample.
     """
-    options = {"min_class_weight": min_class_weight, "group": group}
-    fuse = dice_ce_loss(output.logits, target, **options)
+    loss = partial(dice_ce_loss, min_class_weight=min_class_weight, group=group)
+    fuse = loss(output.logits, target)
 
     separate = []
     heads = _separate_rows(output.separate or (), output.seen, len(target))
     wanted = _heads_of_all_ranks(heads, target.device, group)
     for m, ((logits, rows), elsewhere) in enumerate(zip(heads, wanted, strict=True)):
         here = logits is not None if rows is None else bool(rows.any())
-        if here and logits is None:
+        if not here:
+            # Another rank has the modality: its loss is that of the whole batch only if this rank adds its nothing.
+            if elsewhere:
+                separate.append(loss(output.logits.detach()[:0], target[:0]))
+        elif logits is None:
             raise ValueError(f"separate head {m} is None, but `seen` says that it saw a sample")
-        if here and (rows is None or bool(rows.all())):
-            separate.append(dice_ce_loss(logits, target, **options))
-        elif here:
+        elif rows is None or bool(rows.all()):
+            separate.append(loss(logits, target))
+        else:
             kept = rows.nonzero()[:, 0]
             separate.append(
-                dice_ce_loss(
-                    logits.index_select(0, kept.to(logits.device)),
-                    target.index_select(0, kept.to(target.device)),
-                    **options,
-                )
+                loss(logits.index_select(0, kept.to(logits.device)), target.index_select(0, kept.to(target.device)))
             )
-        elif elsewhere:
-            # Another rank has the modality: its loss is that of the whole batch only if this rank adds its nothing.
-            separate.append(dice_ce_loss(output.logits.detach()[:0], target[:0], **options))
 
-    deep = [dice_ce_loss(probabilities, target, from_logits=False, **options) for probabilities in output.deep or ()]
+    deep = [loss(probabilities, target, from_logits=False) for probabilities in output.deep or ()]
     nothing = torch.zeros_like(fuse)
     return SegmentationTerms(fuse=fuse, separate=sum(separate, nothing), deep=sum(deep, nothing))
 

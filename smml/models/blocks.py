@@ -35,8 +35,9 @@ class PreNormConv(nn.Module):
 def reflect_conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Conv3d:
     """A convolution that keeps the size (divided by the stride) and reflects at the border."""
     padding = kernel_size // 2
-    mode = "reflect" if padding else "zeros"
-    return nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, padding_mode=mode)
+    return nn.Conv3d(
+        in_channels, out_channels, kernel_size, stride, padding, padding_mode="reflect" if padding else "zeros"
+    )
 
 
 class ResidualStage(nn.Module):

@@ -193,10 +193,11 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         # Shipped weights have no training, and files of version 0.1.0 name no refinement.
         if name in facts and not isinstance(facts[name], kind):
             raise InputError(f"{name} must be a {getattr(kind, '__name__', 'dict')}, found {facts[name]!r:.80}")
+    x, y, z = map(float, spacing)
     return Checkpoint(
         student=StudentConfig.from_dict(facts["student"]),
         weights=weights,
-        spacing=tuple(float(edge) for edge in spacing),
+        spacing=(x, y, z),
         patch=patch,
         step=step,
         config=dict(facts["config"]),

@@ -73,7 +73,7 @@ class FusionDecoder(nn.Module):
         """
         fused = [fuse(maps, mask) for fuse, maps in zip(self.fusions, levels, strict=False)]
         features = self.decode(fused, bottleneck)
-        deep = ()
+        deep: tuple[torch.Tensor, ...] = ()
         if deep_supervision:
             deep = tuple(
                 F.interpolate(

@@ -27,9 +27,9 @@ class FusionLayer(nn.Module):
     def __init__(self, channels: int, modalities: int) -> None:
         super().__init__()
         self.modalities = modalities
-        mixing = nn.Conv3d(modalities * channels, channels, 1)
-        self.weight = nn.Parameter(mixing.weight.detach().flatten(1))
-        self.bias = nn.Parameter(mixing.bias.detach())
+        weight, bias = nn.Conv3d(modalities * channels, channels, 1).parameters()
+        self.weight = nn.Parameter(weight.detach().flatten(1))
+        self.bias = nn.Parameter(bias.detach())
         self.refine = nn.Sequential(PreNormConv(channels, channels), PreNormConv(channels, channels, kernel_size=1))
 
     def forward(self, maps: Sequence[torch.Tensor | None], mask: torch.Tensor) -> torch.Tensor:
@@ -66,12 +66,13 @@ class FusionLayer(nn.Module):
         Returns:
             [S * B, C, X, Y, Z]; all samples of the first subset come first.
         """
-        example = next(share for share in shares if share is not None)
+        given = {m: share for m, share in enumerate(shares) if share is not None}
+        example = next(iter(given.values()))
         batch = len(example)
         added = example.new_empty(len(subsets) * batch, *example.shape[1:])
         for number, (first, *others) in enumerate(subsets):
             part = added[number * batch : (number + 1) * batch]
-            torch.add(shares[first], self.bias.to(added.dtype).view(1, -1, 1, 1, 1), out=part)
+            torch.add(given[first], self.bias.to(added.dtype).view(1, -1, 1, 1, 1), out=part)
             for m in others:
-                part += shares[m]
+                part += given[m]
         return self.refine(added)

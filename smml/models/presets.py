@@ -1,7 +1,7 @@
 """Sizes of a branch: of its student network and of the refinement network behind it."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from smml.errors import InputError
 
@@ -107,7 +107,9 @@ class StudentConfig:
                 f"a student's sizes are {', '.join(sorted(known))}; found {', '.join(unknown) or 'none'} besides, and "
                 f"{', '.join(missing) or 'none'} missing"
             )
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         if plain.get("refinement_widths") is None:
             same = (known.refinement_widths for known in PRESETS.values() if known.widths == plain["widths"])
             plain["refinement_widths"] = next(same, cls.refinement_widths)

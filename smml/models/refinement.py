@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smml.data.labels import REGIONS, scheme_for_classes
+from smml.data.labels import REGIONS, Region, scheme_for_classes
 from smml.errors import InputError
 from smml.models.blocks import NEGATIVE_SLOPE, PreNormConv, reflect_conv
 
@@ -84,8 +84,8 @@ class PriorGate(nn.Module):
         s = maps.unflatten(1, (modalities, regions))
         p = F.avg_pool3d(region, 2)[:, None].expand_as(s)
         h = F.avg_pool3d(entropy, 2)[:, None].expand_as(s)
-        evidence = [p, s, 1 - (p - s).abs(), h, overlap[..., None, None, None].expand_as(s)]
-        evidence = torch.stack(evidence, dim=3).reshape(batch, -1, *half)  # pairs outside, evidence inside, as grouped
+        kinds = [p, s, 1 - (p - s).abs(), h, overlap[..., None, None, None].expand_as(s)]
+        evidence = torch.stack(kinds, dim=3).reshape(batch, -1, *half)  # pairs outside, evidence inside, as grouped
 
         gate = self.leave(self.activation(self.enter(evidence))).sigmoid().float()
         gate = F.interpolate(gate, size=tuple(size), mode="trilinear", align_corners=False)
@@ -113,7 +113,7 @@ class RefinementNetwork(nn.Module):
         num_modalities: int = 4,
         *,
         widths: tuple[int, ...] = (8, 16, 24),
-        regions: tuple[str, ...] = REGIONS,
+        regions: tuple[Region, ...] = REGIONS,
     ) -> None:
         super().__init__()
         scheme = scheme_for_classes(num_classes)
@@ -135,8 +135,8 @@ class RefinementNetwork(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight)
         # An untrained refinement changes nothing, to the bit; training can only leave the student, not start without.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, logits: torch.Tensor, priors: torch.Tensor, mask: torch.Tensor) -> RefinementOutput:
         """Refine one branch's prediction.
@@ -206,7 +206,7 @@ class UNet(nn.Module):
     def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         # Probabilities share one scale already: normalising them would blow up the faintest trace of a class.
-        downs = [reflect_conv(in_channels, widths[0])]
+        downs: list[nn.Module] = [reflect_conv(in_channels, widths[0])]
         downs += [PreNormConv(a, b, stride=2) for a, b in itertools.pairwise(widths)]
         self.downs = nn.ModuleList(downs)
         self.more_down = nn.ModuleList(PreNormConv(width, width) for width in widths[:2])

@@ -1,6 +1,8 @@
 """Two students under different masks, each with a refinement network on wish: masked mutual learning's network."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -99,7 +101,8 @@ class SMML(nn.Module):
             present: bool [M].
         """
         rows = present.to(x.device).expand(len(x), -1)
-        return tuple(student.share(student.encode(x, rows)) for student in self.branches)
+        first, second = (student.share(student.encode(x, rows)) for student in cast(Iterable[Student], self.branches))
+        return first, second
 
     def segment(
         self, pair: tuple[StudentShares, StudentShares], subsets: torch.Tensor, most: int | None = None
@@ -118,8 +121,9 @@ class SMML(nn.Module):
             InputError: a subset asks for a modality that was not encoded.
         """
         count, parts = len(pair[0].present), []
+        students = cast(Iterable[Student], self.branches)
         for some in subsets.split(max(1, (most or count * len(subsets)) // count)):
-            logits = [student.segment(shares, some) for student, shares in zip(self.branches, pair, strict=True)]
+            logits = [student.segment(shares, some) for student, shares in zip(students, pair, strict=True)]
             branches = [each.float().softmax(dim=1).unflatten(0, (len(some), count)) for each in logits]
             parts.append(torch.stack(branches, dim=1))
         return torch.cat(parts).movedim(2, 0)

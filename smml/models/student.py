@@ -1,7 +1,8 @@
 """One student: the network that segments from any subset of the modalities (mmFormer's trunk, made right)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from smml.errors import InputError
 from smml.models.blocks import Encoder
 from smml.models.decoder import FusionDecoder, SeparateDecoder
+from smml.models.fusion import FusionLayer
 from smml.models.presets import StudentConfig, preset
 from smml.models.transformer import InterModalTransformer, IntraModalTransformer
 
@@ -135,7 +137,7 @@ class Student(nn.Module):
             x: [B, M, X, Y, Z] as in :meth:`forward`.
             present: bool [B, M]; the others are not read and their encoders not called.
         """
-        per_modality = []
+        per_modality: list[tuple[torch.Tensor, ...] | None] = []
         for m in range(self.config.num_modalities):
             rows = present[:, m]
             if not bool(rows.any()):
@@ -179,9 +181,10 @@ class Student(nn.Module):
         Args:
             encoding: of :meth:`encode`.
         """
+        fusions = cast(Iterable[FusionLayer], self.fusion_decoder.fusions)
         levels = tuple(
             tuple(None if features is None else fusion.share(features, m) for m, features in enumerate(maps))
-            for fusion, maps in zip(self.fusion_decoder.fusions, encoding.levels, strict=False)
+            for fusion, maps in zip(fusions, encoding.levels, strict=False)
         )
         return StudentShares(levels, encoding.tokens, encoding.present)
 
@@ -203,13 +206,14 @@ class Student(nn.Module):
         if bool((subsets & ~present.all(dim=0)).any()):
             raise InputError("a subset asks for a modality that was not encoded: encode it first")
         chosen = [row.nonzero()[:, 0].tolist() for row in subsets.cpu()]
-        fused = [
-            fusion.combine(level, chosen)
-            for fusion, level in zip(self.fusion_decoder.fusions, shares.levels, strict=False)
-        ]
+        fusions = cast(Iterable[FusionLayer], self.fusion_decoder.fusions)
+        fused = [fusion.combine(level, chosen) for fusion, level in zip(fusions, shares.levels, strict=False)]
         # A map that no subset names is not even looked at.
         used = {m for modalities in chosen for m in modalities}
-        tokens = [token.repeat(len(chosen), 1, 1, 1, 1) if m in used else None for m, token in enumerate(shares.tokens)]
+        tokens = [
+            None if token is None or m not in used else token.repeat(len(chosen), 1, 1, 1, 1)
+            for m, token in enumerate(shares.tokens)
+        ]
         bottleneck = self.inter(tokens, subsets.repeat_interleave(len(present), dim=0))
         return self.fusion_decoder.head(self.fusion_decoder.decode(fused, bottleneck)[-1])
 
@@ -219,7 +223,7 @@ class Student(nn.Module):
         chosen = [m for m, deepest in enumerate(encoding.deepest) if deepest is not None]
         counts = [int(rows[m].sum()) for m in chosen]
         stacked = [
-            torch.cat([maps[m] if bool(rows[m].all()) else maps[m][rows[m]] for m in chosen])
+            torch.cat([f if bool(rows[m].all()) else f[rows[m]] for m, f in enumerate(maps) if f is not None])
             for maps in (*encoding.levels, encoding.deepest)
         ]
         logits = dict(zip(chosen, self.separate_decoder(stacked).split(counts), strict=True))

@@ -133,6 +133,7 @@ class EmbeddingCache:
                 self.bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _path(self, key: str) -> Path:
+        assert self.folder is not None  # nothing is read or written without one
         # Some file systems slow down with tens of thousands of files in one folder.
         return self.folder / key[:2] / f"{key}.safetensors"
 

@@ -11,10 +11,11 @@ from smml.errors import InputError
 from smml.sam.cache import digest
 from smml.sam.prompts import Prompts
 from smml.sam.slices import SquareFit, image_size, intensity_window, to_input
+from smml.sam.torchvision_gap import Sam
 
 
 @torch.no_grad()
-def encode(sam: nn.Module, slices: Tensor, *, window: tuple[float, float] | None = None, batch: int = 8) -> Tensor:
+def encode(sam: Sam, slices: Tensor, *, window: tuple[float, float] | None = None, batch: int = 8) -> Tensor:
     """Image embeddings of slices, without gradients.
 
     Args:
@@ -38,7 +39,7 @@ def encode(sam: nn.Module, slices: Tensor, *, window: tuple[float, float] | None
     return torch.cat([embed(sam, to_input(sam, part, window)) for part in slices.split(batch)])
 
 
-def embed(sam: nn.Module, images: Tensor) -> Tensor:
+def embed(sam: Sam, images: Tensor) -> Tensor:
     """The differentiable part of :func:`encode`: embeddings of what SAM sees, with its fine detail if it has any.
 
     Args:
@@ -52,7 +53,7 @@ def embed(sam: nn.Module, images: Tensor) -> Tensor:
     return embeddings if detail is None else torch.cat([embeddings, detail.see(images)], dim=1)
 
 
-def embedding_channels(sam: nn.Module) -> int:
+def embedding_channels(sam: Sam) -> int:
     """Channels C of :func:`embed`."""
     detail = getattr(sam, "detail", None)
     return sam.prompt_encoder.embed_dim + (0 if detail is None else detail.packed)
@@ -60,7 +61,7 @@ def embedding_channels(sam: nn.Module) -> int:
 
 @torch.no_grad()
 def answer(
-    sam: nn.Module,
+    sam: Sam,
     embeddings: Tensor,
     prompts: Prompts,
     fit: SquareFit,
@@ -111,7 +112,7 @@ def answer(
 
 
 def predict_on_square(
-    sam: nn.Module,
+    sam: Sam,
     embeddings: Tensor,
     boxes: Tensor | None,
     points: Tensor | None,
@@ -154,7 +155,7 @@ def predict_on_square(
     return masks, decoder.iou_prediction_head(tokens[:, 0])
 
 
-def _filled(sam: nn.Module, boxes: Tensor) -> Tensor:
+def _filled(sam: Sam, boxes: Tensor) -> Tensor:
     """Boxes in SAM's coordinates [S, 4] -> the share of each mask pixel that they cover, [S, 1, m, m]."""
     side = sam.prompt_encoder.mask_input_size[0]
     edges = (boxes + 0.5) * (side / image_size(sam))
@@ -166,7 +167,7 @@ def _filled(sam: nn.Module, boxes: Tensor) -> Tensor:
     return (rows[:, :, None] * columns[:, None, :])[:, None]
 
 
-def _check(sam: nn.Module, embeddings: Tensor, prompts: Prompts) -> None:
+def _check(sam: Sam, embeddings: Tensor, prompts: Prompts) -> None:
     count, (boxes, points, labels) = len(embeddings), (prompts.boxes, prompts.points, prompts.point_labels)
     if boxes is None and (points is None or not points.shape[1]):
         raise InputError("SAM needs a prompt: give boxes, points or both")

@@ -9,18 +9,18 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
 
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import replacing
 from smml.sam.download import OFFICIAL, fetch
 from smml.sam.tiny import TinyConfig, build_tiny
-from smml.sam.torchvision_gap import import_segment_anything
+from smml.sam.torchvision_gap import Sam, import_segment_anything
 from smml.tensors import are_tensors, check_fit, read_tensors
 
 FORMAT = "smml-sam-1"
@@ -38,7 +38,7 @@ def load_sam(
     device: str | torch.device = "cpu",
     cache: str | os.PathLike | None = None,
     progress: bool = True,
-) -> nn.Module:
+) -> Sam:
     """A SAM that is ready for inference: frozen, in evaluation mode, float32.
 
     Args:
@@ -72,7 +72,7 @@ def load_sam(
     return sam.to(target).eval().requires_grad_(False)
 
 
-def save_tiny(sam: nn.Module, path: str | os.PathLike, config: TinyConfig, facts: dict) -> None:
+def save_tiny(sam: Sam, path: str | os.PathLike, config: TinyConfig, facts: dict) -> None:
     """Write a tiny SAM as ``.safetensors`` in half precision, atomically.
 
     Args:
@@ -91,7 +91,7 @@ def save_tiny(sam: nn.Module, path: str | os.PathLike, config: TinyConfig, facts
             raise OSError(errno.EIO, str(error).splitlines()[0]) from error
 
 
-def read_tiny(path: Path) -> tuple[nn.Module, dict]:
+def read_tiny(path: Path) -> tuple[Sam, dict]:
     """A tiny SAM in float32 and the facts stored with it; inverse of :func:`save_tiny`.
 
     Args:
@@ -102,7 +102,7 @@ def read_tiny(path: Path) -> tuple[nn.Module, dict]:
     """
     facts, weights = read_tensors(path, kind="SAM", **_REMEDIES)
     found = facts.get("format")
-    if found != FORMAT or not isinstance(facts.get("size"), dict):
+    if found != FORMAT or not isinstance(facts.get("size"), dict) or not are_tensors(weights):
         raise InputError(
             f"{path}: not a SAM of this project ({FORMAT} expected, found {found!r}); official SAM checkpoints are "
             ".pth files"
@@ -118,13 +118,13 @@ def read_tiny(path: Path) -> tuple[nn.Module, dict]:
     return sam, facts
 
 
-def _read_official(path: Path, expected: str | None = None) -> nn.Module:
+def _read_official(path: Path, expected: str | None = None) -> Sam:
     """A SAM from a file with the official names of weights."""
     _, weights = read_tensors(path, kind="SAM", **_REMEDIES)
     size = _find_size(weights)
     if size is None or (expected is not None and size != expected):
         raise InputError(
-            f"{path}: {'not ' + expected if size else 'not a SAM'}; expected the weights of an official SAM "
+            f"{path}: {f'not {expected}' if size else 'not a SAM'}; expected the weights of an official SAM "
             f"({', '.join(OFFICIAL)}) under their official names, found {size or _describe(weights)}"
         )
     package = import_segment_anything()
@@ -132,7 +132,8 @@ def _read_official(path: Path, expected: str | None = None) -> nn.Module:
     # draws numbers before and after should not notice.
     with torch.device("meta"):
         sam = package.sam_model_registry[size]()
-    _fill(sam, weights, path)
+    # Only of tensors is there a size.
+    _fill(sam, cast(dict[str, torch.Tensor], weights), path)
     sam.answers_three = True
     return sam
 
@@ -156,7 +157,7 @@ def _describe(weights: object) -> str:
     return f"{len(weights)} entries ({names} ...)"
 
 
-def _fill(sam: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+def _fill(sam: Sam, weights: dict[str, torch.Tensor], path: Path) -> None:
     """Put the weights into a model without memory, in float32, naming the file where they do not fit."""
     check_fit(sam, weights, path, "a SAM of that size")
     weights = {name: tensor.float() for name, tensor in weights.items()}

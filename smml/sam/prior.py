@@ -10,16 +10,17 @@ core inside it. The branch knows which of them it asked for, so the answer that 
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-from torch import nn
 
-from smml.data.labels import REGIONS, scheme_for_classes
+from smml.data.labels import REGIONS, Region, scheme_for_classes
 from smml.errors import InputError
 from smml.sam.cache import EmbeddingCache, embedding_key
 from smml.sam.calls import answer, encode, weights_fingerprint
 from smml.sam.prompts import PromptRules, Prompts, coarse_prompts
 from smml.sam.slices import SquareFit, intensity_window
+from smml.sam.torchvision_gap import Sam
 
 # The axis of [X, Y, Z] that a slice of each plane fixes.
 PLANES: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -46,10 +47,10 @@ class SAMPrior:
 
     def __init__(
         self,
-        sam: nn.Module,
+        sam: Sam,
         *,
         planes: Sequence[str] = ("axial",),
-        regions: Sequence[str] = REGIONS,
+        regions: Sequence[Region] = REGIONS,
         rules: PromptRules | None = None,
         cache: EmbeddingCache | None = None,
     ) -> None:
@@ -110,17 +111,21 @@ class SAMPrior:
         Args:
             region: of each prompt, its number [N].
         """
+        slices, boxes = prompts.slices, prompts.boxes
+        # coarse_prompts fills all fields.
+        assert slices is not None
+        assert boxes is not None
         fit, window = SquareFit.of(self.sam, volume.shape[1:]), intensity_window(volume)
         seen = torch.zeros(coarse.shape, device=volume.device)
-        for chunk in prompts.slices.unique().split(_CHUNK):
+        for chunk in slices.unique().split(_CHUNK):
             embeddings = self._embeddings(volume[chunk.to(volume.device)], window)
-            for rows in torch.isin(prompts.slices, chunk).nonzero()[:, 0].split(2 * _CHUNK):
-                asked, regions = prompts[rows], region[rows]
-                places = torch.searchsorted(chunk, asked.slices)
-                logits, _ = answer(self.sam, embeddings[places.to(embeddings.device)], asked, fit)
-                wanted = coarse[regions, asked.slices].to(logits.device)
-                best = best_answers(logits.float().sigmoid(), wanted, asked.boxes).to(seen.device)
-                for r, s, mask in zip(regions.tolist(), asked.slices.tolist(), best, strict=True):
+            for rows in torch.isin(slices, chunk).nonzero()[:, 0].split(2 * _CHUNK):
+                regions, numbers = region[rows], slices[rows]
+                places = torch.searchsorted(chunk, numbers)
+                logits, _ = answer(self.sam, embeddings[places.to(embeddings.device)], prompts[rows], fit)
+                wanted = coarse[regions, numbers].to(logits.device)
+                best = best_answers(logits.float().sigmoid(), wanted, boxes[rows]).to(seen.device)
+                for r, s, mask in zip(regions.tolist(), numbers.tolist(), best, strict=True):
                     torch.maximum(seen[r, s], mask, out=seen[r, s])
         return seen
 
@@ -135,7 +140,8 @@ class SAMPrior:
             for index, embedding in zip(unknown, encode(self.sam, slices[unknown], window=window), strict=True):
                 self.cache.put(keys[index], embedding)
                 found[index] = embedding
-        return torch.stack(found)
+        # None of them is None any more.
+        return torch.stack(cast(list[torch.Tensor], found))
 
     def _check(self, image: torch.Tensor, probabilities: torch.Tensor, mask: torch.Tensor) -> None:
         if image.ndim != 5 or mask.dtype != torch.bool or mask.shape != image.shape[:2]:

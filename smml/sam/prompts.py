@@ -132,8 +132,8 @@ def coarse_prompts(probability: torch.Tensor | np.ndarray, rules: PromptRules | 
     for number in _largest(pieces, places, rules):
         layer, rows, columns = places[number - 1]
         box = _box((rows, columns), inside.shape[1:], rules.margin)
-        points = _points(pieces[layer.start] == number, inside[layer.start], probability[layer.start], box, rules)
-        made.append((layer.start, box, *points))
+        placed = _points(pieces[layer.start] == number, inside[layer.start], probability[layer.start], box, rules)
+        made.append((layer.start, box, *placed))
     count = rules.positives + rules.negatives
     slices, boxes, points, labels = zip(*made, strict=True) if made else ((), (), (), ())
     return Prompts(
@@ -186,16 +186,17 @@ def _points(
     near = slice(first[0], min(height, int(bottom + rows) + 1)), slice(first[1], min(width, int(right + columns) + 1))
     piece, inside, certain = piece[near], inside[near], probability[near].astype(np.float32)
 
-    # Beyond the border of the slice is outside, hence the ring of zeros.
-    depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1] if rules.positives else None
-    for index in range(rules.positives):
-        deepest = depth.max()
-        if deepest <= 0:
-            break
-        candidates = np.argwhere(depth == deepest)
-        chosen = candidates[np.argmax(certain[tuple(candidates.T)])]
-        points[index], labels[index] = chosen + first, 1
-        depth[_disc(depth.shape, chosen, deepest)] = 0
+    if rules.positives:
+        # Beyond the border of the slice is outside, hence the ring of zeros.
+        depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
+        for index in range(rules.positives):
+            deepest = depth.max()
+            if deepest <= 0:
+                break
+            candidates = np.argwhere(depth == deepest)
+            chosen = candidates[np.argmax(certain[tuple(candidates.T)])]
+            points[index], labels[index] = chosen + first, 1
+            depth[_disc(depth.shape, chosen, deepest)] = 0
 
     if rules.negatives:
         away = ndimage.distance_transform_edt(~piece)

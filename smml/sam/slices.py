@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from smml.errors import InputError
+from smml.sam.torchvision_gap import Sam
 
 # Of the brain's voxels: what lies outside is shown like the nearer of the two.
 WINDOW_PERCENTILES = (0.5, 99.5)
 _DARKEST, _WHITE = 48.0, 255.0
-_BILINEAR = {"mode": "bilinear", "align_corners": False}
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class SquareFit:
     size: int
 
     @classmethod
-    def of(cls, sam: nn.Module, shape: Sequence[int]) -> "SquareFit":
+    def of(cls, sam: Sam, shape: Sequence[int]) -> "SquareFit":
         """How slices lie in the square of a SAM.
 
         Args:
             sam: of :func:`smml.sam.load_sam`.
             shape: (H, W) of the slices.
         """
-        return cls(tuple(shape), image_size(sam))
+        rows, columns = shape
+        return cls((rows, columns), image_size(sam))
 
     @property
     def inside(self) -> tuple[int, int]:
@@ -104,7 +105,8 @@ class SquareFit:
             for scale, length in zip(self.scale, self.shape, strict=True)
         ]
         masks = masks.float()[:, None]
-        return F.grid_sample(masks, _grid(axes, masks), padding_mode="zeros", **_BILINEAR)[:, 0]
+        grid = _grid(axes, masks)
+        return F.grid_sample(masks, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, 0]
 
     def masks_to_slices(self, masks: Tensor) -> Tensor:
         """SAM's mask logits -> [P, K, H, W], by bilinear interpolation at the centres of the voxels.
@@ -116,7 +118,8 @@ class SquareFit:
             (torch.arange(length, device=masks.device) + 0.5) * scale / self.size * 2 - 1
             for scale, length in zip(self.scale, self.shape, strict=True)
         ]
-        return F.grid_sample(masks, _grid(axes, masks), padding_mode="border", **_BILINEAR)
+        grid = _grid(axes, masks)
+        return F.grid_sample(masks, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _grid(axes: list[Tensor], images: Tensor) -> Tensor:
@@ -170,7 +173,7 @@ def to_grey(slices: Tensor, window: tuple[float, float] | None = None) -> Tensor
     return torch.where(slices != 0, grey, torch.zeros((), device=slices.device))
 
 
-def to_input(sam: nn.Module, slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
+def to_input(sam: Sam, slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
     """What ``sam.image_encoder`` wants: float32 [S, 3, size, size] on SAM's device.
 
     Args:
@@ -187,6 +190,6 @@ def to_input(sam: nn.Module, slices: Tensor, window: tuple[float, float] | None 
     return sam.preprocess(SquareFit.of(sam, slices.shape[1:]).resize(grey)[:, None])
 
 
-def image_size(sam: nn.Module) -> int:
+def image_size(sam: Sam) -> int:
     """Edge of SAM's square input in pixels."""
     return int(sam.image_encoder.img_size)

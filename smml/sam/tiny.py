@@ -14,7 +14,7 @@ from torch import nn
 
 from smml.errors import InputError
 from smml.sam.detail import MASK_PIXELS, FineDetail
-from smml.sam.torchvision_gap import import_segment_anything
+from smml.sam.torchvision_gap import Sam, import_segment_anything
 
 # Far beyond what anyone calls tiny: a damaged or forged file is refused before anything of that size is built.
 _MOST = {
@@ -107,7 +107,7 @@ class TinyConfig:
         return cls(**{"detail": 0, **values})
 
 
-def build_tiny(config: TinyConfig | None = None) -> nn.Module:
+def build_tiny(config: TinyConfig | None = None) -> Sam:
     """A ``segment_anything.modeling.Sam`` of that size with random weights, in training mode.
 
     ``sam.takes_rough_mask`` tells ``answer`` to give a box not only by its corners but also, filled, as SAM's third
@@ -152,7 +152,7 @@ def build_tiny(config: TinyConfig | None = None) -> nn.Module:
     return sam
 
 
-def _initialise(sam: nn.Module) -> None:
+def _initialise(sam: Sam) -> None:
     """Start values that train in thousands of steps instead of SAM's hundreds of thousands.
 
     segment-anything leaves the position embedding of the encoder at 0 and the rest at PyTorch's defaults. The random

@@ -10,10 +10,19 @@ import importlib
 import sys
 import threading
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from smml.errors import InputError
+
+# A ``segment_anything.modeling.Sam``, whose package states no types: a type checker lets pass what is asked of it,
+# because of the parts of an nn.Module it knows only that they are tensors or modules.
+if TYPE_CHECKING:
+    Sam = Any
+else:
+    Sam = nn.Module
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

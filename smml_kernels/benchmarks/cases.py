@@ -85,7 +85,8 @@ class Case:
         """The least bytes and operations of one call."""
         item, label = self.dtype.itemsize, self.target_dtype.itemsize
         if self.operation == "relation_loss":
-            return floors.relation_loss(*self.shape, itemsize=item, form=self.form)
+            tokens, channels = self.shape
+            return floors.relation_loss(tokens, channels, itemsize=item, form=self.form)
         if self.operation == "masked_fusion":
             present = sum(map(sum, self.masks)) / sum(map(len, self.masks))
             return floors.masked_fusion(self.shape, MODALITIES, self.shape[1], present, item)

@@ -1,6 +1,7 @@
 """The largest memory of a forward and backward beyond inputs, outputs and gradients: what a formulation stores."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -45,7 +46,9 @@ def forward_and_back(forward: Forward, inputs: Inputs) -> tuple[torch.Tensor, ..
 
 def _allocations(profile: torch.autograd.profiler.profile) -> list[int]:
     """Bytes allocated (positive) and freed (negative), in order of time."""
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    # PyTorch's stubs know neither that a profile which has ended holds results nor all that an event says.
+    results: Any = profile.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
     return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 

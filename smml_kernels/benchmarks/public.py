@@ -7,6 +7,7 @@ Below float32 they begin with ``float()``, as autocast does for a softmax and a 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,11 +73,11 @@ def dice_ce_loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     classes = x.shape[1]
     one_hot = _one_hot(target, x)
     p = F.softmax(x, dim=1)
-    ce = 0.0
+    ce: Any = 0.0  # tensors from the first class on, both
     for k in range(classes):
         share = one_hot[:, k].flatten(1).mean(dim=1).view(-1, 1, 1, 1)
         ce = ce - (1.0 - share) * one_hot[:, k] * torch.log(torch.clamp(p[:, k], min=0.005, max=1.0))
-    dice = 0.0
+    dice: Any = 0.0
     for k in range(classes):
         overlap = (p[:, k] * one_hot[:, k]).sum()
         dice = dice + 2.0 * overlap / (p[:, k].sum() + one_hot[:, k].sum() + 1e-7)

@@ -133,7 +133,9 @@ def _rate(rate: float) -> str:
 def _hover(row: dict) -> str:
     kind = "graph" if row["graph"] else "eager launch"
     share = f", {100 * row['share_of_ceiling']:.3g} % of the ceiling" if row["share_of_ceiling"] else ""
-    return f"{row['case']}<br>{row['contestant']}: {1e3 * best_time(row):.4g} ms ({kind}){share}<extra></extra>"
+    seconds = best_time(row)
+    assert seconds is not None  # only rows that were timed are drawn
+    return f"{row['case']}<br>{row['contestant']}: {1e3 * seconds:.4g} ms ({kind}){share}<extra></extra>"
 
 
 def write_figure(figure: go.Figure, stem: Path, notes: list[str]) -> list[Path]:

@@ -44,7 +44,8 @@ def quantiles(samples: Sequence[float]) -> Quantiles:
     points = torch.quantile(
         torch.tensor(samples, dtype=torch.float64), torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     )
-    return Quantiles(*points.tolist(), samples=len(samples))
+    p20, p50, p80 = points.tolist()
+    return Quantiles(p20, p50, p80, len(samples))
 
 
 def eager(forward: Forward, sets: Sequence[Inputs], device: torch.device, budget: float) -> dict[str, Quantiles]:

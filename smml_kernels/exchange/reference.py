@@ -70,6 +70,7 @@ def exchange_loss(
         h1, h2 = (-(fixed.exp() * fixed).sum(dim=1) for fixed in (fixed1, fixed2))
         gate12, gate21 = (h2 - h1).relu(), (h1 - h2).relu()
     else:
+        assert target is not None  # check_exchange has seen to it
         gate12, gate21 = _gates(gate, fixed1, fixed2, target, min_class_weight)
     loss12 = _gated_mean(gate12, _divergence(fixed1, log_p2), group)
     loss21 = _gated_mean(gate21, _divergence(fixed2, log_p1), group)

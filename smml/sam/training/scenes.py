@@ -103,7 +103,9 @@ def lesion_scenes(
         axis, position = _lesion_plane(subject, random, core_only=("WT", name) not in VISIBLE)
         turn = _draw_turn(random)
         labels = turn(np.take(subject.labels, position, axis))
-        objects = {region: BRATS_2015.region(labels, region) for region in REGIONS if (region, name) in VISIBLE}
+        objects: dict[str, np.ndarray] = {
+            region: BRATS_2015.region(labels, region) for region in REGIONS if (region, name) in VISIBLE
+        }
         if {"TC", "ET"} <= objects.keys():
             objects["necrosis"] = objects["TC"] & ~objects["ET"]
         for region in list(objects):
@@ -126,8 +128,8 @@ def anatomy_scenes(
     anatomy = sample_anatomy(draw_warp(generator)(grid), spacing)
     volumes = {name: volume.numpy() for name, volume in render(anatomy, None, grid, generator).items()}
     windows = _windows(volumes)
-    tissues = {"white matter": anatomy.white, "grey matter": anatomy.grey, "CSF": anatomy.csf, "brain": anatomy.brain}
-    tissues = {name: tissue.numpy() > 0.5 for name, tissue in tissues.items()}
+    shares = {"white matter": anatomy.white, "grey matter": anatomy.grey, "CSF": anatomy.csf, "brain": anatomy.brain}
+    tissues = {name: share.numpy() > 0.5 for name, share in shares.items()}
     for _ in range(count):
         name = MODALITIES[random.integers(len(MODALITIES))]
         axis = int(random.integers(3))
@@ -159,7 +161,8 @@ def shape_scenes(
         if kind == 0 and backgrounds:
             image = backgrounds[random.integers(len(backgrounds))].copy()
         else:
-            shape = tuple(int(n) for n in random.integers(40, 121, 2))
+            rows, columns = (int(n) for n in random.integers(40, 121, 2))
+            shape = rows, columns
             image = np.zeros(shape) if kind < 3 else _uneven(shape, random) * 0.3 + random.uniform(0.2, 0.7)
         shape = image.shape
         objects = {}

@@ -31,6 +31,7 @@ from smml.sam.calls import embed, predict_on_square
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
 from smml.sam.slices import SquareFit
 from smml.sam.tiny import TinyConfig, build_tiny
+from smml.sam.torchvision_gap import Sam
 from smml.sam.training.config import SAMTraining, learning_rate
 from smml.sam.training.prompts import draw_points, jittered_box
 from smml.sam.training.scenes import Scene, anatomy_scenes, lesion_scenes, shape_scenes
@@ -114,7 +115,7 @@ def train_sam(
     return weights
 
 
-def _start(settings: SAMTraining, size: TinyConfig | None) -> tuple[nn.Module, TinyConfig, dict]:
+def _start(settings: SAMTraining, size: TinyConfig | None) -> tuple[Sam, TinyConfig, dict]:
     """The model before the first step, its size, and where its weights came from."""
     if settings.weights is None:
         size = size or TinyConfig()
@@ -137,21 +138,25 @@ def build_pools(settings: SAMTraining, size: TinyConfig, *, progress: bool = Tru
     At the default settings some 6000 slices in about 300 MB.
     """
     random = np.random.default_rng([settings.data_seed, 7])
-    common = {"size": size.image_size, "pixels": 4 * size.grid, "random": random}
+    edge, pixels = size.image_size, 4 * size.grid
     fine, healthy = settings.fine, settings.healthy
     pools: dict[str, list[Scene]] = {"lesions": [], "anatomy": [], "shapes": []}
     bar = tqdm(total=settings.subjects + fine + healthy, desc="simulating", disable=not progress, mininterval=5)
     with bar:
         for index in range(settings.subjects + fine):
             spacing = 3.0 if index < settings.subjects else 2.0
-            pools["lesions"] += lesion_scenes(settings.data_seed, index, settings.slices, spacing=spacing, **common)
+            pools["lesions"] += lesion_scenes(
+                settings.data_seed, index, settings.slices, spacing=spacing, size=edge, pixels=pixels, random=random
+            )
             bar.update()
         for index in range(healthy):
             spacing = 2.0 if index % 4 == 3 else 3.0
-            pools["anatomy"] += anatomy_scenes(settings.data_seed, index, settings.slices, spacing=spacing, **common)
+            pools["anatomy"] += anatomy_scenes(
+                settings.data_seed, index, settings.slices, spacing=spacing, size=edge, pixels=pixels, random=random
+            )
             bar.update()
     backgrounds = [scene.grey.numpy() / 255.0 for scene in pools["anatomy"][:: max(1, len(pools["anatomy"]) // 200)]]
-    pools["shapes"] += shape_scenes(settings.shapes, backgrounds=backgrounds, **common)
+    pools["shapes"] += shape_scenes(settings.shapes, size=edge, pixels=pixels, random=random, backgrounds=backgrounds)
     if not pools["lesions"]:
         raise InputError(f"data_seed {settings.data_seed}: its {settings.subjects} subjects are all healthy; use more")
     return pools
@@ -220,7 +225,7 @@ def _recolour(grey: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
 
 
 def _step(
-    sam: nn.Module,
+    sam: Sam,
     optimiser: torch.optim.Optimizer,
     batch: list[_Prompted],
     random: np.random.Generator,
@@ -238,7 +243,7 @@ def _step(
     # The third: a box by its corners alone, as SAM's own predictor gives it, or points.
     third = (boxes[:, 2], None, None) if random.random() < 0.4 else (None, points[:, 2], labels[:, 2])
     prompts = [(boxes[:, 0], None, None), (boxes[:, 1], points[:, 1], labels[:, 1]), third]
-    total, report = 0.0, {"bce": 0.0, "dice": 0.0, "iou": 0.0}
+    total, report = torch.zeros((), device=device), {"bce": 0.0, "dice": 0.0, "iou": 0.0}
     for number, prompt in enumerate(prompts):
         with autocast:
             logits, quality = predict_on_square(sam, embeddings, *prompt, rough_mask=number < 2)
@@ -288,9 +293,7 @@ def mask_losses(
     return bce, dice, (found & wanted).sum(dim=(1, 2)) / union
 
 
-def _save(
-    path: Path, settings: SAMTraining, size: TinyConfig, sam: nn.Module, optimiser, step: int, seconds: float
-) -> None:
+def _save(path: Path, settings: SAMTraining, size: TinyConfig, sam: Sam, optimiser, step: int, seconds: float) -> None:
     with replacing(path) as temporary:
         content = {
             "settings": settings.to_dict(),
@@ -303,7 +306,7 @@ def _save(
         torch.save(content, temporary)
 
 
-def _resume(path: Path, settings: SAMTraining, size: TinyConfig, sam: nn.Module, optimiser) -> tuple[int, float]:
+def _resume(path: Path, settings: SAMTraining, size: TinyConfig, sam: Sam, optimiser) -> tuple[int, float]:
     """Fill model and optimiser; returns the steps and seconds done."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
