@@ -299,6 +299,13 @@ def test_any_value_of_any_setting_is_refused_or_loads_but_never_ends_in_a_traceb
         assert loaded.state_dict().keys() == weights.keys()
 
 
+def test_a_tiny_sam_whose_weights_are_no_tensors_is_refused(tmp_path):
+    path = tmp_path / "start.pt"
+    torch.save({"format": loading.FORMAT, "size": TinyConfig().to_dict(), "weights": {"a": 3}}, path)
+    with pytest.raises(InputError, match="not a SAM of this project"):
+        read_tiny(path)
+
+
 def test_metadata_that_is_no_json_is_refused(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors", metadata={"smml": "{"})
     with pytest.raises(InputError, match=r"other\.safetensors: damaged"):
