@@ -34,7 +34,7 @@ from smml.inference.windows import (
     windows_of,
 )
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
-from smml.models import SMML, Precision
+from smml.models import SMML, Precision, StudentShares
 from smml.models.checkpoint import Checkpoint, load_checkpoint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
@@ -192,7 +192,7 @@ class Predictor:
             raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
         scheme_that_fits(case.layout, self.scheme.num_classes)
         prepared = prepare(case, self.spacing)
-        plan = plan_windows(tuple(prepared.image.shape[1:]), self.window, self.overlap)
+        plan = plan_windows(prepared.geometry.shape, self.window, self.overlap)
         if self._bytes_of_encodings(plan, int(prepared.available.sum())) > self.keep_bytes:
             return Encoding(case, prepared, plan)
         windows = windows_of(plan, plan.pad(prepared.image), cancelled=cancelled, progress=progress)
@@ -234,7 +234,7 @@ class Predictor:
     def segment_all(
         self,
         encoding: Encoding,
-        subsets: Iterable[str | Subset] | None = None,
+        subsets: Iterable[str | Iterable[str]] | None = None,
         *,
         branches: bool = False,
         cancelled: Callable[[], bool] | None = None,
@@ -313,7 +313,7 @@ class Predictor:
         for k in range(branches.shape[1]):
             both = encoding.prepared.geometry.inverse(cropped[:, k])
             torch.add(both[0], both[1], out=probabilities[k]).div_(2)
-            if keep:
+            if kept is not None:
                 kept[:, k] = both
             higher = both > highest
             branch_labels[higher] = k
@@ -328,7 +328,7 @@ class Predictor:
             branch_labels=branch_labels.numpy(),
             uncertainty=uncertainty.numpy(),
             student=student,
-            branches=kept.numpy() if keep else None,
+            branches=None if kept is None else kept.numpy(),
         )
 
     def _refine(
@@ -340,6 +340,8 @@ class Predictor:
         progress: Progress | None = None,
     ) -> torch.Tensor:
         """Refined probabilities of both branches on the padded grid, from the students' [2, K, X, Y, Z]."""
+        assert self.prior is not None, "asked for only with a prior"
+        assert self.model.refinements is not None, "a prior is refused for a model without them"
         plan = encoding.plan
         coarse, rows = plan.crop(branches), mask.to(self.device)
         blends = []
@@ -380,7 +382,8 @@ class Predictor:
             InputError: a subset asks for a modality that was not encoded.
             Cancelled: ``cancelled`` said so.
         """
-        plan, encoded, most = encoding.plan, encoding.windows, self.fused_together(encoding.plan)
+        plan, most = encoding.plan, self.fused_together(encoding.plan)
+        encoded: Iterable[tuple[StudentShares, StudentShares]] | None = encoding.windows
         with self.autocast():
             if encoded is None:
                 windows = windows_of(plan, plan.pad(encoding.prepared.image))

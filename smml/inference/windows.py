@@ -52,7 +52,8 @@ class WindowPlan:
     @property
     def padded_shape(self) -> tuple[int, int, int]:
         """Voxels of the padded volume."""
-        return tuple(max(place[axis].stop for place in self.places) for axis in range(3))
+        x, y, z = (max(place[axis].stop for place in self.places) for axis in range(3))
+        return x, y, z
 
     @property
     def together(self) -> int:
@@ -72,10 +73,8 @@ class WindowPlan:
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """Undo :meth:`pad`."""
-        inside = tuple(
-            slice(before, n - after) for (before, after), n in zip(self.padding, volume.shape[-3:], strict=True)
-        )
-        return volume[(..., *inside)]
+        x, y, z = (slice(before, n - after) for (before, after), n in zip(self.padding, volume.shape[-3:], strict=True))
+        return volume[..., x, y, z]
 
 
 def default_window(patch: int) -> int:
@@ -99,14 +98,15 @@ def plan_windows(shape: tuple[int, int, int], window: int, overlap: float = 0.5)
             network can take, and the volume is padded to it.
         overlap: share of a window that the next one covers again (docs/METHOD.md: 0.5).
     """
-    edges = tuple(min(window, max(Student.MINIMUM, -(-n // Student.STRIDE) * Student.STRIDE)) for n in shape)
+    x, y, z = (min(window, max(Student.MINIMUM, -(-n // Student.STRIDE) * Student.STRIDE)) for n in shape)
+    edges = (x, y, z)
     padding = []
     for n, edge in zip(shape, edges, strict=True):
         missing = max(0, edge - n)
         padding.append((missing // 2, missing - missing // 2))
     padded = tuple(n + sum(pair) for n, pair in zip(shape, padding, strict=True))
     interval = tuple(max(1, int(edge * (1 - overlap))) for edge in edges)
-    places = tuple(tuple(place) for place in dense_patch_slices(padded, edges, interval))
+    places = tuple((x, y, z) for x, y, z in dense_patch_slices(padded, edges, interval))
     importance = compute_importance_map(edges, mode="gaussian", sigma_scale=0.125)
     return WindowPlan(edges, tuple(padding), places, importance.clamp_min(1e-3).float())
 
@@ -154,16 +154,18 @@ def blend_windows(
     Raises:
         Cancelled: ``cancelled`` said so.
     """
-    total, windows = None, iter(windows)
+    blended: torch.Tensor | None = None
+    windows = iter(windows)
     for places in _watched(plan.batches, cancelled, progress):
         batch = next(windows)
-        if total is None:
-            total = batch.new_zeros(*batch.shape[1:-3], *plan.padded_shape)
+        if blended is None:
+            blended = batch.new_zeros(*batch.shape[1:-3], *plan.padded_shape)
             importance, weight = plan.importance.to(batch.device), batch.new_zeros(plan.padded_shape)
         for place, window in zip(places, batch, strict=True):
-            total[(..., *place)].addcmul_(window, importance)
+            blended[(..., *place)].addcmul_(window, importance)
             weight[place] += importance
-    return total.div_(weight)
+    assert blended is not None, "a plan has at least one window"
+    return blended.div_(weight)
 
 
 def _watched(
