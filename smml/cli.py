@@ -59,6 +59,7 @@ def simulate(
     spacing: Annotated[float, typer.Option(help="Voxel edge in mm.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Cohort seed; other seeds share no subject.")] = 0,
     layout: Annotated[str, typer.Option(help="Data set whose file names and label values are used.")] = "brats2021",
+    look: Annotated[str, typer.Option(help="first (what the shipped weights know), typical or varied.")] = "first",
     device: DeviceOption = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses all cores.")] = 0,
 ) -> None:
@@ -66,9 +67,9 @@ def simulate(
     from smml.data import simulate_cohort
 
     made = simulate_cohort(
-        output, cases, spacing=spacing, seed=seed, layout=layout, device=device, workers=workers or None
+        output, cases, spacing=spacing, seed=seed, layout=layout, look=look, device=device, workers=workers or None
     )
-    typer.echo(f"{len(made)} simulated cases in {output} ({layout}, {spacing:g} mm, seed {seed})")
+    typer.echo(f"{len(made)} simulated cases in {output} ({layout}, look {look}, {spacing:g} mm, seed {seed})")
 
 
 def _train(
