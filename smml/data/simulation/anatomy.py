@@ -34,7 +34,8 @@ def _template() -> tuple[torch.Tensor, tuple[float, float, float]]:
 
     images = [load(resolution=1) for load in (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)]
     maps = torch.stack([torch.from_numpy(image.get_fdata(dtype="float32")) for image in images])
-    return maps, tuple(float(v) for v in images[0].affine[:3, 3])
+    x, y, z = (float(v) for v in images[0].affine[:3, 3])
+    return maps, (x, y, z)
 
 
 @functools.lru_cache(maxsize=2)
@@ -49,7 +50,8 @@ def _template_for(spacing: float) -> tuple[torch.Tensor, tuple[float, float, flo
     if factor > 1:
         maps = F.avg_pool3d(maps[None], factor)[0]
     # The centre of the first block of voxels.
-    return maps, tuple(o + (factor - 1) / 2 for o in origin), float(factor)
+    x, y, z = (o + (factor - 1) / 2 for o in origin)
+    return maps, (x, y, z), float(factor)
 
 
 def draw_warp(random: torch.Generator) -> Callable[[Grid], torch.Tensor]:

@@ -77,14 +77,15 @@ def load_atlas() -> Atlas:
 
     images = [load(resolution=1) for load in (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)]
     tissue = torch.from_numpy(np.stack([image.get_fdata(dtype="float32") for image in images]))
-    origin = tuple(float(v) for v in images[0].affine[:3, 3])
+    left, back, foot = (float(v) for v in images[0].affine[:3, 3])
     brain = tissue[2] > 0.5
     tissue[1] = tissue[1].clamp(0, 1) * brain
     tissue[0] = torch.minimum(tissue[0].clamp(0, 1) * brain, 1 - tissue[1])
 
     # A margin, so that structures just outside the brain have a place.
     pooled = F.avg_pool3d(F.pad(tissue, (8,) * 6)[None], int(COARSE))[0]
-    smooth_origin = tuple(o - 8 + (COARSE - 1) / 2 for o in origin)
+    half = (COARSE - 1) / 2
+    smooth_origin = (left - 8 + half, back - 8 + half, foot - 8 + half)
     grey, white, mask = pooled.numpy()
     axes = [o + COARSE * np.arange(n, dtype=np.float32) for o, n in zip(smooth_origin, mask.shape, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
@@ -117,7 +118,7 @@ def load_atlas() -> Atlas:
     ]
     maps = [depth, away, deep, plexus, white, *vessels, *veins]
     smooth = torch.from_numpy(np.stack(maps).astype(np.float32))
-    return Atlas(tissue=tissue, tissue_origin=origin, smooth=smooth, smooth_origin=smooth_origin)
+    return Atlas(tissue=tissue, tissue_origin=(left, back, foot), smooth=smooth, smooth_origin=smooth_origin)
 
 
 def _blob(points: tuple[np.ndarray, ...], centre: tuple[float, ...], width: tuple[float, ...]) -> np.ndarray:

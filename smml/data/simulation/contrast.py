@@ -31,6 +31,9 @@ class Contrast:
     deviation: float
 
 
+# T1 in ms, T2 in ms, proton density.
+_Tissue = tuple[float, float, float]
+
 # Share of white matter, grey matter and CSF in a normal brain.
 _SHARES = {"white": 0.38, "grey": 0.46, "csf": 0.16}
 
@@ -61,8 +64,8 @@ def draw_contrasts(draws: Draws, *, freedom: float) -> dict[str, Contrast]:
     return contrasts
 
 
-def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
-    """(T1 in ms, T2 in ms, proton density) by tissue, before and after contrast agent."""
+def _draw_tissues(draws: Draws) -> tuple[dict[str, _Tissue], dict[str, _Tissue]]:
+    """Relaxation times and density by tissue, before and after contrast agent."""
 
     def about(value: float, share: float = 0.05) -> float:
         return value * math.exp(draws.normal(share))
@@ -75,8 +78,8 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
         "csf": (about(4000, 0.04), about(1500), 1.0),
     }
     deep = between(0.3, 0.9)
-    tissues["deep"] = tuple(w + deep * (g - w) for w, g in zip(tissues["white"], tissues["grey"], strict=True))
-    tissues["deep"] = (tissues["deep"][0], tissues["deep"][1] * between(0.82, 1.0), tissues["deep"][2])
+    t1, t2, pd = (w + deep * (g - w) for w, g in zip(tissues["white"], tissues["grey"], strict=True))
+    tissues["deep"] = (t1, t2 * between(0.82, 1.0), pd)
     tissues["gliosis"] = (between(1100, 1600), between(150, 280), 0.87)
     tissues["ED"] = (1550 + 650 * wet + draws.normal(100), 180 + 100 * wet + draws.normal(10), 0.89 + 0.05 * wet)
     tissues["NET"] = (between(1500, 2200), between(150, 250), between(0.84, 0.94))
@@ -100,7 +103,7 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, tuple], dict[str, tuple]]:
     tissues["plexus"] = (between(1400, 2500), between(90, 180), 0.85)
     tissues["outside"] = (between(800, 3500), between(50, 160), between(0.3, 0.8))
 
-    def leak(name: str, low: float, high: float) -> tuple:
+    def leak(name: str, low: float, high: float) -> _Tissue:
         t1, t2, pd = tissues[name]
         return 1 / (1 / t1 + between(low, high)), t2, max(pd, 0.8)
 

@@ -32,12 +32,14 @@ class Grid:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along X (left to right), Y (back to front), Z (foot to head)."""
-        return tuple(max(1, round(extent / self.spacing)) for extent in FIELD_OF_VIEW)
+        x, y, z = (max(1, round(extent / self.spacing)) for extent in FIELD_OF_VIEW)
+        return x, y, z
 
     @property
     def origin(self) -> tuple[float, float, float]:
         """Centre of voxel (0, 0, 0) in mm."""
-        return tuple(c - (n - 1) / 2 * self.spacing for c, n in zip(CENTRE, self.shape, strict=True))
+        x, y, z = (c - (n - 1) / 2 * self.spacing for c, n in zip(CENTRE, self.shape, strict=True))
+        return x, y, z
 
     def coordinates(self) -> torch.Tensor:
         """Centres of all voxels in mm, float32 [3, X, Y, Z]."""

@@ -176,7 +176,8 @@ _COVERINGS = {"artery", "vein", "vessel", "sinus", "dura", "plexus", "outside"}
 
 def _mixed_noise(window: Window, shares: dict[float, float], draws: Draws) -> torch.Tensor:
     """A sum of noises, share by correlation length in mm, float32 [X, Y, Z]."""
-    return sum(share * noise(window, length, draws.generator)[0] for length, share in shares.items())
+    noises = (share * noise(window, length, draws.generator)[0] for length, share in shares.items())
+    return sum(noises, torch.zeros(()))
 
 
 def _signal(name: str, scene: _Scene, contrast: Contrast, look: Look, draws: Draws) -> torch.Tensor:
@@ -188,7 +189,7 @@ def _signal(name: str, scene: _Scene, contrast: Contrast, look: Look, draws: Dra
     if name == "flair":
         # Water moves in the ventricles: FLAIR does not null it everywhere.
         signal += draws.between(0.0, 0.5) * parts["csf"] * noise(window, 22.0, draws.generator)[0]
-    if scene.lesion is None:
+    if scene.lesion is None or scene.uneven is None:
         return signal
     box = scene.lesion.inside(window)
     field = scene.uneven + _mixed_noise(scene.lesion, {9.0: 0.6, 4.0: 0.35}, draws)
@@ -211,7 +212,7 @@ def _draw_slices(look: Look, draws: Draws) -> tuple[int, float, float] | None:
     return (axis, thickness, offset) if thick else None
 
 
-def _point_spread(window: Window, spread: float, slices: tuple[int, float, float] | None) -> list:
+def _point_spread(window: Window, spread: float, slices: tuple[int, float, float] | None) -> list[torch.Tensor | None]:
     matrices = [blur_matrix(n, spread / window.spacing) for n in window.shape]
     if slices is not None:
         axis, thickness, offset = slices
@@ -222,7 +223,13 @@ def _point_spread(window: Window, spread: float, slices: tuple[int, float, float
 
 
 def _add_noise(
-    brightness: torch.Tensor, unit: float, window: Window, slices: tuple | None, look: Look, draws: Draws, grain: Draws
+    brightness: torch.Tensor,
+    unit: float,
+    window: Window,
+    slices: tuple[int, float, float] | None,
+    look: Look,
+    draws: Draws,
+    grain: Draws,
 ) -> torch.Tensor:
     """Rician noise, white or as resampling leaves it, and not everywhere alike.
 
@@ -239,7 +246,7 @@ def _add_noise(
             matrices[slices[0]] = _point_spread(window, width, slices)[slices[0]]
         for axis, matrix in enumerate(matrices):
             if matrix is not None:
-                only = [None, None, None]
+                only: list[torch.Tensor | None] = [None, None, None]
                 only[axis] = matrix
                 real = along_axes(real[None], only)[0] / matrix.square().sum(1).mean().sqrt()
     uneven = draws.between(-0.2, 0.35)

@@ -5,6 +5,7 @@ fixed places in mm: one seed gives the same field on any grid and any window of 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,8 @@ class Window:
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """The box as an index into an array on the grid."""
-        return tuple(slice(start, start + count) for start, count in zip(self.first, self.shape, strict=True))
+        x, y, z = (slice(start, start + count) for start, count in zip(self.first, self.shape, strict=True))
+        return x, y, z
 
     def axes(self) -> list[torch.Tensor]:
         """Voxel centres along each axis in mm, float32 [n]."""
@@ -57,14 +59,16 @@ class Window:
             high = min(count, hit[-1] + extra + 1) if hit else 1
             first.append(self.first[axis] + low)
             shape.append(high - low)
-        return Window(self.grid, tuple(first), tuple(shape))
+        (x, y, z), (nx, ny, nz) = first, shape
+        return Window(self.grid, (x, y, z), (nx, ny, nz))
 
     def inside(self, outer: "Window") -> tuple[slice, slice, slice]:
         """This window as an index into an array on ``outer``."""
-        return tuple(
+        x, y, z = (
             slice(own - other, own - other + count)
             for own, other, count in zip(self.first, outer.first, self.shape, strict=True)
         )
+        return x, y, z
 
 
 def whole(grid: Grid) -> Window:
@@ -72,7 +76,7 @@ def whole(grid: Grid) -> Window:
     return Window(grid, (0, 0, 0), grid.shape)
 
 
-def along_axes(field: torch.Tensor, matrices: list[torch.Tensor | None]) -> torch.Tensor:
+def along_axes(field: torch.Tensor, matrices: Sequence[torch.Tensor | None]) -> torch.Tensor:
     """Apply a matrix [n, m] along each axis of ``field`` [C, mx, my, mz]; None leaves an axis as it is."""
     x, y, z = (matrix if matrix is None else matrix.to(field.device) for matrix in matrices)
     if z is not None:

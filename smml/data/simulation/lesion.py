@@ -241,14 +241,14 @@ def compartments(growth: Growth, head: Head, kind: str, outer: Window, growth_wi
     labels[whole] = 2
     labels[core] = 3
     if kind == "low-grade":
-        cystic, level = draws.chance(0.18), draws.between(0.3, 1.2)
+        cystic, least = draws.chance(0.18), draws.between(0.3, 1.2)
         if cystic:
-            labels[(depth > 2.5) & (broad + 0.5 * lumpy > level)] = 1
+            labels[(depth > 2.5) & (broad + 0.5 * lumpy > least)] = 1
     elif kind == "solid":
         labels[core] = 4
-        spots, level = draws.choice({"NET": 0.5, "NCR": 0.3, "none": 0.2}), draws.between(0.8, 1.9)
+        spots, least = draws.choice({"NET": 0.5, "NCR": 0.3, "none": 0.2}), draws.between(0.8, 1.9)
         if spots != "none":
-            labels[core & (gaps + 0.4 * frayed > level)] = 3 if spots == "NET" else 1
+            labels[core & (gaps + 0.4 * frayed > least)] = 3 if spots == "NET" else 1
     else:
         necrotic = draws.chance(0.85)
         thickness = draws.log_between(1.3, 6.0)

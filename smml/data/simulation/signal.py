@@ -108,8 +108,8 @@ def render(anatomy: Anatomy, tumour: Tumour | None, grid: Grid, random: torch.Ge
         signal = signal * (1 + 0.025 * texture_common + 0.02 * own)
         uneven = 0.06 * uneven_common + 0.07 * smooth_noise(grid, 8.0, random)[0]
         signal = signal * torch.exp(inside * uneven)
-        in_plane, through = sequence.blur
-        signal = gaussian_blur(signal[None], tuple(s / grid.spacing for s in (in_plane, in_plane, through)))[0]
+        in_plane, through = (width / grid.spacing for width in sequence.blur)
+        signal = gaussian_blur(signal[None], (in_plane, in_plane, through))[0]
         signal = signal * torch.exp(sequence.bias * uniform(random, 0.6, 1.2) * smooth_noise(grid, 110.0, random)[0])
         deviation = white * sequence.noise * uniform(random, 0.8, 1.25)
         real, imaginary = deviation * torch.randn(2, *grid.shape, generator=random).to(grid.device)

@@ -49,7 +49,7 @@ def fill(head: Head, lesion: Lesion | None, window: Window, age: float, draws: D
     parts["grey"] = (grey - deep * share).clamp(0, 1) * left
     parts["white"] = (white - deep * (1 - share)).clamp(0, 1) * left
     parts["csf"] = csf * left + hole
-    total = sum(parts.values()).clamp_min(1e-3)
+    total = sum(parts.values(), torch.zeros_like(brain)).clamp_min(1e-3)
     parts = {name: part * brain / total for name, part in parts.items()}
     # Vessels and dura go on beyond the mask, where stripping may leave them.
     beyond = 1 - brain

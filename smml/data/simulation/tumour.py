@@ -67,7 +67,7 @@ def grow(anatomy: Anatomy, kind: str, random: torch.Generator) -> torch.Tensor:
     # Deep white matter: the seed must have room to become a tumour.
     depth = torch.from_numpy(ndimage.distance_transform_edt((anatomy.brain > 0).cpu().numpy())) * GROWTH_SPACING
     places = torch.nonzero((anatomy.white.cpu() > 0.7) & (depth > 12.0))
-    centres = []
+    centres: list[torch.Tensor] = []
     for number in range(seeds):
         pool = places
         if number:  # a second focus in the neighbourhood of the first
