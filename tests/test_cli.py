@@ -155,7 +155,7 @@ def test_probabilities_are_written_on_wish(run, case_folder, checkpoint, tmp_pat
 # Values on disk of the classes in memory, by what the data sets say of themselves (docs/CONVENTIONS.md).
 VALUES = {
     "brats2015": (0, 1, 2, 3, 4), "brats2018": (0, 1, 2, 4), "brats2020": (0, 1, 2, 4), "brats2021": (0, 1, 2, 4),
-    "brats2023": (0, 1, 2, 3), "msd": (0, 2, 1, 3),
+    "brats2023": (0, 1, 2, 3), "msd": (0, 2, 1, 3), "simulated": (0, 1, 2, 4),
 }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_predict_writes_the_values_of_another_data_set_on_wish(run, case_folder,
 def no_model_yet():
     """Until it is undone, segmenting fails the test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smml.inference.Predictor.encode", lambda *_: pytest.fail("segmented"))
+        patch.setattr("smml.inference.predictor.prepare", lambda *_: pytest.fail("segmented"))
         yield patch
 
 

@@ -55,10 +55,10 @@ def command_lines(page: Path) -> list[list[str]]:
 
 
 def options_of(command: str) -> set[str]:
-    """The spellings of a command's options."""
-    return {spelling for option in COMMANDS[command].params for spelling in (*option.opts, *option.secondary_opts)} | {
-        "--help"
-    }
+    """The spellings of a command's options, those of a configuration's fields among them."""
+    context = COMMANDS[command].make_context(command, [], resilient_parsing=True)
+    options = COMMANDS[command].get_params(context)
+    return {spelling for option in options for spelling in (*option.opts, *option.secondary_opts)} | {"--help"}
 
 
 @on_every_page
