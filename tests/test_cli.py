@@ -363,9 +363,8 @@ def test_predict_refuses_names_that_it_could_not_write_before_a_model_is_loaded(
 
 
 def test_a_model_of_other_classes_is_refused_before_it_segments(
-    run, small_cohort_2015, checkpoint, tmp_path, monkeypatch
+    run, small_cohort_2015, checkpoint, tmp_path, no_model_yet
 ):
-    monkeypatch.setattr("smml.inference.Predictor.encode", lambda *_: pytest.fail("segmented"))
     folder = find_cases(small_cohort_2015)[0].label.parents[1]
     result = run("predict", "--case", folder, "--checkpoint", checkpoint, "--output", tmp_path / "seg.nii.gz")
     assert "4 classes, but the layout brats2015 has 5" in sentence(result)
