@@ -294,7 +294,9 @@ print(
 # %%
 checkpoint = load_checkpoint("tiny-refined")
 model = checkpoint.build()
-refined = Predictor(model, checkpoint.spacing, window=checkpoint.patch + 16, prior=prior)
+refined = Predictor(
+    model, checkpoint.spacing, window=checkpoint.patch + 16, prior=prior, preprocessing=checkpoint.preprocessing
+)
 encoding = refined.encode(case)
 everything = subset_mask(MODALITIES)
 coarse = refined.coarse(encoding, everything)[:1]

@@ -1,12 +1,21 @@
 """From a case on its own grid to the network's input, and back.
 
 Each modality is prepared from itself alone: the axes are turned to RAS+, the voxels resampled to the wanted spacing,
-and the brain (its non-zero voxels) brought to mean 0 and standard deviation 1; the background stays 0. Neither a
-cropping box nor a brain mask is shared between modalities, so nothing of one can reach the network through another.
+and the brain brought to mean 0 and standard deviation 1; the background becomes 0. Neither a cropping box nor a brain
+mask is shared between modalities, so nothing of one can reach the network through another.
+
+A network wants its images as they were in its training, so the ways of preparing have numbers, and a checkpoint stores
+its own:
+
+1. The brain is what is not exactly 0. Images are interpolated with their background, without smoothing first.
+2. The brain is what :func:`smml.data.brain.find_brain` finds. Extreme intensities are cut off, and resampling averages
+   the brain's voxels alone (:mod:`smml.data.resampling`).
+3. As 2, and the slow part of the intensities, which is the coil's, is divided out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import nibabel as nib
@@ -14,13 +23,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from smml.data.brain import Brain, find_brain, tissue_range, warn_of_skull
 from smml.data.case import Case
+from smml.data.resampling import resize_masked, smooth_field
+from smml.errors import InputError
 from smml.modalities import MODALITIES
 
 _Number = TypeVar("_Number", int, float)
 
 # Spacings that differ by less are the same: resampling would only blur.
 _SAME_SPACING = 0.01
+# Standard deviation in mm of the Gaussian that finds the coil's part of the intensities.
+_COIL = 15.0
 
 
 @dataclass(frozen=True)
@@ -41,15 +55,21 @@ class Geometry:
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
 
+    def turned(self, volume: np.ndarray) -> np.ndarray:
+        """One volume [X, Y, Z] with its axes in RAS+ order."""
+        # A copy even where nothing turns: what is prepared must not share memory with the case.
+        return np.array(nib.apply_orientation(volume, self.to_canonical), order="C")
+
     def forward(self, volume: np.ndarray, *, nearest: bool = False) -> torch.Tensor:
         """Turn and resample one volume [X, Y, Z]; float32, or uint8 with ``nearest`` (labels)."""
-        # A copy even where nothing turns: what is prepared must not share memory with the case.
-        turned = np.array(nib.apply_orientation(volume, self.to_canonical), order="C")
-        tensor = torch.from_numpy(turned)
+        return self.resampled(torch.from_numpy(self.turned(volume)), nearest=nearest)
+
+    def resampled(self, turned: torch.Tensor, *, nearest: bool = False) -> torch.Tensor:
+        """Resample one turned volume [X, Y, Z]; float32, or uint8 with ``nearest`` (labels)."""
         if self.shape != self.canonical_shape:
             mode = {"mode": "nearest-exact"} if nearest else {"mode": "trilinear", "align_corners": False}
-            tensor = F.interpolate(tensor[None, None].float(), size=self.shape, **mode)[0, 0]
-        return tensor.to(torch.uint8 if nearest else torch.float32)
+            turned = F.interpolate(turned[None, None].float(), size=self.shape, **mode)[0, 0]
+        return turned.to(torch.uint8 if nearest else torch.float32)
 
     def inverse(self, channels: torch.Tensor) -> torch.Tensor:
         """Bring [K, x, y, z] (probabilities) back to the case's own grid, float32 [K, X, Y, Z] on the CPU."""
@@ -78,22 +98,37 @@ class PreparedCase:
     label: torch.Tensor | None
     geometry: Geometry
 
+    @property
+    def brain(self) -> torch.Tensor:
+        """Where each modality's brain is, bool [M, x, y, z]: prepared images are exactly 0 elsewhere."""
+        return self.image != 0
 
-def prepare(case: Case, spacing: tuple[float, float, float] | None = None) -> PreparedCase:
+
+def prepare(
+    case: Case, spacing: tuple[float, float, float] | None = None, *, preprocessing: int | None = None
+) -> PreparedCase:
     """Prepare a case for the network.
 
     Args:
         case: with at least one modality.
         spacing: voxel edges in mm that the network was trained at (axes in RAS+ order), or None to keep the case's.
+        preprocessing: version that the network was trained with; None is that of the shipped weights.
 
     Returns:
-        See :class:`PreparedCase`.
+        See :class:`PreparedCase`. A case that does not look skull-stripped is warned of.
+
+    Raises:
+        InputError: no such version.
     """
+    way = find_preprocessing(SHIPPED if preprocessing is None else preprocessing)
     geometry = plan_geometry(case, spacing)
-    image = torch.zeros(len(MODALITIES), *geometry.shape)
+    image, brains = torch.zeros(len(MODALITIES), *geometry.shape), {}
     for m, name in enumerate(MODALITIES):
         if name in case.volumes:
-            image[m] = normalise(geometry.forward(case.volumes[name]))
+            turned = geometry.turned(case.volumes[name])
+            brains[name] = find_brain(turned)
+            image[m] = way.image(turned, brains[name], geometry)
+    warn_of_skull(case.id, brains, float(np.prod(case.spacing)) / 1000)
     label = None if case.label is None else geometry.forward(case.label, nearest=True)
     available = torch.tensor([name in case.volumes for name in MODALITIES])
     return PreparedCase(image=image, available=available, label=label, geometry=geometry)
@@ -133,3 +168,76 @@ def normalise(volume: torch.Tensor) -> torch.Tensor:
     if deviation > 1e-6 * values.abs().max():
         result[brain] = ((values - values.mean()) / deviation).to(volume.dtype)
     return result
+
+
+def _plain(volume: np.ndarray, brain: Brain, geometry: Geometry) -> torch.Tensor:
+    """Version 1."""
+    return normalise(geometry.resampled(torch.from_numpy(volume)))
+
+
+def _masked(volume: np.ndarray, brain: Brain, geometry: Geometry, coil: float = 0.0) -> torch.Tensor:
+    """Version 2, and with the width ``coil`` in mm of the smooth part version 3."""
+    result = torch.zeros(geometry.shape)
+    if not brain.mask.any():
+        return result
+    low, high = tissue_range(volume[brain.mask])
+    # The background becomes 0 before anything else: of an image whose 0 was moved, only that is a zero of intensity.
+    tissue = torch.from_numpy((volume.clip(low, high) - brain.background).astype(np.float32))
+    tissue, mask = resize_masked(tissue, torch.from_numpy(brain.mask), geometry.shape)
+    if not bool(mask.any()):
+        return result
+    if coil:
+        tissue = _without_coil(tissue, mask, geometry.spacing, coil)
+    values = tissue[mask].double()
+    deviation = values.std(correction=0)
+    if deviation > 1e-6 * values.abs().max():
+        result[mask] = ((values - values.mean()) / deviation).float()
+    return result
+
+
+def _without_coil(
+    tissue: torch.Tensor, mask: torch.Tensor, spacing: tuple[float, float, float], width: float
+) -> torch.Tensor:
+    """Divide out the slow part of the intensities of [X, Y, Z]; bright and dark tissue hardly takes part in it."""
+    values = tissue[mask].numpy()
+    darkest, low, high = (float(value) for value in np.percentile(values, (5, 25, 75)))
+    # An image with its mean taken off has no zero any more; the darkest tissue stands in.
+    zero = 0.0 if darkest > 0 else float(np.percentile(values, 0.1))
+    field = smooth_field(tissue.clamp(low, high) - zero, mask, spacing, width)
+    if high <= zero:
+        return tissue
+    return torch.where(mask, (tissue - zero) / field.clamp_min(0.1 * (high - zero)), 0)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """One version of how an image is prepared.
+
+    Attributes:
+        image: one modality: volume float32 [X, Y, Z] in RAS+, its brain, and the geometry -> float32 [x, y, z].
+        masked: whether the brain's edge is kept free from the background wherever an image is interpolated.
+    """
+
+    image: Callable[[np.ndarray, Brain, Geometry], torch.Tensor]
+    masked: bool
+
+
+PREPROCESSINGS: dict[int, Preprocessing] = {
+    1: Preprocessing(_plain, masked=False),
+    2: Preprocessing(_masked, masked=True),
+    3: Preprocessing(partial(_masked, coil=_COIL), masked=True),
+}
+# What new trainings use, and what the weights that ship with the package were trained with.
+LATEST, SHIPPED = 2, 1
+
+
+def find_preprocessing(version: int) -> Preprocessing:
+    """A version by its number.
+
+    Raises:
+        InputError: there is none.
+    """
+    if type(version) is not int or version not in PREPROCESSINGS:
+        known = ", ".join(map(str, PREPROCESSINGS))
+        raise InputError(f"preprocessing must be one of the versions {known}, found {version!r:.80}")
+    return PREPROCESSINGS[version]

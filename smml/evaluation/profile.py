@@ -85,7 +85,8 @@ def profile(predictor: Predictor, case: Case) -> Profile:
     """
     if not case.volumes:
         raise InputError(f"case {case.id}: no modality was read; there is nothing to time")
-    prepared, masks = prepare(case, predictor.spacing), [subset_mask(subset) for subset in subsets_of(case.modalities)]
+    prepared = prepare(case, predictor.spacing, preprocessing=predictor.preprocessing)
+    masks = [subset_mask(subset) for subset in subsets_of(case.modalities)]
     shape = prepared.geometry.shape
     plan = plan_windows(shape, predictor.window, predictor.overlap)
     # A batch of windows from one subset, without the clock: what is done once, such as choosing algorithms, is no part.

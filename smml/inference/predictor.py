@@ -20,7 +20,7 @@ import torch
 from smml.data.case import Case
 from smml.data.labels import LabelScheme, scheme_for_classes
 from smml.data.layouts import layout_named
-from smml.data.preprocessing import prepare
+from smml.data.preprocessing import SHIPPED, find_preprocessing, prepare
 from smml.data.writing import write_probabilities, write_segmentation
 from smml.errors import InputError
 from smml.inference.results import Encoding, Segmentation
@@ -63,10 +63,12 @@ class Predictor:
         keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
         prior: SAM's priors for the refinement networks; None leaves the refinement out.
         precision: "float32", or "bf16" for autocast of the networks: faster on a GPU, and a little different.
+        preprocessing: version that the model was trained with (see ``smml.data.preprocessing``); None is that of the
+            shipped weights.
 
     Raises:
-        InputError: sizes out of range, an unknown precision, a model of other sequences, or a prior for a model without
-            refinement.
+        InputError: sizes out of range, an unknown precision or version, a model of other sequences, or a prior for a
+            model without refinement.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Predictor:
         keep_bytes: int = KEEP_BYTES,
         prior: SAMPrior | None = None,
         precision: Precision = "float32",
+        preprocessing: int | None = None,
     ) -> None:
         window = default_window(patch) if window is None else window
         if window < 32 or window % 16:
@@ -96,6 +99,8 @@ class Predictor:
                 f"cases have {len(MODALITIES)} sequences ({', '.join(MODALITIES)}), but the model takes "
                 f"{model.config.num_modalities}; use a model of these"
             )
+        self.preprocessing = SHIPPED if preprocessing is None else preprocessing
+        find_preprocessing(self.preprocessing)
         self.model, self.device = model.eval().to(device), torch.device(device)
         self.precision, self.prior = precision, prior
         self.spacing, self.window, self.overlap, self.keep_bytes = spacing, window, overlap, keep_bytes
@@ -152,6 +157,7 @@ class Predictor:
             keep_bytes=keep_bytes,
             prior=prior,
             precision=precision,
+            preprocessing=checkpoint.preprocessing,
         )
 
     def predict(self, case: Case, subset: str | Iterable[str] | None = None) -> Segmentation:
@@ -191,7 +197,7 @@ class Predictor:
         if not case.volumes:
             raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
         scheme_that_fits(case.layout, self.scheme.num_classes)
-        prepared = prepare(case, self.spacing)
+        prepared = prepare(case, self.spacing, preprocessing=self.preprocessing)
         plan = plan_windows(prepared.geometry.shape, self.window, self.overlap)
         if self._bytes_of_encodings(plan, int(prepared.available.sum())) > self.keep_bytes:
             return Encoding(case, prepared, plan)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import smml
+from smml.data.preprocessing import find_preprocessing
 from smml.errors import InputError
 from smml.files import replacing
 from smml.models.presets import PRESETS, StudentConfig
@@ -45,6 +46,8 @@ class Checkpoint:
         training: optimiser and random states, None in shipped weights.
         versions: of smml and torch that wrote it.
         ema: the moving average of the weights, where training kept one; it is what predicts.
+        preprocessing: version of how the images of the training were prepared (see ``smml.data.preprocessing``); files
+            that do not say so are of version 1.
         refinement: the SAM whose priors the refinement networks were trained with (see ``smml.sam.load_sam``); empty
             for a model without refinement.
     """
@@ -61,6 +64,7 @@ class Checkpoint:
     )
     refinement: str = ""
     ema: dict[str, torch.Tensor] | None = None
+    preprocessing: int = 1
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -73,6 +77,7 @@ class Checkpoint:
             "config": self.config,
             "versions": self.versions,
             "refinement": self.refinement,
+            "preprocessing": self.preprocessing,
         }
 
     def build(self) -> SMML:
@@ -194,6 +199,8 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         if name in facts and not isinstance(facts[name], kind):
             raise InputError(f"{name} must be a {getattr(kind, '__name__', 'dict')}, found {facts[name]!r:.80}")
     x, y, z = map(float, spacing)
+    preprocessing = facts.get("preprocessing", 1)
+    find_preprocessing(preprocessing)
     return Checkpoint(
         student=StudentConfig.from_dict(facts["student"]),
         weights=weights,
@@ -205,6 +212,7 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         versions=dict(facts["versions"]),
         refinement=facts.get("refinement", ""),
         ema=facts.get("ema"),
+        preprocessing=preprocessing,
     )
 
 

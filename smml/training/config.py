@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
+from smml.data.preprocessing import LATEST, PREPROCESSINGS, find_preprocessing
 from smml.errors import InputError
 from smml.models.presets import Precision, preset
 from smml.models.student import SeparateHeads
 from smml.options import BELOW_ONE, PATCH, POSITIVE, SEED, SHARE, SPACING, ZERO_OR_MORE, Range, check, count, option
 from smml_kernels import Gate
 
+STRENGTH = Range("lie between 0 and 3", lambda number: 0 <= number <= 3)
 WORKERS = Range("be 0 or more and at most 1,000", lambda number: 0 <= number <= 1000)
 INSIDE = Range("lie between 0 and 1", lambda number: 0 < number < 1)
 # What a run's config.json says besides its options: what it was trained on, and what made it.
@@ -68,6 +70,9 @@ class TrainingConfig:
             ``validate_every``.
         tensorboard: write the log for TensorBoard too (needs the package ``tensorboard``).
         augment: rotate, flip, vary intensities.
+        appearance: strength of the changes of contrast, bias, noise and resolution on top of these
+            (:mod:`smml.data.appearance`); 0: none, 1: as patients differ. It needs ``augment``.
+        preprocessing: version of how images are prepared (:mod:`smml.data.preprocessing`).
         seed: of weights, samples, masks and augmentation.
         checkpoint_every: steps between checkpoints.
         workers: processes that load data (0: the training process does it).
@@ -115,6 +120,8 @@ class TrainingConfig:
     )
     tensorboard: bool = option(False, "Log for TensorBoard too.")
     augment: bool = option(True, "Rotate, flip and vary intensities.")
+    appearance: float = option(0.0, "Strength of changed contrast, bias, noise and resolution; 0: none.", STRENGTH)
+    preprocessing: int = option(LATEST, f"Version of how images are prepared: {', '.join(map(str, PREPROCESSINGS))}.")
     seed: int = option(0, "Of weights, samples, masks and augmentation.", SEED)
     checkpoint_every: int = option(100, "Steps between checkpoints.", count(10_000_000))
     workers: int = option(0, "Processes that load data; 0: the training's own.", WORKERS)
@@ -125,6 +132,11 @@ class TrainingConfig:
             object.__setattr__(self, "device", str(self.device))
         check(self)
         preset(self.preset)
+        find_preprocessing(self.preprocessing)
+        if self.appearance and not self.augment:
+            raise InputError(
+                f"appearance was given ({self.appearance:g}), but augment is off; leave one of the two options out"
+            )
         if self.accumulate > self.batch_size:
             raise InputError(
                 f"accumulate must be at most batch_size, found {self.accumulate} parts of {self.batch_size} samples"

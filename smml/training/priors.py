@@ -79,6 +79,7 @@ def make_priors(
     patch: int,
     pairs: int,
     seed: int,
+    preprocessing: int | None = None,
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> PriorFolder:
@@ -93,6 +94,7 @@ def make_priors(
         patch: edge of the training patch, for the size of the windows.
         pairs: of masks a case.
         seed: of the masks.
+        preprocessing: version that the model is trained with; None is that of the shipped weights.
         ranks: the processes that share out the cases, and where each computes; all of them must call, and see the
             folder.
         progress: show a progress bar.
@@ -100,7 +102,7 @@ def make_priors(
     folder, ranks = Path(folder), ranks or Ranks()
     began, was_training = time.perf_counter(), model.training
     folder.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(model, spacing, patch=patch, device=ranks.device)
+    predictor = Predictor(model, spacing, patch=patch, device=ranks.device, preprocessing=preprocessing)
     try:
         for number in tqdm(ranks.deal(len(files)), desc="SAM priors", unit="case", disable=not progress):
             random = np.random.default_rng([seed, number, 2])

@@ -37,8 +37,9 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
     if not resume:
         raise InputError(f"{output}: holds a training run already; continue it with --resume or choose another folder")
     checkpoint = load_checkpoint(existing)
-    # An option that the file does not name is younger than it and had no say: that is what its default means.
-    stored = TrainingConfig().to_dict() | checkpoint.config
+    # An option that the file does not name is younger than it and had no say: that is what its default means. The
+    # default version of the preprocessing grows with the package.
+    stored = TrainingConfig().to_dict() | {"preprocessing": checkpoint.preprocessing} | checkpoint.config
     different = sorted(key for key in wanted.keys() - FREE_OPTIONS if stored.get(key) != wanted[key])
     if different:
         raise InputError(

@@ -146,6 +146,8 @@ class _Run:
             seed=config.seed,
             augment=config.augment,
             tumour_share=config.tumour_share,
+            preprocessing=config.preprocessing,
+            appearance=config.appearance,
         )
         shares(config, ranks, 0, 1)  # refuses a batch that is too small, before anything is written
         torch.manual_seed(config.seed)
@@ -268,6 +270,7 @@ class _Run:
             patch=config.patch,
             pairs=config.prior_masks,
             seed=config.seed,
+            preprocessing=config.preprocessing,
             ranks=self.ranks,
             progress=self.progress,
         )
@@ -321,6 +324,7 @@ class _Run:
             training,
             refinement=_lasting(self.config.refinement),
             ema=average,
+            preprocessing=self.config.preprocessing,
         )
 
 

@@ -114,7 +114,9 @@ def validate(
     """
     was_training = model.training
     try:
-        predictor = Predictor(model, spacing, patch=config.patch, device=ranks.device)
+        predictor = Predictor(
+            model, spacing, patch=config.patch, device=ranks.device, preprocessing=config.preprocessing
+        )
         scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False).frame
     finally:
         model.train(was_training)
