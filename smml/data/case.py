@@ -1,11 +1,13 @@
 """A case in memory: its volumes on the grid of their files, its label, and what follows from them."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from smml.data.brain import Brain, find_brain
 from smml.data.labels import LabelScheme
 from smml.data.layouts import layout_named
 
@@ -49,6 +51,11 @@ class Case:
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities that were read, in the project's order."""
         return tuple(self.volumes)
+
+    @cached_property
+    def brains(self) -> dict[str, Brain]:
+        """Where the brain of each modality is, on the grid of the files."""
+        return {name: find_brain(volume) for name, volume in self.volumes.items()}
 
     @property
     def scheme(self) -> LabelScheme:

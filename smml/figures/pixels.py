@@ -2,19 +2,21 @@
 
 import numpy as np
 
+from smml.data.brain import find_brain
+
 
 def intensity_window(volume: np.ndarray) -> tuple[float, float]:
-    """Intensities to show black and white: the 1st and 99.5th percentile of the voxels that are not 0.
+    """Intensities to show black and white: the 1st and 99.5th percentile of the brain.
 
     Args:
         volume: intensities, [X, Y, Z], any numeric dtype.
 
     Returns:
-        (black, white), the second higher than the first; (0, 1) if all voxels are 0.
+        (black, white), the second higher than the first; (0, 1) if there is no brain.
     """
     # Every 8th voxel of a large volume: percentiles hardly change, a full-size case opens much faster.
-    inside = volume.ravel()[:: 8 if volume.size > 2e6 else 1]
-    inside = inside[inside != 0]
+    step = 8 if volume.size > 2e6 else 1
+    inside = volume.ravel()[::step][find_brain(volume).mask.ravel()[::step]]
     if not inside.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(inside, (1, 99.5)))

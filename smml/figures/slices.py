@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from PIL import Image
 from plotly.subplots import make_subplots
 
+from smml.data.brain import find_brain
 from smml.data.case import Case
 from smml.data.labels import LabelScheme
 from smml.errors import InputError
@@ -62,7 +63,8 @@ def axial_picture(
         InputError: labels without their scheme.
     """
     low, high = intensity_window(volume) if window is None else window
-    grey = np.clip((volume[:, :, z] - low) / max(high - low, 1e-6), 0, 1) * (volume[:, :, z] != 0)
+    brain = find_brain(volume).mask[:, :, z]
+    grey = np.clip((volume[:, :, z] - low) / max(high - low, 1e-6), 0, 1) * brain
     picture = np.repeat((255 * grey)[..., None], 3, axis=-1)
     if labels is not None:
         if scheme is None:

@@ -20,7 +20,7 @@ from smml.errors import InputError
 from smml.files import replacing
 
 # Part of every key. Change it when smml.sam.slices shows SAM something else for the same slice.
-_VERSION = b"smml-embedding-1"
+_VERSION = b"smml-embedding-2"
 
 
 def digest(parts: Iterable[bytes]) -> str:

@@ -8,8 +8,8 @@ Coordinates, once and for all, in voxels of the slice, as (row, column):
   voxels, so fractions are fine here too.
 
 A slice is resized by its longer side to SAM's square, aspect kept, and padded at the bottom and on the right (after the
-normalisation, with 0), as SAM's own predictor does. Its pixels are grey: background (voxels that are exactly 0) is 0,
-the rest runs from 48 to 255 between two percentiles of the brain. So it does not matter whether a volume holds scanner
+normalisation, with 0), as SAM's own predictor does. Its pixels are grey: the background (:mod:`smml.data.brain`) is 0, the
+brain runs from 48 to 255 between two percentiles of the brain. So it does not matter whether a volume holds scanner
 units or z-scores, and the darkest tissue still stands out from the background.
 """
 
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smml.data.brain import find_brain
 from smml.errors import InputError
 from smml.sam.torchvision_gap import Sam
 
@@ -137,7 +138,7 @@ def _grid(axes: list[Tensor], images: Tensor) -> Tensor:
 
 
 def intensity_window(volume: Tensor) -> tuple[float, float]:
-    """The intensities that become the darkest grey and white: percentiles 0.5 and 99.5 of the voxels that are not 0.
+    """The intensities that become the darkest grey and white: percentiles 0.5 and 99.5 of the brain.
 
     Args:
         volume: [X, Y, Z] or any other shape, any scale; best the whole volume, so that all its slices look alike. NaN
@@ -149,9 +150,9 @@ def intensity_window(volume: Tensor) -> tuple[float, float]:
     Raises:
         InputError: a voxel is not finite.
     """
-    values = volume[volume != 0].float()
-    if not bool(torch.isfinite(values).all()):
+    if not bool(torch.isfinite(volume).all()):
         raise InputError("the slices hold NaN or infinite voxels; mend or mask them before SAM sees them")
+    values = volume[_brain(volume)].float()
     if not len(values):
         return 0.0, 1.0
     low, high = (
@@ -162,7 +163,7 @@ def intensity_window(volume: Tensor) -> tuple[float, float]:
 
 
 def to_grey(slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
-    """Slices of any scale -> grey values, 0 or 48 to 255, float32 of the same shape; voxels that are exactly 0 stay 0.
+    """Slices of any scale -> grey values, 48 to 255 in the brain and 0 elsewhere, float32 of the same shape.
 
     Args:
         slices: [S, H, W].
@@ -170,7 +171,12 @@ def to_grey(slices: Tensor, window: tuple[float, float] | None = None) -> Tensor
     """
     low, high = window or intensity_window(slices)
     grey = _DARKEST + ((slices.float() - low) / (high - low)).clamp(0, 1) * (_WHITE - _DARKEST)
-    return torch.where(slices != 0, grey, torch.zeros((), device=slices.device))
+    return torch.where(_brain(slices), grey, torch.zeros((), device=slices.device))
+
+
+def _brain(slices: Tensor) -> Tensor:
+    """Where the brain is, bool of the same shape."""
+    return torch.from_numpy(find_brain(slices.detach().float().cpu().numpy()).mask).to(slices.device)
 
 
 def to_input(sam: Sam, slices: Tensor, window: tuple[float, float] | None = None) -> Tensor:
@@ -186,7 +192,7 @@ def to_input(sam: Sam, slices: Tensor, window: tuple[float, float] | None = None
     """
     if slices.ndim != 3 or 0 in slices.shape[1:]:
         raise InputError(f"slices must be [S, H, W] with H and W at least 1, found {list(slices.shape)}")
-    grey = to_grey(slices.to(sam.device), window)
+    grey = to_grey(slices, window).to(sam.device)
     return sam.preprocess(SquareFit.of(sam, slices.shape[1:]).resize(grey)[:, None])
 
 

@@ -54,7 +54,7 @@ class Display:
 
         Args:
             case: with at least one modality.
-            margin: mm that are drawn round the non-zero voxels, as far as the volume reaches.
+            margin: mm that are drawn round the brain, as far as the volume reaches.
 
         Raises:
             InputError: the case has no modality.
@@ -63,9 +63,7 @@ class Display:
             raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
         turn = nib.io_orientation(case.affine)
         affine = case.affine @ nib.orientations.inv_ornt_aff(turn, case.shape)
-        brain = None
-        for volume in case.volumes.values():
-            brain = volume != 0 if brain is None else brain | (volume != 0)
+        brain = np.logical_or.reduce([found.mask for found in case.brains.values()])
         brain = nib.apply_orientation(brain, turn)
         spacing = nib.affines.voxel_sizes(affine).tolist()
         box = []

@@ -105,9 +105,9 @@ def mesh_figure(
     scheme = scheme or case.scheme
     figure = go.Figure()
     if brain:
-        volume = next(iter(case.volumes.values()))
-        step = max(1, int(np.ceil((volume.size / _MOST_VOXELS) ** (1 / 3))))
-        smooth = ndimage.gaussian_filter((volume != 0).astype(np.float32), step)[::step, ::step, ::step]
+        mask = next(iter(case.brains.values())).mask
+        step = max(1, int(np.ceil((mask.size / _MOST_VOXELS) ** (1 / 3))))
+        smooth = ndimage.gaussian_filter(mask.astype(np.float32), step)[::step, ::step, ::step]
         _add(figure, smooth, case.affine @ np.diag([step, step, step, 1.0]), "brain", "#9a9a9a", 0.12)
     opacities = {"WT": 0.3, "TC": 0.55, "ET": 1.0}
     for region in (name for name in REGIONS if name in regions):

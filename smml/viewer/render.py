@@ -38,6 +38,7 @@ class Layers:
 
     Attributes:
         image: the shown modality, float32.
+        brain: where its brain is, bool.
         truth: uint8, in-memory label values.
         prediction: uint8, in-memory label values.
         uncertainty: floating, 0 to 1.
@@ -47,6 +48,7 @@ class Layers:
     """
 
     image: np.ndarray
+    brain: np.ndarray
     truth: np.ndarray | None
     prediction: np.ndarray | None
     uncertainty: np.ndarray | None
@@ -75,6 +77,7 @@ def layers_of(case: Case, display: Display, state: ViewState, result: Result | N
         caption = "truth"
     return Layers(
         image=display.turned(case.volumes[state.shown]),
+        brain=display.turned(case.brains[state.shown].mask),
         truth=turned(case.label),
         prediction=turned(None if result is None else result.labels.get(state.source)),
         uncertainty=turned(None if result is None else result.uncertainty),
@@ -117,7 +120,7 @@ def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str
     low, high = state.window()
     cut = display.cut(layers.image, plane, index)
     # Without the test, a window that begins below 0 would lift the empty background to grey.
-    grey = np.clip((cut - low) * (255 / (high - low)), 0, 255) * (cut != 0)
+    grey = np.clip((cut - low) * (255 / (high - low)), 0, 255) * display.cut(layers.brain, plane, index)
     base = _resized(grey.astype(np.float32), shape, Image.Resampling.BICUBIC)
     picture = np.repeat(np.clip(base, 0, 255)[..., None], 3, axis=-1)
 
