@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import smml
-from smml.data.preprocessing import find_preprocessing
+from smml.data.preprocessing import PREPROCESSINGS
 from smml.errors import InputError
 from smml.files import replacing
 from smml.models.presets import PRESETS, StudentConfig
@@ -170,6 +170,12 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
         raise InputError(
             f"{path}: the checkpoint is incomplete ({error!r}); save it again with `smml train`"
         ) from error
+    if checkpoint.preprocessing not in PREPROCESSINGS:
+        known = ", ".join(map(str, PREPROCESSINGS))
+        raise InputError(
+            f"{path}: was trained on images prepared as in version {str(checkpoint.preprocessing):.40}, and this "
+            f"version of smml has {known}; take the smml that it was trained with, or train it again"
+        )
     _check_size(path, checkpoint.student, preset)
     with torch.device("meta"):
         model = SMML(checkpoint.student, refine=bool(checkpoint.refinement))
@@ -200,7 +206,8 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
             raise InputError(f"{name} must be a {getattr(kind, '__name__', 'dict')}, found {facts[name]!r:.80}")
     x, y, z = map(float, spacing)
     preprocessing = facts.get("preprocessing", 1)
-    find_preprocessing(preprocessing)
+    if type(preprocessing) is not int:
+        raise InputError(f"preprocessing must be a whole number, found {preprocessing!r:.80}")
     return Checkpoint(
         student=StudentConfig.from_dict(facts["student"]),
         weights=weights,

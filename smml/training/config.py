@@ -71,7 +71,8 @@ class TrainingConfig:
         tensorboard: write the log for TensorBoard too (needs the package ``tensorboard``).
         augment: rotate, flip, vary intensities.
         appearance: strength of the changes of contrast, bias, noise and resolution on top of these
-            (:mod:`smml.data.appearance`); 0: none, 1: as patients differ. It needs ``augment``.
+            (:mod:`smml.data.appearance`); 0: none, 1: as patients differ. Without ``augment`` there
+            are none.
         preprocessing: version of how images are prepared (:mod:`smml.data.preprocessing`).
         seed: of weights, samples, masks and augmentation.
         checkpoint_every: steps between checkpoints.
@@ -133,10 +134,6 @@ class TrainingConfig:
         check(self)
         preset(self.preset)
         find_preprocessing(self.preprocessing)
-        if self.appearance and not self.augment:
-            raise InputError(
-                f"appearance was given ({self.appearance:g}), but augment is off; leave one of the two options out"
-            )
         if self.accumulate > self.batch_size:
             raise InputError(
                 f"accumulate must be at most batch_size, found {self.accumulate} parts of {self.batch_size} samples"

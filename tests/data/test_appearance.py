@@ -42,7 +42,7 @@ def test_strength_0_is_nothing_and_more_is_more():
     image = patch()
     assert torch.equal(vary_appearance(image, 0.0, np.random.default_rng(0)), image)
     changes = [
-        np.mean([float((vary_appearance(image, s, np.random.default_rng(i)) - image).abs().mean()) for i in range(30)])
+        np.mean([float((vary_appearance(image, s, np.random.default_rng(i)) - image).abs().mean()) for i in range(8)])
         for s in (0.2, 1.0, 3.0)
     ]
     assert changes[0] < changes[1] / 2 < changes[2] / 2
@@ -52,7 +52,7 @@ def test_brighter_tissue_stays_brighter():
     """No inversion: bright and dark halves keep their order under every change."""
     image = torch.zeros(4, 24, 24, 24)
     image[:, 2:22, 2:22, 2:12], image[:, 2:22, 2:22, 12:22] = -0.7, 0.7
-    for seed in range(40):
+    for seed in range(20):
         varied = vary_appearance(image + 0.05 * image.sign() * torch.rand(1), 1.0, np.random.default_rng(seed))
         assert bool((varied[:, 4:20, 4:20, 14:20].mean((1, 2, 3)) > varied[:, 4:20, 4:20, 4:10].mean((1, 2, 3))).all())
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from smml.data.case import Case
-from smml.data.preprocessing import normalise, plan_geometry, prepare
+from smml.data.preprocessing import PREPROCESSINGS, find_preprocessing, normalise, plan_geometry, prepare
+from smml.errors import InputError
 from smml.modalities import MODALITIES
 
 SHAPE = (7, 9, 6)
@@ -75,8 +76,11 @@ def test_every_orientation_is_undone_exactly(codes):
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 @pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5)], ids=["own spacing", "resampled"])
-def test_a_case_in_another_orientation_gives_the_same_tensors_to_the_bit(codes, spacing):
-    reference, other = prepare(make_case(), spacing), prepare(turned(make_case(), codes), spacing)
+@pytest.mark.parametrize("version", PREPROCESSINGS)
+def test_a_case_in_another_orientation_gives_the_same_tensors_to_the_bit(codes, spacing, version):
+    reference, other = (
+        prepare(case, spacing, preprocessing=version) for case in (make_case(), turned(make_case(), codes))
+    )
     assert torch.equal(other.image, reference.image)
     assert torch.equal(other.label, reference.label)
     assert other.geometry.shape == reference.geometry.shape
@@ -175,9 +179,10 @@ def test_a_marked_block_stays_where_it_is_in_the_body(codes, spacing):
         np.testing.assert_allclose(place, expected, atol=0.51)
 
 
-def test_a_normalised_brain_has_mean_0_and_deviation_1_and_the_background_stays_0():
+@pytest.mark.parametrize("version", PREPROCESSINGS)
+def test_a_normalised_brain_has_mean_0_and_deviation_1_and_the_background_stays_0(version):
     case = make_case()
-    prepared = prepare(case)
+    prepared = prepare(case, preprocessing=version)
     assert prepared.image.dtype == torch.float32
     for m, name in enumerate(MODALITIES):
         brain = torch.from_numpy(case.volumes[name] != 0)
@@ -207,14 +212,15 @@ def test_normalising_is_finite_and_blind_to_the_scanner_s_gain(volume, gain):
 
 @pytest.mark.parametrize("spacing", [None, (1.3, 1.3, 1.3)], ids=["own spacing", "resampled"])
 @pytest.mark.parametrize("changed", MODALITIES)
-def test_changing_one_volume_changes_no_bit_of_the_others(changed, spacing):
+@pytest.mark.parametrize("version", PREPROCESSINGS)
+def test_changing_one_volume_changes_no_bit_of_the_others(changed, spacing, version):
     """Neither a cropping box nor a brain mask is shared."""
     case = make_case()
-    before = prepare(case, spacing)
+    before = prepare(case, spacing, preprocessing=version)
     random = np.random.default_rng(1)
     volume = (random.random(SHAPE) < 0.3) * random.integers(1, 9000, SHAPE)
     other = with_arrays(case.volumes | {changed: volume.astype(np.float32)}, case.label, case.affine)
-    after = prepare(other, spacing)
+    after = prepare(other, spacing, preprocessing=version)
     same = [torch.equal(a, b) for a, b in zip(before.image, after.image, strict=True)]
     assert same == [name != changed for name in MODALITIES]
     assert torch.equal(before.label, after.label)
@@ -244,3 +250,66 @@ def test_a_prepared_case_shares_no_memory_with_the_case(codes):
     for name, volume in case.volumes.items():
         np.testing.assert_array_equal(volume, before[name])
     assert set(np.unique(case.label)) == {0, 1, 2, 3}
+
+
+# ---------------------------------------------------------------- versions
+
+
+def ellipsoid(edge: float, value=lambda place: 500.0 + 0 * place[..., 0]) -> Case:
+    """A brain of 120 x 140 x 110 mm in 132 x 156 x 120 mm; intensities by the place in mm from its middle."""
+    shape = tuple(round(extent / edge) for extent in (132, 156, 120))
+    place = np.stack(np.meshgrid(*((np.arange(n) + 0.5 - n / 2) * edge for n in shape), indexing="ij"), -1)
+    inside = np.linalg.norm(place / (60, 70, 55), axis=-1) < 1
+    volume = np.where(inside, value(place), 0).astype(np.float32)
+    return with_arrays({"t2": volume}, None, np.diag([edge, edge, edge, 1.0]))
+
+
+def stripes(place: np.ndarray) -> np.ndarray:
+    return 500 + 200 * np.sin(place[..., 0] / 9) * np.cos(place[..., 2] / 11)
+
+
+def test_version_1_interpolates_images_with_their_background():
+    """What the shipped weights were trained on, written out."""
+    case = ellipsoid(2.0, stripes)
+    prepared = prepare(case, (3.0, 3.0, 3.0), preprocessing=1)
+    volume = torch.from_numpy(case.volumes["t2"])[None, None]
+    mixed = torch.nn.functional.interpolate(volume, size=(44, 52, 40), mode="trilinear", align_corners=False)[0, 0]
+    brain = mixed != 0
+    values = mixed[brain].double()
+    assert torch.equal(prepared.image[3][brain], ((values - values.mean()) / values.std(correction=0)).float())
+    assert torch.equal(prepared.image[3] != 0, brain)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("edge", [1.0, 1.5, 3.0])
+def test_the_edge_of_the_brain_is_as_inside_it_whatever_the_file_s_resolution(version, edge):
+    """Version 1 makes the edge of a brain without folds up to three deviations darker."""
+    fine = prepare(ellipsoid(edge, stripes), (2.0, 2.0, 2.0), preprocessing=version)
+    native = prepare(ellipsoid(2.0, stripes), (2.0, 2.0, 2.0), preprocessing=version)
+    both = fine.brain[3] & native.brain[3]
+    assert float((fine.brain[3] ^ native.brain[3]).float().sum() / native.brain[3].sum()) < 0.03
+    difference = (fine.image[3] - native.image[3])[both].abs()
+    assert float(difference.quantile(0.99)) < 0.15
+
+
+def test_version_3_takes_out_the_coil_and_keeps_contrast():
+    """Half as bright again on one side as on the other; tissue in stripes of 57 mm."""
+
+    def coil(place: np.ndarray) -> np.ndarray:
+        return stripes(place) * (1 + 0.2 * place[..., 1] / 70)
+
+    clean = ellipsoid(2.0, stripes)
+    errors = []
+    for version in (2, 3):
+        even, tilted = (prepare(case, preprocessing=version).image[3] for case in (clean, ellipsoid(2.0, coil)))
+        errors.append(float((even - tilted)[even != 0].std()))
+    assert errors[1] < errors[0] / 3
+    image, truth = (prepare(clean, preprocessing=version).image[3] for version in (3, 2))
+    brain = truth != 0
+    assert float(torch.corrcoef(torch.stack([image[brain], truth[brain]]))[0, 1]) > 0.95
+
+
+@pytest.mark.parametrize("version", [0, 99, True, "2"])
+def test_a_version_that_does_not_exist_is_refused_with_those_that_do(version):
+    with pytest.raises(InputError, match="preprocessing must be one of the versions 1, 2, 3, found"):
+        find_preprocessing(version)

@@ -69,6 +69,30 @@ def test_what_was_saved_is_read_back_bit_for_bit(whole, saved):
     assert loaded.spacing == (3.0, 3.0, 2.5)
 
 
+@each_format
+def test_the_version_of_the_preprocessing_travels_and_decides_how_cases_are_prepared(tmp_path, saved, suffix):
+    save_checkpoint(dataclasses.replace(saved, preprocessing=2), tmp_path / f"new{suffix}")
+    assert load_checkpoint(tmp_path / f"new{suffix}").preprocessing == 2
+    assert Predictor.from_checkpoint(tmp_path / f"new{suffix}").preprocessing == 2
+
+
+def test_a_file_without_a_version_of_the_preprocessing_is_of_the_first(tmp_path, saved, monkeypatch):
+    """All files were that were written before there was a second one, the shipped weights among them."""
+    facts = saved.facts()
+    del facts["preprocessing"]
+    monkeypatch.setattr(Checkpoint, "facts", lambda self: facts)
+    save_checkpoint(dataclasses.replace(saved, preprocessing=2), tmp_path / "old.pt")
+    assert load_checkpoint(tmp_path / "old.pt").preprocessing == 1
+    assert load_checkpoint("small").preprocessing == load_checkpoint("tiny-refined").preprocessing == 1
+
+
+@each_format
+def test_a_version_of_the_preprocessing_that_is_not_here_is_refused_and_both_are_named(tmp_path, saved, suffix):
+    path = tmp_path / f"later{suffix}"
+    save_checkpoint(dataclasses.replace(saved, preprocessing=99), path)
+    assert_refused(path, "prepared as in version 99, and this version of smml has 1, 2, 3; take the smml")
+
+
 def test_training_state_travels_with_pt_and_not_with_shipped_weights(whole, saved):
     training = load_checkpoint(whole).training
     if whole.suffix == ".safetensors":
