@@ -35,6 +35,8 @@ _Number = TypeVar("_Number", int, float)
 _SAME_SPACING = 0.01
 # Standard deviation in mm of the Gaussian that finds the coil's part of the intensities.
 _COIL = 15.0
+# Times that it is found and divided out. Tissue that is cut off hides a part of it from the first.
+_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class PreparedCase:
 
     @property
     def brain(self) -> torch.Tensor:
-        """Where each modality's brain is, bool [M, x, y, z]: prepared images are exactly 0 elsewhere."""
+        """Where each modality's brain is, bool [M, x, y, z]; prepared images are exactly 0 elsewhere."""
         return self.image != 0
 
 
@@ -200,13 +202,16 @@ def _without_coil(
 ) -> torch.Tensor:
     """Divide out the slow part of the intensities of [X, Y, Z]; bright and dark tissue hardly takes part in it."""
     values = tissue[mask].numpy()
-    darkest, low, high = (float(value) for value in np.percentile(values, (5, 25, 75)))
     # An image with its mean taken off has no zero any more; the darkest tissue stands in.
-    zero = 0.0 if darkest > 0 else float(np.percentile(values, 0.1))
-    field = smooth_field(tissue.clamp(low, high) - zero, mask, spacing, width)
-    if high <= zero:
-        return tissue
-    return torch.where(mask, (tissue - zero) / field.clamp_min(0.1 * (high - zero)), 0)
+    zero = 0.0 if np.percentile(values, 5) > 0 else float(np.percentile(values, 0.1))
+    even = torch.where(mask, tissue - zero, 0)
+    for _ in range(_PASSES):
+        low, high = (float(value) for value in np.percentile(even[mask].numpy(), (25, 75)))
+        if high <= 0:
+            break
+        field = smooth_field(even.clamp(low, high), mask, spacing, width)
+        even = torch.where(mask, even / field.clamp_min(0.1 * high), 0)
+    return even
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,15 @@ def assert_close(array, tensor):
     torch.testing.assert_close(torch.from_numpy(array), tensor, rtol=0, atol=1e-5)
 
 
+def test_cases_are_prepared_by_the_version_of_the_model(model):
+    case = make_case((48, 32, 32))
+    plain, masked = (Predictor(model, (1.5, 1.5, 1.5), window=48, preprocessing=version) for version in (1, 2))
+    assert torch.equal(plain.encode(case).prepared.image, prepare(case, (1.5, 1.5, 1.5), preprocessing=1).image)
+    assert torch.equal(masked.encode(case).prepared.image, prepare(case, (1.5, 1.5, 1.5), preprocessing=2).image)
+    with pytest.raises(InputError, match="preprocessing must be one of the versions"):
+        Predictor(model, None, preprocessing=99)
+
+
 def test_every_subset_gives_the_numbers_of_the_model_called_directly(model):
     case = make_case((48, 32, 32))
     predictor = Predictor(model, case.spacing, window=48)

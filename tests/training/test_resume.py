@@ -20,6 +20,7 @@ from smml.models.checkpoint import load_checkpoint
 from smml.runs import TrainingLog
 from smml.sam import TinyConfig, build_tiny, save_tiny
 from smml.training import TrainingConfig, TrainingResult, train
+from smml.training.state import resume_point
 from smml.training.trainer import COLUMNS
 
 STEPS = 4
@@ -254,11 +255,24 @@ def test_a_folder_with_a_run_is_refused_unless_it_is_to_be_resumed(small_cohort,
     assert ((reference / "checkpoint.pt").read_bytes(), (reference / "log.csv").read_bytes()) == before
 
 
+def test_a_run_from_before_there_were_versions_goes_on_as_it_began_and_not_with_another(reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "old")
+    path = tmp_path / "old" / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    content.pop("preprocessing"), content["config"].pop("preprocessing"), content["config"].pop("appearance")
+    torch.save(content, path)
+    wanted = content["config"] | {"appearance": 0.0}
+    assert resume_point(tmp_path / "old", wanted | {"preprocessing": 1}, True).step == STEPS
+    with pytest.raises(InputError, match="preprocessing=1 instead of 2"):
+        resume_point(tmp_path / "old", wanted | {"preprocessing": 2}, True)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"seed": 4}, "seed=3 instead of 4"),
         ({"steps": 9}, "steps=4 instead of 9"),
+        ({"preprocessing": 1}, "preprocessing=2 instead of 1"),
         ({"preset": "small", "gate": "none"}, "gate='lower_ce' instead of 'none', preset='tiny' instead of 'small'"),
     ],
 )
