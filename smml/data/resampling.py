@@ -7,7 +7,6 @@ divided by the other.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from scipy import ndimage
 

@@ -173,7 +173,7 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
     if checkpoint.preprocessing not in PREPROCESSINGS:
         known = ", ".join(map(str, PREPROCESSINGS))
         raise InputError(
-            f"{path}: was trained on images prepared as in version {str(checkpoint.preprocessing):.40}, and this "
+            f"{path}: was trained on images prepared as in version {checkpoint.preprocessing!s:.40}, and this "
             f"version of smml has {known}; take the smml that it was trained with, or train it again"
         )
     _check_size(path, checkpoint.student, preset)

@@ -8,8 +8,8 @@ Coordinates, once and for all, in voxels of the slice, as (row, column):
   voxels, so fractions are fine here too.
 
 A slice is resized by its longer side to SAM's square, aspect kept, and padded at the bottom and on the right (after the
-normalisation, with 0), as SAM's own predictor does. Its pixels are grey: the background (:mod:`smml.data.brain`) is 0, the
-brain runs from 48 to 255 between two percentiles of the brain. So it does not matter whether a volume holds scanner
+normalisation, with 0), as SAM's own predictor does. Its pixels are grey: the background (:mod:`smml.data.brain`) is 0,
+the brain runs from 48 to 255 between two of its percentiles. So it does not matter whether a volume holds scanner
 units or z-scores, and the darkest tissue still stands out from the background.
 """
 

@@ -26,7 +26,8 @@ def test_the_background_stays_0_and_everything_stays_finite(strength, seed):
     before = image.clone()
     varied = vary_appearance(image, strength, np.random.default_rng(seed))
     assert torch.equal(image, before)  # the prepared case is kept for the next sample
-    assert type(varied) is torch.Tensor and varied.dtype == torch.float32
+    assert type(varied) is torch.Tensor
+    assert varied.dtype == torch.float32
     assert bool(varied.isfinite().all())
     assert torch.equal(varied == 0, image == 0)
 

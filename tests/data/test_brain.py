@@ -137,7 +137,8 @@ def test_any_small_or_constant_image_has_an_answer(shape, value, seed):
     random = np.random.default_rng(seed)
     volume = np.where(random.random(shape) < random.random(), random.normal(size=shape), value).astype(np.float32)
     brain = find_brain(volume)
-    assert brain.mask.shape == shape and brain.mask.dtype == bool
+    assert brain.mask.shape == shape
+    assert brain.mask.dtype == bool
     for version in PREPROCESSINGS:
         assert bool(prepare(as_case(volume), (1.5, 2.0, 3.0), preprocessing=version).image.isfinite().all())
 
@@ -151,7 +152,8 @@ def test_an_image_with_a_background_of_0_is_stripped_as_it_is_and_another_gets_i
 def test_the_range_of_tissue_holds_all_of_a_brain_and_no_extreme():
     values = head()[head() != 0]
     low, high = tissue_range(values)
-    assert low <= values.min() and high >= values.max()
+    assert low <= values.min()
+    assert high >= values.max()
     odd = np.concatenate([values, np.full(5, 1e30, np.float32), np.full(5, -1e30, np.float32)])
     assert tissue_range(odd) == pytest.approx((low, high), rel=0.02, abs=30)
 
@@ -180,7 +182,5 @@ def test_pictures_of_sam_viewer_and_figures_are_the_same_whatever_stands_for_not
     assert np.abs(axial_picture(other, 20).astype(int) - axial_picture(clean, 20)).max() <= 1
     low, high = intensity_window(other)
     assert low < high
-    grey, wanted = (
-        to_grey(torch.from_numpy(one), sam_window(torch.from_numpy(one))) for one in (other, clean)
-    )
+    grey, wanted = (to_grey(torch.from_numpy(one), sam_window(torch.from_numpy(one))) for one in (other, clean))
     torch.testing.assert_close(grey, wanted, atol=0.1, rtol=0)
