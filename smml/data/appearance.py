@@ -54,7 +54,8 @@ def _vary(channel: torch.Tensor, strength: float, random: np.random.Generator) -
         return channel.clone()
     # Contrast of the tissues: a curve that rises, through random points or as a power.
     if happens[0]:
-        curve = RandHistogramShift(num_control_points=(4, 8), prob=1).set_random_state(seeds[0])
+        curve = RandHistogramShift(num_control_points=(4, 8), prob=1)
+        curve.set_random_state(seeds[0])
         values = channel[brain]
         channel = channel.clone()
         channel[brain] = torch.lerp(values, _plain(curve(values[None]))[0], min(1.0, 0.7 * strength))
@@ -65,7 +66,8 @@ def _vary(channel: torch.Tensor, strength: float, random: np.random.Generator) -
     lifted = channel + _ZERO
     if happens[2]:
         field = RandBiasField(degree=3, coeff_range=(-0.1 * strength, 0.1 * strength), prob=1)
-        lifted = _plain(field.set_random_state(seeds[1])(lifted[None]))[0]
+        field.set_random_state(seeds[1])
+        lifted = _plain(field(lifted[None]))[0]
     # Resolution before noise: a scanner's noise is not blurred by its own resolution.
     if happens[3] and coarse:
         shape = list(channel.shape)
@@ -80,14 +82,15 @@ def _vary(channel: torch.Tensor, strength: float, random: np.random.Generator) -
         lifted = torch.where(found, wide, lifted)
     if happens[4]:
         kind = RandRicianNoise if rician else RandGaussianNoise
-        noise = kind(prob=1, mean=0.0, std=level, **({"sample_std": False}))
-        lifted = _plain(noise.set_random_state(seeds[2])(lifted[None]))[0]
+        noise = kind(prob=1, mean=0.0, std=level, sample_std=False)
+        noise.set_random_state(seeds[2])
+        lifted = _plain(noise(lifted[None]))[0]
     result = lifted - _ZERO
     if happens[5]:
         result = result * float(scale) + float(shift)
     return torch.where(brain, result, 0)
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
+def _plain(tensor: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Without MONAI's metadata."""
     return torch.as_tensor(np.asarray(tensor), dtype=torch.float32)

@@ -133,14 +133,9 @@ def tissue_range(values: np.ndarray) -> tuple[float, float]:
     Args:
         values: of the brain's voxels, [N], at least one.
     """
-    low, middle, high = (
-        float(np.percentile(values, percent, method=method))
-        for percent, method in (
-            (100 * _OUTERMOST, "higher"),
-            (50, "linear"),
-            (100 * (1 - _OUTERMOST), "lower"),
-        )
-    )
+    middle = float(np.median(values))
+    low = float(np.percentile(values, 100 * _OUTERMOST, method="higher"))
+    high = float(np.percentile(values, 100 * (1 - _OUTERMOST), method="lower"))
     return min(middle, middle - _REACH * (middle - low)), max(middle, middle + _REACH * (high - middle))
 
 
