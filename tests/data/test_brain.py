@@ -184,3 +184,12 @@ def test_pictures_of_sam_viewer_and_figures_are_the_same_whatever_stands_for_not
     assert low < high
     grey, wanted = (to_grey(torch.from_numpy(one), sam_window(torch.from_numpy(one))) for one in (other, clean))
     torch.testing.assert_close(grey, wanted, atol=0.1, rtol=0)
+
+
+def test_the_background_of_a_picture_is_black_where_tissue_is_darker_than_it():
+    """Scores of the brain round a 0 that was moved: the air would be as grey as average tissue."""
+    volume = head()
+    scores = np.where(volume != 0, (volume - 400) / 250, 0.01).astype(np.float32)
+    picture = axial_picture(scores, 20)[::-1, ::-1].transpose(1, 0, 2)
+    assert not picture[volume[:, :, 20] == 0].any()
+    assert not to_grey(torch.from_numpy(scores))[torch.from_numpy(volume == 0)].any()

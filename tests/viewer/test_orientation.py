@@ -24,7 +24,8 @@ def parts(case):
     state = first_state(case, display, case.modalities, "mean")
     middle = tuple(n // 2 for n in SHAPE)
     state = state.changed(position=middle, overlay="none", windows=dict.fromkeys(case.volumes, (0.0, 700.0)))
-    layers = Layers(display.turned(case.volumes["flair"]), display.turned(case.label), None, None, *[case.scheme] * 2)
+    image, brain = (display.turned(one) for one in (case.volumes["flair"], case.brains["flair"].mask))
+    layers = Layers(image, brain, display.turned(case.label), None, None, *[case.scheme] * 2)
     return display, state.changed(shown="flair"), layers
 
 

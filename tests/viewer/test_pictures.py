@@ -57,9 +57,8 @@ def layered(**changes):
     state = first_state(case, display, case.modalities, "mean").changed(opacity=1.0, position=(21, 24, 18))
     truth = display.turned(case.label)
     prediction = np.roll(truth, 3, axis=0)
-    layers = Layers(
-        display.turned(case.volumes["flair"]), truth, prediction, prediction / 3.0, case.scheme, case.scheme
-    )
+    image, brain = (display.turned(one) for one in (case.volumes["flair"], case.brains["flair"].mask))
+    layers = Layers(image, brain, truth, prediction, prediction / 3.0, case.scheme, case.scheme)
     return render_tissue(state.changed(**changes), display, layers, "axial", display.plane_shape("axial")), display
 
 
