@@ -69,21 +69,6 @@ def find_brain(image: np.ndarray) -> Brain:
     return Brain(_whole(mask, image != background), background)
 
 
-def stripped(image: np.ndarray) -> np.ndarray:
-    """An image with a background of exactly 0; the image itself if that is what it has.
-
-    Args:
-        image: as for :func:`find_brain`.
-    """
-    image = np.asarray(image)
-    brain = find_brain(image)
-    return image if _is_zero(image, brain) else np.where(brain.mask, image, image.dtype.type(0))
-
-
-def _is_zero(image: np.ndarray, brain: Brain) -> bool:
-    return not np.any(image, where=~brain.mask)
-
-
 def _background(sample: np.ndarray) -> float | None:
     if np.count_nonzero(sample == 0) >= _ZEROS * len(sample):
         return 0.0

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smml.data.brain import find_brain, stripped, tissue_range
+from smml.data.brain import find_brain, tissue_range
 from smml.data.case import Case
 from smml.data.preprocessing import PREPROCESSINGS, prepare
 from smml.figures import intensity_window
@@ -141,12 +141,6 @@ def test_any_small_or_constant_image_has_an_answer(shape, value, seed):
     assert brain.mask.dtype == bool
     for version in PREPROCESSINGS:
         assert bool(prepare(as_case(volume), (1.5, 2.0, 3.0), preprocessing=version).image.isfinite().all())
-
-
-def test_an_image_with_a_background_of_0_is_stripped_as_it_is_and_another_gets_it():
-    volume = head()
-    assert stripped(volume) is volume
-    assert np.array_equal(stripped(noisy(volume)), volume)
 
 
 def test_the_range_of_tissue_holds_all_of_a_brain_and_no_extreme():
