@@ -128,7 +128,7 @@ table.loc[[subset_name(MODALITIES), "FLAIR+T1+T2", "T1ce", "T1", "mean"], ["Dice
 # voxel makes it 0, so these means mix overlap with false alarms:
 
 # %%
-et = committed[committed["region"] == "ET"]
+et = committed.frame[committed.frame["region"] == "ET"]
 for subset in ("T1ce", "T1"):
     rows = et[et["subset"] == subset]
     with_et = rows[rows["truth_ml"] > 0]

@@ -64,7 +64,9 @@ def one_round(files: list[Path], seed: int, seconds: float) -> tuple[str, str]:
     order = random.Random(seed).sample(files, len(files))
     options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-show-statistics", f"--hypothesis-seed={seed}"]
     command = [sys.executable, "-m", "pytest", *PROFILE, *options, *map(str, order)]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_hear_interrupts
+    )
     try:
         text, _ = run.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -77,6 +79,11 @@ def one_round(files: list[Path], seed: int, seconds: float) -> tuple[str, str]:
         run.wait()
         raise
     return {0: "passed", 1: "failed"}.get(run.returncode, f"pytest ended with status {run.returncode}"), text
+
+
+def _hear_interrupts() -> None:
+    """In a new process: what a shell starts in its background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tally(text: str) -> tuple[int, int]:

@@ -185,6 +185,11 @@ def why_not_here() -> str:
     return ""
 
 
+def hear_interrupts() -> None:
+    """In a new process: what a shell starts in its background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(step: Step, folder: Path) -> Outcome:
     """Run a step from the source tree, no longer than its limit; what it prints goes to its file in ``folder``."""
     limit = LIMITS[step.limit]
@@ -195,8 +200,9 @@ def run(step: Step, folder: Path) -> Outcome:
     with file.open("wb") as stream:
         # A session of its own, so that a step that takes too long is stopped together with what it has started.
         process = subprocess.Popen(
-            step.command, cwd=ROOT, env=variables, start_new_session=True, stdout=stream, stderr=subprocess.STDOUT
-        )
+            step.command, cwd=ROOT, env=variables, start_new_session=True, stdout=stream, stderr=subprocess.STDOUT,
+            preexec_fn=hear_interrupts,
+        )  # fmt: skip
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:

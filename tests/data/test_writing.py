@@ -35,6 +35,7 @@ CASE_NAMES = {
     "brats2021": "BraTS2021_00002",
     "brats2023": "BraTS-GLI-00002-000",
     "msd": "imagesTr",
+    "simulated": "Simulated_00002",
 }
 
 
@@ -71,6 +72,7 @@ def test_round_trip_keeps_voxels_labels_and_place(tmp_path, layout, affine):
         ("brats2021", [0, 1, 2, 4]),
         ("brats2023", [0, 1, 2, 3]),
         ("msd", [0, 2, 1, 3]),
+        ("simulated", [0, 1, 2, 4]),
     ],
 )
 def test_labels_on_disk_have_the_values_of_the_data_set(tmp_path, layout, values):
