@@ -11,6 +11,7 @@ from triton_checks import (
     DEVICE,
     FLOATS,
     OF_STRIDES,
+    WEIGHTS,
     assert_as_good_as_eager,
     error,
     labels,
@@ -195,7 +196,7 @@ def test_gradcheck(from_logits):
     batch=st.integers(1, 3),
     classes=st.integers(1, 6),
     size=st.tuples(*[st.integers(1, 7)] * 3),
-    minimum=st.floats(0, 1),
+    minimum=WEIGHTS,
     spread=st.floats(0, 30),
 )
 def test_any_size_and_spread(seed, batch, classes, size, minimum, spread):

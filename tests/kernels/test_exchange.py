@@ -11,6 +11,7 @@ from triton_checks import (
     DEVICE,
     FLOATS,
     OF_STRIDES,
+    WEIGHTS,
     assert_as_good_as_eager,
     error,
     labels,
@@ -235,7 +236,7 @@ def test_gradcheck(gate):
     classes=st.integers(1, 6),
     size=st.tuples(*[st.integers(1, 7)] * 3),
     gate=st.sampled_from(GATES),
-    minimum=st.floats(0, 1),
+    minimum=WEIGHTS,
 )
 def test_any_size_and_gate(seed, batch, classes, size, gate, minimum):
     target = labels(batch, *size, classes=classes, seed=seed)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from triton_checks import WEIGHTS
 
 from smml_kernels import reference
 from smml_kernels.relation import reference as relation
@@ -516,7 +517,7 @@ def test_extreme_logits_stay_finite():
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=seeds, gate=st.sampled_from(BRANCH_GATES), minimum=st.floats(0, 1))
+@given(seed=seeds, gate=st.sampled_from(BRANCH_GATES), minimum=WEIGHTS)
 def test_exchange_swaps_with_the_branches_and_ignores_what_the_classes_are_called(seed, gate, minimum):
     logits1, logits2 = randn(2, 4, 2, 3, 2, seed=seed), randn(2, 4, 2, 3, 2, seed=seed + 1)
     target = labels(2, 2, 3, 2, seed=seed)
@@ -607,7 +608,7 @@ def test_dice_ce_of_half_precision_is_float32(dtype):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=seeds, classes=st.integers(2, 5), minimum=st.floats(0, 1), spread=st.floats(0, 20))
+@given(seed=seeds, classes=st.integers(2, 5), minimum=WEIGHTS, spread=st.floats(0, 20))
 def test_dice_ce_ignores_what_classes_are_called_and_where_voxels_are(seed, classes, minimum, spread):
     x, target = spread * randn(2, classes, 2, 3, 2, seed=seed), labels(2, 2, 3, 2, classes=classes, seed=seed)
     loss = reference.dice_ce_loss(x, target, min_class_weight=minimum)

@@ -8,12 +8,16 @@ import importlib.util
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Inductor's code for a CPU is compiled by a C++ compiler, half a minute a test, and says nothing about our ops.
 COMPILER = "inductor" if torch.cuda.is_available() else "aot_eager"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# Least class weights as float32 holds them: a smaller one is 0 there, and in float64 it divides what has underflowed.
+WEIGHTS = st.floats(0, 1, width=32, allow_subnormal=False)
 
 # Of torch.library.opcheck, what another layout of the inputs can change: the strides that are promised to a compiler.
 OF_STRIDES = ("test_schema", "test_faketensor")
