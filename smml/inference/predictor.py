@@ -470,7 +470,7 @@ def scheme_that_fits(layout: str, num_classes: int) -> LabelScheme:
 
 def _check_sam(name: str | os.PathLike, checkpoint: Checkpoint, prior: SAMPrior) -> None:
     """Warn if the SAM that the checkpoint names has other weights than in its training."""
-    known = checkpoint.config.get("sam")  # earlier files do not say
+    known = checkpoint.config.get("sam")  # None where the file does not say
     if known not in (None, prior.fingerprint):
         warnings.warn(
             f"{name}: its refinement was trained with other weights of the SAM {checkpoint.refinement!r} than are "
