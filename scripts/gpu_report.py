@@ -37,8 +37,9 @@ RESULTS = ROOT / "smml_kernels" / "benchmarks" / "results"
 # Seconds of each step. On a cold cache of compiled kernels the tests take four minutes of one core, in eight processes;
 # the compiler runs beside them. Together with starting Python and with stopping what hangs: less than nine minutes.
 LIMITS = {"tests": 150, "compiler": 150, "benchmarks": 225, "training": 25}
-# Seconds for a step that is interrupted to say where it was, before it is killed.
-GRACE = 6
+# Seconds for a step that is interrupted to say where it was, before it is killed. Tests in several processes need more:
+# pytest waits 10 s for a process that missed the interrupt, and only then sums up.
+GRACE = {"tests": 12, "compiler": 6, "benchmarks": 6, "training": 6}
 # What the benchmarks need of their limit beyond the time in which they may start something.
 _AFTER_BUDGET = 50
 PRESETS = ("tiny", "small")
@@ -207,7 +208,7 @@ def run(step: Step, folder: Path) -> Outcome:
             process.wait(limit)
         except subprocess.TimeoutExpired:
             running = _running(file.read_text(errors="replace"))
-            _stop(process)
+            _stop(process, GRACE[step.limit])
     seconds = time.perf_counter() - began
     output = file.read_text(errors="replace")
     last = (output.strip().splitlines() or [""])[-1][:200]
@@ -227,11 +228,11 @@ def _running(output: str) -> tuple[str, ...]:
     return of_tests(output)[1] or tuple(output.strip().splitlines()[-1:]) or ("nothing was printed",)
 
 
-def _stop(process: subprocess.Popen) -> None:
+def _stop(process: subprocess.Popen, grace: float) -> None:
     """Interrupt a step, as Ctrl-C does, so that pytest sums up and Python says where it was; then kill what is left."""
     os.killpg(process.pid, signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE)
+        process.wait(grace)
     # Also what it has started and left behind.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

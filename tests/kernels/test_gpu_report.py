@@ -34,14 +34,14 @@ def program(script, name, text, limit="compiler"):
 
 @pytest.fixture
 def stop_when(monkeypatch):
-    """Time is up when a file holds all of these words, however busy the machine is."""
+    """Time is up when a file holds all of these words and another is there, however busy the machine is."""
 
-    def prepare(script, file: Path, *words: str) -> None:
+    def prepare(script, file: Path, *words: str, there: Path | None = None) -> None:
         class Watched(subprocess.Popen):
             def wait(self, timeout=None):
                 if timeout != script.LIMITS["tests"]:
                     return super().wait(timeout)
-                while not all(word in file.read_text() for word in words):
+                while not (all(word in file.read_text() for word in words) and (there is None or there.exists())):
                     assert self.poll() is None, file.read_text()
                     time.sleep(0.05)
                 raise subprocess.TimeoutExpired(self.args, timeout)
@@ -91,7 +91,7 @@ def test_a_step_that_hangs_is_stopped_with_what_it_started_and_its_last_words_ar
         "child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'])\n"
         "print('child', child.pid)\nprint('relation_loss (4096, 128)', flush=True)\nchild.wait()"
     )
-    script.GRACE = 0.2
+    script.GRACE["tests"] = 0.2
     stop_when(script, tmp_path / "hangs.log", "relation_loss")
     outcome = script.run(program(script, "hangs", text, "tests"), tmp_path)
     assert (outcome.status, outcome.words) == ("failed", f"stopped after {script.LIMITS['tests']} s")
@@ -109,18 +109,19 @@ def test_a_step_that_hangs_is_stopped_with_what_it_started_and_its_last_words_ar
 def test_tests_that_are_stopped_name_what_failed_and_what_was_running(script, tmp_path, stop_when, processes):
     if processes:
         pytest.importorskip("xdist")
+    hangs = tmp_path / "hangs"
     (tmp_path / "test_some.py").write_text(
-        "import time, pytest\n"
+        "import pathlib, time, pytest\n"
         "def test_passes(): pass\n"
         "@pytest.mark.parametrize('word', ['every other'])\n"
         "def test_fails(word): assert word == 'another'\n"
-        "def test_hangs(): time.sleep(600)\n"
+        f"def test_hangs(): pathlib.Path({str(hangs)!r}).touch(); time.sleep(600)\n"
         "def test_never_starts(): pass\n"
     )
     words = ["-v", "--tb=short", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path), *processes]
     bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     step = script.Step("tests", [sys.executable, "-m", "pytest", *words], "tests", "tests.log", bare)
-    stop_when(script, tmp_path / "tests.log", "test_passes", "FAILED", "test_hangs")
+    stop_when(script, tmp_path / "tests.log", "test_passes", "FAILED", "test_hangs", there=hangs)
     outcome = script.run(step, tmp_path)
     assert [name.split("::")[1] for name in outcome.failed] == ["test_fails[every other]"]
     # With one process pytest prints a test's name without an end of line until it ends.
@@ -153,7 +154,7 @@ def test_the_steps_fit_into_nine_minutes_and_timings_have_the_gpu_to_themselves(
     names = [[step.name for step in stage] for stage in stages]
     assert names[:2] == [["kernel tests, compiled", "what the compiler made of the kernels"], ["benchmarks"]]
     assert [len(stage) for stage in stages[2:]] == [1, 1, 1, 1]
-    longest = sum(max(script.LIMITS[step.limit] for step in stage) + script.GRACE for stage in stages)
+    longest = sum(max(script.LIMITS[step.limit] + script.GRACE[step.limit] for step in stage) for stage in stages)
     assert longest < 540 - 15, "and 15 s to start Python and to look at the machine"
     assert len({step.file for stage in stages for step in stage}) == 7
     (tests, compiler), (benchmarks,), *_ = stages
