@@ -34,16 +34,23 @@ def both_logits(*shape, dtype=torch.float32, seed=1, spread=2.0):
     return tuple(spread * randn(*shape, seed=s, dtype=torch.float64).to(dtype) for s in (seed, seed + 1))
 
 
-def compare(x1, x2, target, upstream=(1.0, 1.0), **options):
-    """Both values and both gradients against eager PyTorch in the same dtype and in float64."""
+def compare(x1, x2, target, upstream=(1.0, 1.0), rounding=0.0, **options):
+    """Both values and both gradients against eager PyTorch in the same dtype and in float64.
+
+    ``rounding`` is allowed on top in every number of a gradient, as a part of the largest that a voxel can have: it is
+    a difference of probabilities, and where the branches agree on one voxel, eager can be exact by luck.
+    """
     results = []
     for compute, double in ((ours, False), (reference.exchange_loss, False), (reference.exchange_loss, True)):
         leaves = [x.detach().to(torch.float64 if double else x.dtype).requires_grad_() for x in (x1, x2)]
         losses = compute(*leaves, target, **options)
         total = upstream[0] * losses[0] + upstream[1] * losses[1]
         results.append((*losses, *torch.autograd.grad(total, leaves)))
-    for found, eager, exact in zip(*results, strict=True):
-        assert_as_good_as_eager(found, eager, exact)
+    for number, (found, eager, exact) in enumerate(zip(*results, strict=True)):
+        size = float(exact.norm())
+        lost = rounding * exact.numel() ** 0.5 / (x1.numel() / x1.shape[1])
+        atol = max(ATOL[found.dtype], lost / size) if number >= 2 and size > 0 else 0.0
+        assert_as_good_as_eager(found, eager, exact, atol=atol)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -240,7 +247,9 @@ def test_gradcheck(gate):
 )
 def test_any_size_and_gate(seed, batch, classes, size, gate, minimum):
     target = labels(batch, *size, classes=classes, seed=seed)
-    compare(*both_logits(batch, classes, *size, seed=seed), target, gate=gate, min_class_weight=minimum)
+    compare(
+        *both_logits(batch, classes, *size, seed=seed), target, gate=gate, min_class_weight=minimum, rounding=2**-22
+    )
 
 
 @pytest.mark.parametrize("gate", ["lower_ce", "entropy"])
