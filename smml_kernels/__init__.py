@@ -27,6 +27,7 @@ import torch.distributed as dist
 from smml_kernels import reference
 from smml_kernels.dispatch import IMPLEMENTATIONS, Implementation, report, use_triton
 from smml_kernels.exchange.reference import GATES, Gate
+from smml_kernels.fusion.torch_fusion import torch_masked_fusion
 from smml_kernels.relation.reference import FORMS, Form
 from smml_kernels.relation.torch_linear import torch_relation_loss
 
@@ -114,7 +115,7 @@ def masked_fusion(
         from smml_kernels.fusion import op
 
         return op.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
-    return reference.masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
+    return torch_masked_fusion(features, mask, weight, bias, negative_slope=negative_slope, eps=eps)
 
 
 def exchange_loss(

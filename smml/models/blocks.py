@@ -1,4 +1,4 @@
-"""The convolutions that encoders and decoders are made of."""
+"""The encoder of one modality."""
 
 import itertools
 
@@ -6,38 +6,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-NEGATIVE_SLOPE = 0.2
+from smml.models.convolution import PreNormConv, ReflectConv, in_order
 
 
 def apply_stage(stage: nn.Module, *inputs: torch.Tensor, recompute: bool) -> torch.Tensor:
     """``stage(*inputs)``; with ``recompute`` its activations are not kept but computed again in the backward pass."""
     if recompute and torch.is_grad_enabled():
-        return checkpoint(stage, *inputs, use_reentrant=False)
+        # No stage draws random numbers, so there is no generator to set back.
+        return checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
     return stage(*inputs)
-
-
-class PreNormConv(nn.Module):
-    """InstanceNorm -> LeakyReLU(0.2) -> convolution with reflect padding, [B, Cin, X, Y, Z] -> [B, Cout, X', Y', Z'].
-
-    The pre-normalised order of mmFormer. The norm has no affine part: its scale is absorbed by the convolution.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        self.norm = nn.InstanceNorm3d(in_channels)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
-        self.conv = reflect_conv(in_channels, out_channels, kernel_size, stride)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(self.activation(self.norm(x)))
-
-
-def reflect_conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Conv3d:
-    """A convolution that keeps the size (divided by the stride) and reflects at the border."""
-    padding = kernel_size // 2
-    return nn.Conv3d(
-        in_channels, out_channels, kernel_size, stride, padding, padding_mode="reflect" if padding else "zeros"
-    )
 
 
 class ResidualStage(nn.Module):
@@ -52,12 +29,12 @@ class ResidualStage(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, raw_input: bool = False) -> None:
         super().__init__()
-        make = reflect_conv if raw_input else PreNormConv
+        make = ReflectConv if raw_input else PreNormConv
         self.enter = make(in_channels, out_channels, stride=stride)
         self.residual = nn.Sequential(PreNormConv(out_channels, out_channels), PreNormConv(out_channels, out_channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.enter(x)
+        x = in_order(self.enter(x))
         return x + self.residual(x)
 
 

@@ -3,11 +3,12 @@
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from smml.models.blocks import PreNormConv, apply_stage
+from smml.models.blocks import apply_stage
+from smml.models.convolution import PreNormConv, ReflectConv, in_order
 from smml.models.fusion import FusionLayer
+from smml.models.upsampling import double, enlarge
 
 
 class UpBlock(nn.Module):
@@ -21,8 +22,8 @@ class UpBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         # mmFormer narrows after upsampling; before it, the same convolution costs an eighth.
-        x = F.interpolate(self.narrow(x), scale_factor=2, mode="trilinear", align_corners=False)
-        return self.out(self.merge(torch.cat([skip, x], dim=1)))
+        x = double(self.narrow(x))
+        return self.out(self.merge(torch.cat([in_order(skip), x], dim=1)))
 
 
 class Decoder(nn.Module):
@@ -53,8 +54,8 @@ class FusionDecoder(nn.Module):
         self.modalities = modalities
         self.fusions = nn.ModuleList(FusionLayer(width, modalities) for width in widths)
         self.decoder = Decoder(widths)
-        self.head = nn.Conv3d(widths[0], num_classes, 1)
-        self.deep_heads = nn.ModuleList(nn.Conv3d(width, num_classes, 1) for width in widths[1:])
+        self.head = ReflectConv(widths[0], num_classes, 1)
+        self.deep_heads = nn.ModuleList(ReflectConv(width, num_classes, 1) for width in widths[1:])
 
     def forward(
         self,
@@ -76,9 +77,7 @@ class FusionDecoder(nn.Module):
         deep: tuple[torch.Tensor, ...] = ()
         if deep_supervision:
             deep = tuple(
-                F.interpolate(
-                    head(feature).softmax(dim=1), scale_factor=2**level, mode="trilinear", align_corners=False
-                )
+                enlarge(_probabilities(head(feature)), 2**level)
                 for level, head, feature in zip((1, 2, 3, 4), self.deep_heads, features[-2::-1], strict=True)
             )
         return self.head(features[-1]), deep
@@ -91,13 +90,18 @@ class FusionDecoder(nn.Module):
         return self.decoder([*fused, deepest])
 
 
+def _probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: near 1 bfloat16 tells only every 256th part."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
+
+
 class SeparateDecoder(nn.Module):
     """One decoder, shared by the modalities, that segments from a single one ("sep"; training only)."""
 
     def __init__(self, widths: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.decoder = Decoder(widths)
-        self.head = nn.Conv3d(widths[0], num_classes, 1)
+        self.head = ReflectConv(widths[0], num_classes, 1)
 
     def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:
         return self.head(self.decoder(levels)[-1])

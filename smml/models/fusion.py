@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from smml.models.blocks import NEGATIVE_SLOPE, PreNormConv
+from smml.models.convolution import NEGATIVE_SLOPE, PreNormConv
 from smml_kernels import masked_fusion
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from smml.data.labels import REGIONS, Region, scheme_for_classes
 from smml.errors import InputError
-from smml.models.blocks import NEGATIVE_SLOPE, PreNormConv, reflect_conv
+from smml.models.convolution import NEGATIVE_SLOPE, PreNormConv, ReflectConv
+from smml.models.upsampling import double
 
 # exp(-8) is 3e-4: what happens to probabilities below that is no concern of a segmentation.
 _LOWEST_LOG = -8.0
@@ -206,7 +207,7 @@ class UNet(nn.Module):
     def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         # Probabilities share one scale already: normalising them would blow up the faintest trace of a class.
-        downs: list[nn.Module] = [reflect_conv(in_channels, widths[0])]
+        downs: list[nn.Module] = [ReflectConv(in_channels, widths[0])]
         downs += [PreNormConv(a, b, stride=2) for a, b in itertools.pairwise(widths)]
         self.downs = nn.ModuleList(downs)
         self.more_down = nn.ModuleList(PreNormConv(width, width) for width in widths[:2])
@@ -224,7 +225,7 @@ class UNet(nn.Module):
             levels.append(x)
         x = levels.pop()
         for level in reversed(range(len(levels))):
-            x = F.interpolate(self.narrows[level](x), scale_factor=2, mode="trilinear", align_corners=False)
+            x = double(self.narrows[level](x))
             x = self.merges[level](torch.cat([levels[level], x], dim=1))
             if level < len(self.more_up):
                 x = x + self.more_up[level](x)

@@ -82,16 +82,39 @@ class SMML(nn.Module):
         """
         if masks.ndim != 3 or masks.shape[0] != 2:
             raise InputError(f"masks must be [2, B, M], one a branch, found {list(masks.shape)}")
-        first, second = (student(x, mask, available) for student, mask in zip(self.branches, masks, strict=True))
-        if priors is None:
+        shared = [None, None] if priors is None else priors
+        branches = [self.branch(number, x, masks[number], available, shared[number]) for number in (0, 1)]
+        (first, refined), (second, also_refined) = branches
+        if refined is None or also_refined is None:
             return SMMLOutput((first, second))
+        return SMMLOutput((first, second), (refined, also_refined))
+
+    def branch(
+        self,
+        number: int,
+        x: torch.Tensor,
+        mask: torch.Tensor,
+        available: torch.Tensor | None = None,
+        priors: torch.Tensor | None = None,
+    ) -> tuple[StudentOutput, torch.Tensor | None]:
+        """One branch of :meth:`forward`: what its student says, and the refined logits if there are priors.
+
+        Args:
+            number: 0 or 1.
+            x: float [B, M, X, Y, Z].
+            mask: bool [B, M].
+            available: bool [B, M] as in :meth:`forward`.
+            priors: float [B, M, R, X, Y, Z], or None.
+
+        Raises:
+            InputError: as :meth:`forward`.
+        """
+        output = self.branches[number](x, mask, available)
+        if priors is None:
+            return output, None
         if self.refinements is None:
             raise InputError("priors were given to a network without refinement; build it with refine=True")
-        refined = tuple(
-            network(branch.logits, prior, mask.to(prior.device)).logits
-            for network, branch, prior, mask in zip(self.refinements, (first, second), priors, masks, strict=True)
-        )
-        return SMMLOutput((first, second), refined)
+        return output, self.refinements[number](output.logits, priors, mask.to(priors.device)).logits
 
     def encode(self, x: torch.Tensor, present: torch.Tensor) -> tuple[StudentShares, StudentShares]:
         """What each branch makes of the modalities that are present, whatever subset is fused later; for inference.

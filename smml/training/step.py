@@ -10,9 +10,11 @@ import torch
 from smml.errors import TrainingDiverged
 from smml.models.blocks import Encoder
 from smml.models.decoder import Decoder
-from smml.models.smml import SMML
+from smml.models.smml import SMML, SMMLOutput
+from smml.models.student import StudentOutput
 from smml.models.transformer import IntraModalTransformer
 from smml.ranks import Ranks
+from smml.training.branches import BRANCHES, forward_and_backward, side_by_side
 from smml.training.config import TrainingConfig, learning_rate
 from smml.training.objective import TERMS, Objective, objective
 
@@ -54,10 +56,8 @@ def take_step(
     optimiser.zero_grad(set_to_none=True)
     parts = []
     for batch, samples in zip(batches, micro_batches(range(config.batch_size), config.accumulate), strict=True):
-        loss = _loss(model, batch, config, step, ranks)
         part = len(samples) / config.batch_size
-        # Without accumulation not even a factor of 1: the numbers stay those of one plain backward pass, to the bit.
-        (loss.total if config.accumulate == 1 else part * loss.total).backward()
+        loss = _forward_and_backward(model, batch, config, step, ranks, part)
         parts.append((part, loss.total.detach(), loss.terms))
     ranks.add_gradients(model.parameters())
     norm = _clip_gradients(model, config.gradient_clip)
@@ -107,16 +107,32 @@ def accelerate(model: SMML, config: TrainingConfig) -> None:
             module.compile()
 
 
-def _loss(model: SMML, batch: dict[str, torch.Tensor], config: TrainingConfig, step: int, ranks: Ranks) -> Objective:
-    """The objective of one micro-batch, over all ranks."""
+def _forward_and_backward(
+    model: SMML, batch: dict[str, torch.Tensor], config: TrainingConfig, step: int, ranks: Ranks, factor: float
+) -> Objective:
+    """The objective of one micro-batch, over all ranks; its gradient times ``factor`` is added to the parameters'."""
     batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in batch.items()}
     # The loader stacks samples first: [B, 2, M] -> [2, B, M].
     masks = batch["masks"].transpose(0, 1)
     priors = batch["priors"].transpose(0, 1) if "priors" in batch else None
-    # bfloat16 has float32's range, so no gradient needs scaling. The losses are outside: they compute in float32.
-    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        output = model(batch["image"], masks, batch["available"], priors)
-    return objective(output, batch["label"], config, step, ranks.group)
+
+    def branch(number: int) -> tuple[StudentOutput, torch.Tensor | None]:
+        # bfloat16 has float32's range, so no gradient needs scaling. The losses are outside: they compute in float32.
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            prior = None if priors is None else priors[number]
+            return model.branch(number, batch["image"], masks[number], batch["available"], prior)
+
+    def whole(output: SMMLOutput) -> Objective:
+        return objective(output, batch["label"], config, step, ranks.group)
+
+    if side_by_side(model, config, ranks.device):
+        return forward_and_backward(branch, whole, factor)
+    (first, refined), (second, also_refined) = (branch(number) for number in BRANCHES)
+    pair = None if refined is None or also_refined is None else (refined, also_refined)
+    loss = whole(SMMLOutput((first, second), pair))
+    # Without accumulation not even a factor of 1: the numbers stay those of one plain backward pass, to the bit.
+    (loss.total if factor == 1 else factor * loss.total).backward()
+    return loss
 
 
 def shares(config: TrainingConfig, ranks: Ranks, first_step: int, end: int) -> Sequence[range]:

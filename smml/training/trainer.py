@@ -158,7 +158,7 @@ class _Run:
             refine=bool(config.refinement),
         ).to(ranks.device)
         self.optimiser = torch.optim.Adam(
-            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True
+            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True, fused=True
         )
         self.average = AverageWeights(self.model, config.ema) if config.ema else None
         self.best, self.step = BestScore(), 0

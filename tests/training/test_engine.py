@@ -114,7 +114,7 @@ def test_recomputed_activations_change_neither_loss_nor_gradient_and_are_not_kep
     (total, plain, much), (other, recomputed, little) = kept
     assert total == other
     assert all(a is b or torch.equal(a, b) for a, b in zip(plain.values(), recomputed.values(), strict=True))
-    assert little < 0.75 * much
+    assert little < 0.8 * much
 
 
 def test_bfloat16_computes_the_networks_and_leaves_weights_and_losses_in_float32():

@@ -1,0 +1,104 @@
+"""InstanceNorm -> LeakyReLU, with a reflected border round the result where a convolution wants one.
+
+Mean and biased variance are taken about the mean and in float32 at least. The result alone is kept for the backward
+pass: LeakyReLU can be undone, and what it was applied to is the normalised map that the gradient needs.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from smml_kernels.channels_last.rows import (
+    as_maps,
+    as_rows,
+    blocks,
+    fold_reflection,
+    in_every_voxel,
+    made_of,
+    mean_of_voxels,
+    reflect,
+)
+
+
+def norm_activation(
+    maps: torch.Tensor, negative_slope: float, eps: float, border: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """LeakyReLU((x - mean) / sqrt(variance + eps)), reflected at the border.
+
+    Args:
+        maps: x, [B, C, X, Y, Z], floating, in channels-last format.
+        negative_slope: of the LeakyReLU, above 0.
+        eps: added to the variance.
+        border: voxels that are reflected at each end of each axis, 0 or 1.
+        dtype: of the result.
+
+    Returns:
+        [B, C, X + 2 border, ...] in channels-last format, and 1 / sqrt(variance + eps), [B, C].
+    """
+    batch, channels, x, y, z = maps.shape
+    row, voxels = z * channels, x * y * z
+    exact = torch.promote_types(maps.dtype, torch.float32)
+    wider = (batch, x + 2 * border, y + 2 * border, (z + 2 * border) * channels)
+    result = as_maps(maps.new_empty(wider, dtype=dtype), channels)
+    inverse = maps.new_empty(batch, channels, dtype=exact)
+    for some, parts in blocks(as_rows(maps), as_rows(result, border)):
+        mean = mean_of_voxels((rows.to(exact) for rows, _ in parts), channels, voxels)
+        mean = in_every_voxel(mean, row)
+        centred = made_of(parts, lambda rows, _, mean=mean: rows - mean)
+        variance = mean_of_voxels((part * part for part in centred()), channels, voxels)
+        inverse[some] = variance.add_(eps).rsqrt_()
+        scale = in_every_voxel(inverse[some], row)
+        for part, (_, inside) in zip(centred(), parts, strict=True):
+            # The scale is positive, so it does not matter which of the two comes first.
+            torch.mul(F.leaky_relu_(part, negative_slope), scale, out=inside)
+    if border:
+        reflect(result)
+    return result, inverse
+
+
+def norm_activation_gradient(
+    upstream: torch.Tensor,
+    result: torch.Tensor,
+    inverse: torch.Tensor,
+    negative_slope: float,
+    border: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The gradient of :func:`norm_activation` in its maps, by the gradient in its result.
+
+    With n = (x - mean) * inverse and g the gradient in n: inverse * (g - mean(g) - n * mean(g n)).
+
+    Args:
+        upstream: of the shape and format of ``result``; with a border it is overwritten.
+        result: of :func:`norm_activation`.
+        inverse: likewise.
+        negative_slope: likewise.
+        border: likewise.
+        dtype: of the maps.
+
+    Returns:
+        [B, C, X, Y, Z] in channels-last format.
+    """
+    if border:
+        fold_reflection(upstream)
+    channels = result.shape[1]
+    rows = as_rows(upstream, border)
+    voxels, row = rows[0].numel() // channels, rows.shape[3]
+    gradient = rows.new_empty(rows.shape, dtype=dtype)
+    for some, parts in blocks(rows, as_rows(result, border), gradient):
+        before = made_of(parts, lambda above, out, _: _before_activation(above, out, negative_slope, inverse.dtype))
+        scale = inverse[some]
+        shift = mean_of_voxels((g for g, _ in before()), channels, voxels).mul_(scale).neg_()
+        along = mean_of_voxels((g * normal for g, normal in before()), channels, voxels).mul_(scale).neg_()
+        scale, shift, along = (in_every_voxel(each, row) for each in (scale, shift, along))
+        for (g, normal), (*_, out) in zip(before(), parts, strict=True):
+            torch.addcmul(torch.addcmul(shift, normal, along), g, scale, out=out)
+    return as_maps(gradient, channels)
+
+
+def _before_activation(
+    upstream: torch.Tensor, out: torch.Tensor, negative_slope: float, exact: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient in front of the LeakyReLU, and the normalised map there."""
+    upstream, out = upstream.to(exact), out.to(exact)
+    gradient = torch.ops.aten.leaky_relu_backward(upstream, out, negative_slope, True)
+    return gradient, F.leaky_relu(out, 1 / negative_slope)
