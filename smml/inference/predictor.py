@@ -22,6 +22,7 @@ from smml.data.labels import LabelScheme, scheme_for_classes
 from smml.data.layouts import layout_named
 from smml.data.preprocessing import SHIPPED, find_preprocessing, prepare
 from smml.data.writing import write_probabilities, write_segmentation
+from smml.devices import keep_freed_memory
 from smml.errors import InputError
 from smml.inference.results import Encoding, Segmentation
 from smml.inference.windows import (
@@ -102,6 +103,8 @@ class Predictor:
         self.preprocessing = SHIPPED if preprocessing is None else preprocessing
         find_preprocessing(self.preprocessing)
         self.model, self.device = model.eval().to(device), torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision, self.prior = precision, prior
         self.spacing, self.window, self.overlap, self.keep_bytes = spacing, window, overlap, keep_bytes
         self.scheme = scheme_for_classes(model.config.num_classes)

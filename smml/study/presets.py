@@ -120,7 +120,9 @@ class StudyPreset:
             seed: one of ``seeds``.
             device: torch device.
         """
-        return TrainingConfig(**self.training, **arm.options, spacing=self.spacing, seed=seed, device=str(device))
+        # Every run of a study computes in the same precision, whatever is fastest where it is trained.
+        options = {"precision": "float32"} | self.training | arm.options
+        return TrainingConfig(**options, spacing=self.spacing, seed=seed, device=str(device))
 
     def to_dict(self) -> dict:
         """Plain values, as JSON gives them back."""

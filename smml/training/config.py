@@ -1,13 +1,13 @@
 """Every option of a training run, with its default, its range and its source."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from smml.data.preprocessing import LATEST, PREPROCESSINGS, find_preprocessing
 from smml.errors import InputError
-from smml.models.presets import Precision, preset
+from smml.models.presets import preset
 from smml.models.student import SeparateHeads
 from smml.options import BELOW_ONE, PATCH, POSITIVE, SEED, SHARE, SPACING, ZERO_OR_MORE, Range, check, count, option
 from smml_kernels import Gate
@@ -17,6 +17,8 @@ WORKERS = Range("be 0 or more and at most 1,000", lambda number: 0 <= number <= 
 INSIDE = Range("lie between 0 and 1", lambda number: 0 < number < 1)
 # What a run's config.json says besides its options: what it was trained on, and what made it.
 RUN_FACTS = frozenset({"cases", "weights", "sam", "spacing_mm", "versions", "commit", "processes", "hardware"})
+
+TrainingPrecision = Literal["auto", "float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class TrainingConfig:
         tumour_share: share of patches centred on a tumour voxel.
         gradient_clip: largest norm of the gradient of each network, student or refinement; 0 switches clipping off.
         precision: "float32", or "bf16" for bfloat16 autocast of the networks; the losses compute in float32 always.
+            "auto" is the faster of the two on the device (:func:`smml.devices.fastest_precision`), and in a run that is
+            resumed the one that it began with. The run's files name the one that was taken.
         ema: decay of the moving average of the weights (0.999, for example), which the predictor then uses; 0: none.
         compile: compile encoders and decoders with torch.compile, which takes minutes at the first step.
         recompute: keep no activations inside encoders and decoders but compute them again in the backward pass: a third
@@ -109,7 +113,7 @@ class TrainingConfig:
     tumour_share: float = option(0.6, "Share of patches centred on tumour; the rest on brain.", SHARE)
     gradient_clip: float = option(12.0, "Largest gradient norm of each network; 0: no clipping.", ZERO_OR_MORE)
     accumulate: int = option(1, "Parts in which a step's batch goes through, to save memory.", count(10_000))
-    precision: Precision = option("float32", "float32, or bf16 for autocast of the networks.")
+    precision: TrainingPrecision = option("auto", "float32, bf16 for autocast of the networks, or auto: the faster.")
     ema: float = option(0.0, "Decay of averaged weights for prediction, such as 0.999; 0: none.", BELOW_ONE)
     compile: bool = option(False, "Compile encoders and decoders first.")
     recompute: bool = option(False, "Slower, with a fraction of the memory.")

@@ -38,9 +38,11 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
         raise InputError(f"{output}: holds a training run already; continue it with --resume or choose another folder")
     checkpoint = load_checkpoint(existing)
     # An option that the file does not name is younger than it and had no say: that is what its default means. The
-    # default version of the preprocessing grows with the package.
-    stored = TrainingConfig().to_dict() | {"preprocessing": checkpoint.preprocessing} | checkpoint.config
-    different = sorted(key for key in wanted.keys() - FREE_OPTIONS if stored.get(key) != wanted[key])
+    # default version of the preprocessing grows with the package, and a run never had an undecided precision.
+    older = {"preprocessing": checkpoint.preprocessing, "precision": "float32"}
+    stored = TrainingConfig().to_dict() | older | checkpoint.config
+    free = FREE_OPTIONS | ({"precision"} if wanted["precision"] == "auto" else set())
+    different = sorted(key for key in wanted.keys() - free if stored.get(key) != wanted[key])
     if different:
         raise InputError(
             f"{existing}: was trained with "

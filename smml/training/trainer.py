@@ -5,8 +5,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -16,6 +17,7 @@ from smml.data.dataset import CohortDataset
 from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import plan_geometry
 from smml.data.reading import read_case
+from smml.devices import fastest_precision
 from smml.errors import InputError, LostProcess
 from smml.files import write_text
 from smml.models.checkpoint import Checkpoint, save_checkpoint
@@ -25,7 +27,7 @@ from smml.runs import CONFIG, LOG, Board, TrainingLog, provenance
 from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
-from smml.training.config import TrainingConfig
+from smml.training.config import TrainingConfig, TrainingPrecision
 from smml.training.ema import AverageWeights
 from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
@@ -137,6 +139,9 @@ class _Run:
         # A name does not say which weights: those that ship change with the version, and a file can be replaced.
         self.identity["sam"] = None if self.sam is None else weights_fingerprint(self.sam)
         start = resume_point(output, config.to_dict() | self.identity, resume)
+        if config.precision == "auto":
+            known = fastest_precision(ranks.device) if start is None else start.config.get("precision", "float32")
+            self.config = config = replace(config, precision=cast(TrainingPrecision, known))
         self.spacing = (config.spacing,) * 3 if config.spacing else _spacing_of(files)
         self.dataset = CohortDataset(
             files,
@@ -189,7 +194,9 @@ class _Run:
         config = self.config
         try:
             self.model.train()
-            with tqdm(initial=self.step, total=config.steps, desc="training", disable=not self.progress) as bar:
+            with tqdm(
+                initial=self.step, total=config.steps, desc=f"training in {config.precision}", disable=not self.progress
+            ) as bar:
                 for end in _phases(config, self.step):
                     if self._stops_early():
                         break

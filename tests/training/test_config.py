@@ -185,6 +185,7 @@ def losses(run: Path) -> list[dict]:
 def test_the_config_of_a_finished_run_repeats_it(smml, small_cohort, tmp_path, monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "tiny", ranks_server.NARROW)
     given = {"steps": 2, "batch_size": 1, "seed": 3, "separate_heads": "masked", "augment": False, "ema": 0.9}
+    given |= {"precision": "bf16"}
     assert smml("train", small_cohort, tmp_path / "start", "--steps", 1, "--batch-size", 1)[0] == 0
     words = [*words_of(given), "--weights", tmp_path / "start"]
     assert smml("train", small_cohort, tmp_path / "one", *words)[0] == 0

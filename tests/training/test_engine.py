@@ -33,8 +33,9 @@ from smml.training.validation import VALIDATION_COLUMNS, BestScore, split_cases
 
 NARROW = ranks_server.NARROW
 CONFIG = TrainingConfig(
-    steps=4, batch_size=2, patch=32, consistency_start=0.25, consistency_ramp=0.25, checkpoint_every=2, seed=3
-)
+    steps=4, batch_size=2, patch=32, consistency_start=0.25, consistency_ramp=0.25, checkpoint_every=2, seed=3,
+    precision="float32",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -29,8 +29,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(smml.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 # Three samples on two processes: one of them holds two, the other one.
 CONFIG = TrainingConfig(
-    steps=4, batch_size=3, patch=32, consistency_start=0.25, consistency_ramp=0.25, checkpoint_every=2, seed=3
-)
+    steps=4, batch_size=3, patch=32, consistency_start=0.25, consistency_ramp=0.25, checkpoint_every=2, seed=3,
+    precision="float32",
+)  # fmt: skip
 
 Job = Callable[..., None]
 

@@ -52,7 +52,7 @@ def prior(sam_file) -> SAMPrior:
 def config(sam_file) -> TrainingConfig:
     return TrainingConfig(
         steps=4, batch_size=1, patch=32, consistency_start=0.25, consistency_ramp=0.5, checkpoint_every=4, seed=3,
-        refinement=str(sam_file),
+        refinement=str(sam_file), precision="float32",
     )  # fmt: skip
 
 

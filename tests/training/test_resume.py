@@ -19,14 +19,15 @@ from smml.models import StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
 from smml.runs import TrainingLog
 from smml.sam import TinyConfig, build_tiny, save_tiny
-from smml.training import TrainingConfig, TrainingResult, train
+from smml.training import TrainingConfig, TrainingResult, train, trainer
 from smml.training.state import resume_point
 from smml.training.trainer import COLUMNS
 
 STEPS = 4
 CONFIG = TrainingConfig(
-    steps=STEPS, batch_size=1, patch=32, consistency_start=0.25, consistency_ramp=0.5, checkpoint_every=2, seed=3
-)
+    steps=STEPS, batch_size=1, patch=32, consistency_start=0.25, consistency_ramp=0.5, checkpoint_every=2, seed=3,
+    precision="float32",
+)  # fmt: skip
 
 # The presets' architecture with few channels takes the place of "tiny": some forty steps are taken here.
 NARROW = StudentConfig((2, 2, 4, 4, 8), token_width=12, heads=3, mlp_width=24, token_grid=2)
@@ -345,3 +346,28 @@ def test_a_fresh_run_starts_a_fresh_log(tmp_path):
     path.write_text("step,total\n0,1.5\n", encoding="utf-8")
     TrainingLog(path, ("step", "total")).close()
     assert path.read_text(encoding="utf-8") == "step,total\n"
+
+
+@pytest.mark.parametrize("fastest", ["bf16", "float32"])
+def test_an_automatic_precision_is_decided_once_and_kept(small_cohort, tmp_path, monkeypatch, capsys, fastest):
+    auto = TrainingConfig(**CONFIG.to_dict() | {"precision": "auto", "steps": 2, "checkpoint_every": 1})
+    monkeypatch.setattr(trainer, "fastest_precision", lambda device: fastest)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row):
+        if row["step"] == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(small_cohort, tmp_path / "run", auto, on_step=stop)
+    assert f"training in {fastest}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["precision"] == fastest
+    other = "float32" if fastest == "bf16" else "bf16"
+    monkeypatch.setattr(trainer, "fastest_precision", lambda device: other)
+    result = train(small_cohort, tmp_path / "run", auto, resume=True, progress=False)
+    assert load_checkpoint(result.checkpoint).config["precision"] == fastest
+    named = TrainingConfig(**auto.to_dict() | {"precision": other})
+    with pytest.raises(InputError, match=f"precision='{fastest}' instead of '{other}'"):
+        train(small_cohort, tmp_path / "run", named, resume=True, progress=False)
