@@ -318,9 +318,9 @@ def table(found: dict) -> str:
         "# Speed on a CPU",
         "",
         f"`{made['command']}`, {made['threads']} threads, medians of {made['repeats']} (of two for all 15 subsets), "
-        "contestants taking turns; "
-        f"{made['processor']}, torch {made['torch']}. Commit {made['commit']}, before: {made['before']}; official "
-        f"network: {made['official']}. Random volumes; nothing here depends on what they show.",
+        f"contestants taking turns; {made['processor']}, torch {made['torch']}. Commit {made['commit']} (that of "
+        f"each row is in speed.json), before: {made['before']}; official network: {made['official']}. "
+        "Random volumes; nothing here depends on what they show.",
         "",
     ]
     if "steps" in found:
