@@ -8,10 +8,7 @@ Preset `tiny` on 16 simulated subjects of 3 mm (cohort seed 80), each seed once 
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +18,7 @@ import torch
 from smml import Predictor, evaluate, find_cases, simulate_cohort, train
 from smml.data.labels import REGIONS
 from smml.files import write_text
+from smml.runs import provenance
 from smml.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,21 +50,13 @@ def main() -> None:
                 means = {region: float(table[table.region == region].dice.mean()) for region in REGIONS}
                 rows.append({"seed": seed, "precision": word, "seconds": seconds, "dice": means})
                 print(rows[-1], flush=True)
-    found = {"rows": rows, "made by": provenance(arguments)}
+    command = f"python scripts/measure_precision.py --steps {arguments.steps} --seeds {arguments.seeds}"
+    found = {
+        "rows": rows,
+        "made by": {"command": command, "threads": arguments.threads} | provenance(torch.device("cpu")),
+    }
     write_text(arguments.output / "precision.json", json.dumps(found, indent=1) + "\n")
     write_text(arguments.output / "precision.md", page(found))
-
-
-def provenance(arguments: argparse.Namespace) -> dict:
-    """Command, commit, versions and hardware."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "command": f"python scripts/measure_precision.py --steps {arguments.steps} --seeds {arguments.seeds}",
-        "commit": commit.stdout.strip() or None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads",
-    }
 
 
 def page(found: dict) -> str:
@@ -75,7 +65,8 @@ def page(found: dict) -> str:
     lines = [
         "# What bfloat16 costs in scores",
         "",
-        f"`{made['command']}`, commit {made['commit']}, torch {made['torch']}, {made['hardware']}. Preset `tiny`, "
+        f"`{made['command']}`, commit {made['commit']}, torch {made['versions']['torch']}, {made['hardware']}, "
+        f"{made['threads']} threads. Preset `tiny`, "
         "simulated subjects: 16 to train on (cohort seed 80), 8 held out (81). Mean Dice in points over cases and the "
         "15 subsets; losses and norms are computed in float32 in both.",
         "",

@@ -46,32 +46,26 @@ class ReflectConv(nn.Conv3d):
         border = self.kernel_size[0] // 2
         if border:
             maps = F.pad(maps, (border,) * 6, mode="reflect")
+        if not _has_onednn(maps):
+            return super().forward(maps)
+        dtype, stride, single = _computed_in(maps, self.weight), self.stride[0], self.in_channels == 1
         # The channel of an image lies side by side with itself in any order, and there the plain call is as fast.
-        if self.in_channels > 1 and lies_channels_last(maps):
-            dtype = _computed_in(maps, self.weight)
+        if lies_channels_last(maps) and not single:
             bias = None if self.bias is None else self.bias.to(dtype)
-            return channels_last.convolution(in_order(maps.to(dtype)), self.weight.to(dtype), bias, self.stride[0])
-        if maps.dtype != torch.float32 or self.weight.dtype != torch.float32 or not _has_onednn(maps):
-            return super().forward(maps)
-        dtype = _computed_in(maps, self.weight)
-        if dtype != torch.float32 and self.in_channels > 1:
-            return super().forward(maps)
+            return channels_last.convolution(in_order(maps.to(dtype)), self.weight.to(dtype), bias, stride)
         # Left to itself, PyTorch takes a slow routine in float32 for what it holds to be small. And for a single
         # channel float32 is the fastest of all.
-        arguments = [0] * 3, [self.stride[0]] * 3, [1] * 3, 1
-        return torch.mkldnn_convolution(maps, self.weight, self.bias, *arguments).to(dtype)
+        if maps.dtype == self.weight.dtype == torch.float32 and (single or dtype == torch.float32):
+            arguments = [0] * 3, [stride] * 3, [1] * 3, 1
+            return torch.mkldnn_convolution(maps, self.weight, self.bias, *arguments).to(dtype)
+        return super().forward(maps)
 
 
 class PreNormConv(nn.Module):
     """InstanceNorm -> LeakyReLU(0.2) -> convolution with reflect padding, [B, Cin, X, Y, Z] -> [B, Cout, X', Y', Z'].
 
-    The pre-normalised order of mmFormer. The norm has no affine part: its scale is absorbed by the convolution.
-
-    Args:
-        in_channels: of the input.
-        out_channels: of the output.
-        kernel_size: 3, or 1, which needs no border.
-        stride: 1 or 2.
+    The pre-normalised order of mmFormer. The norm has no affine part: its scale is absorbed by the convolution. The
+    arguments are those of :class:`ReflectConv`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:

@@ -25,6 +25,13 @@ class SMMLOutput:
     branches: tuple[StudentOutput, StudentOutput]
     refined: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    @classmethod
+    def of(cls, branches: Iterable[tuple[StudentOutput, torch.Tensor | None]]) -> "SMMLOutput":
+        """Of both branches, what :meth:`SMML.branch` says of each."""
+        (first, refined), (second, also_refined) = branches
+        pair = None if refined is None or also_refined is None else (refined, also_refined)
+        return cls((first, second), pair)
+
 
 class SMML(nn.Module):
     """Two students of one architecture and separate weights.
@@ -83,11 +90,7 @@ class SMML(nn.Module):
         if masks.ndim != 3 or masks.shape[0] != 2:
             raise InputError(f"masks must be [2, B, M], one a branch, found {list(masks.shape)}")
         shared = [None, None] if priors is None else priors
-        branches = [self.branch(number, x, masks[number], available, shared[number]) for number in (0, 1)]
-        (first, refined), (second, also_refined) = branches
-        if refined is None or also_refined is None:
-            return SMMLOutput((first, second))
-        return SMMLOutput((first, second), (refined, also_refined))
+        return SMMLOutput.of(self.branch(number, x, masks[number], available, shared[number]) for number in (0, 1))
 
     def branch(
         self,

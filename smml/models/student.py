@@ -13,7 +13,7 @@ from smml.models.decoder import FusionDecoder, SeparateDecoder
 from smml.models.fusion import FusionLayer
 from smml.models.presets import StudentConfig, preset
 from smml.models.transformer import InterModalTransformer, IntraModalTransformer
-from smml_kernels.channels_last import is_channels_last
+from smml_kernels.channels_last import as_voxels, is_channels_last, of_voxels
 
 SeparateHeads = Literal["available", "masked"]
 
@@ -252,8 +252,7 @@ class Student(nn.Module):
 def _spread(features: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Put the rows that were computed back into a batch, zero elsewhere."""
     # Voxels before channels where they lie so in memory, or the maps would be turned round.
-    order = (0, 2, 3, 4, 1) if is_channels_last(features) else (0, 1, 2, 3, 4)
-    back = (0, 4, 1, 2, 3) if is_channels_last(features) else order
-    kept = features.permute(order)
-    full = kept.new_zeros(len(rows), *kept.shape[1:])
-    return full.index_copy(0, rows.nonzero()[:, 0], kept).permute(back)
+    if is_channels_last(features):
+        return of_voxels(_spread(as_voxels(features), rows))
+    full = features.new_zeros(len(rows), *features.shape[1:])
+    return full.index_copy(0, rows.nonzero()[:, 0], features)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from smml.models.convolution import lies_channels_last
-from smml_kernels.channels_last import FORMAT
+from smml_kernels.channels_last import FORMAT, as_voxels, of_voxels
 
 
 def double(maps: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ class _Double(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, maps: torch.Tensor) -> torch.Tensor:
-        voxels = maps.contiguous(memory_format=FORMAT).permute(0, 2, 3, 4, 1)
+        voxels = as_voxels(maps.contiguous(memory_format=FORMAT))
         # The last axis first: its steps are the shortest, and there is least to do yet.
         for axis in (3, 2, 1):
             shape, last = list(voxels.shape), voxels.shape[axis] - 1
@@ -48,12 +48,12 @@ class _Double(torch.autograd.Function):
             first.select(axis, 0).copy_(voxels.select(axis, 0))
             second.select(axis, last).copy_(voxels.select(axis, last))
             voxels = pairs.flatten(axis, axis + 1)
-        return voxels.permute(0, 4, 1, 2, 3)
+        return of_voxels(voxels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: torch.Tensor) -> torch.Tensor:
-        voxels = upstream.contiguous(memory_format=FORMAT).permute(0, 2, 3, 4, 1)
+        voxels = as_voxels(upstream.contiguous(memory_format=FORMAT))
         for axis in (1, 2, 3):
             first, second = voxels.unflatten(axis, (-1, 2)).unbind(axis + 1)
             last = first.shape[axis] - 1
@@ -62,4 +62,4 @@ class _Double(torch.autograd.Function):
             voxels.narrow(axis, 1, last).add_(second.narrow(axis, 0, last), alpha=0.25)
             voxels.select(axis, 0).add_(first.select(axis, 0), alpha=0.25)
             voxels.select(axis, last).add_(second.select(axis, last), alpha=0.25)
-        return voxels.permute(0, 4, 1, 2, 3)
+        return of_voxels(voxels)

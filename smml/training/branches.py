@@ -6,10 +6,9 @@ picks the next one, the other branch computes.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import cast
 
 import torch
 
@@ -31,43 +30,22 @@ def side_by_side(model: SMML, config: TrainingConfig, device: torch.device) -> b
 
 def forward_and_backward(
     branch: Callable[[int], tuple[StudentOutput, torch.Tensor | None]],
-    objective: Callable[[SMMLOutput], Objective],
-    factor: float,
+    judge: Callable[[SMMLOutput], Objective],
 ) -> Objective:
     """One forward and one backward pass through both branches, each in a thread of its own.
 
     Args:
         branch: from 0 or 1 to that branch's output, and to its refined logits if there are any.
-        objective: of both.
-        factor: of the loss, before its gradient is taken.
+        judge: from both to their objective, whose backward pass it has run.
 
     Returns:
         The objective; the gradients have been added to the parameters.
     """
     pool = _pool(max(1, torch.get_num_threads() // len(BRANCHES)))
     made = list(pool.map(branch, BRANCHES))
-    cut, wholes, parts = [], [], []
-    for output, refined in made:
-        ends = _Ends()
-        cut.append(
-            (
-                replace(
-                    output,
-                    logits=ends.cut(output.logits),
-                    separate=tuple(None if head is None else ends.cut(head) for head in output.separate),
-                    deep=tuple(ends.cut(head) for head in output.deep),
-                    bottleneck=ends.cut(output.bottleneck),
-                ),
-                None if refined is None else ends.cut(refined),
-            )
-        )
-        wholes.append(ends.wholes)
-        parts.append(ends.parts)
-    first, second = cut
-    pair = None if first[1] is None else (first[1], cast(torch.Tensor, second[1]))
-    loss = objective(SMMLOutput((first[0], second[0]), pair))
-    (loss.total if factor == 1 else factor * loss.total).backward()
-    list(pool.map(_backward, wholes, parts))
+    ends = [_Ends() for _ in made]
+    loss = judge(SMMLOutput.of(end.cut_all(*both) for end, both in zip(ends, made, strict=True)))
+    list(pool.map(_Ends.backward, ends))
     return loss
 
 
@@ -78,17 +56,28 @@ class _Ends:
         self.wholes: list[torch.Tensor] = []
         self.parts: list[torch.Tensor] = []
 
-    def cut(self, output: torch.Tensor) -> torch.Tensor:
+    def cut_all(self, output: StudentOutput, refined: torch.Tensor | None) -> tuple[StudentOutput, torch.Tensor | None]:
+        """A branch's output with leaves for its tensors."""
+        cut = replace(
+            output,
+            logits=self._cut(output.logits),
+            separate=tuple(None if head is None else self._cut(head) for head in output.separate),
+            deep=tuple(map(self._cut, output.deep)),
+            bottleneck=self._cut(output.bottleneck),
+        )
+        return cut, None if refined is None else self._cut(refined)
+
+    def backward(self) -> None:
+        """The branch's own backward pass, from the gradients that the objective left in the leaves."""
+        pairs = zip(self.wholes, self.parts, strict=True)
+        reached = [(whole, part.grad) for whole, part in pairs if part.grad is not None]
+        torch.autograd.backward([whole for whole, _ in reached], [gradient for _, gradient in reached])
+
+    def _cut(self, output: torch.Tensor) -> torch.Tensor:
         leaf = output.detach().requires_grad_()
         self.wholes.append(output)
         self.parts.append(leaf)
         return leaf
-
-
-def _backward(outputs: Iterable[torch.Tensor], leaves: Iterable[torch.Tensor]) -> None:
-    """The branch's own backward pass, from the gradients that the objective left in the leaves."""
-    reached = [(output, leaf.grad) for output, leaf in zip(outputs, leaves, strict=True) if leaf.grad is not None]
-    torch.autograd.backward([output for output, _ in reached], [gradient for _, gradient in reached])
 
 
 @functools.cache

@@ -122,17 +122,15 @@ def _forward_and_backward(
             prior = None if priors is None else priors[number]
             return model.branch(number, batch["image"], masks[number], batch["available"], prior)
 
-    def whole(output: SMMLOutput) -> Objective:
-        return objective(output, batch["label"], config, step, ranks.group)
+    def judge(output: SMMLOutput) -> Objective:
+        loss = objective(output, batch["label"], config, step, ranks.group)
+        # Without accumulation not even a factor of 1: the numbers stay those of one plain backward pass, to the bit.
+        (loss.total if factor == 1 else factor * loss.total).backward()
+        return loss
 
     if side_by_side(model, config, ranks.device):
-        return forward_and_backward(branch, whole, factor)
-    (first, refined), (second, also_refined) = (branch(number) for number in BRANCHES)
-    pair = None if refined is None or also_refined is None else (refined, also_refined)
-    loss = whole(SMMLOutput((first, second), pair))
-    # Without accumulation not even a factor of 1: the numbers stay those of one plain backward pass, to the bit.
-    (loss.total if factor == 1 else factor * loss.total).backward()
-    return loss
+        return forward_and_backward(branch, judge)
+    return judge(SMMLOutput.of(map(branch, BRANCHES)))
 
 
 def shares(config: TrainingConfig, ranks: Ranks, first_step: int, end: int) -> Sequence[range]:

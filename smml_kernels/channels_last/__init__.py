@@ -10,6 +10,6 @@ one operation on a row of Z * C neighbours does for all channels what would othe
 
 from smml_kernels.channels_last.convolution import convolution
 from smml_kernels.channels_last.layer import pre_norm_convolution
-from smml_kernels.channels_last.rows import FORMAT, is_channels_last
+from smml_kernels.channels_last.rows import FORMAT, as_voxels, is_channels_last, of_voxels
 
-__all__ = ["FORMAT", "convolution", "is_channels_last", "pre_norm_convolution"]
+__all__ = ["FORMAT", "as_voxels", "convolution", "is_channels_last", "of_voxels", "pre_norm_convolution"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from smml_kernels.channels_last.rows import FORMAT
+from smml_kernels.channels_last.rows import FORMAT, as_voxels, of_voxels
 
 # Float32 numbers that one instruction multiplies.
 _LANES = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
@@ -58,7 +58,7 @@ def gradient_of_maps(upstream: torch.Tensor, maps: torch.Tensor, weight: torch.T
     """The gradient of :func:`convolution` in its maps, in channels-last format."""
     upstream = upstream.contiguous(memory_format=FORMAT)
     if stride > 1:
-        of_maps = _gradients(upstream, maps, weight, stride, [True, False, False])[0]
+        of_maps = _gradients(upstream, maps, weight, [stride] * 3, [True, False, False])[0]
         return of_maps.contiguous(memory_format=FORMAT)
     border = weight.shape[2] - 1
     mirrored = weight.flip(2, 3, 4).transpose(0, 1)
@@ -76,12 +76,12 @@ def gradient_of_weight(
     if weight.shape[2] == 1 and stride == 1 and maps.dtype == torch.float32:
         # oneDNN takes three times as long for these in float32. One product for each plane, then their sum: adding
         # all voxels one by one would lose a digit.
-        above, below = (each.permute(0, 2, 3, 4, 1).flatten(0, 1).flatten(1, 2) for each in (upstream, maps))
+        above, below = (as_voxels(each).flatten(0, 1).flatten(1, 2) for each in (upstream, maps))
         of_weight = (above.transpose(1, 2) @ below).sum(0).view_as(weight)
         return of_weight, above.sum((0, 1)) if with_bias else None
     wanted = [False, True, with_bias]
     if not _folds(out_channels, weight, stride, upstream.shape[4]):
-        _, of_weight, of_bias = _gradients(upstream, maps, weight, stride, wanted)
+        _, of_weight, of_bias = _gradients(upstream, maps, weight, [stride] * 3, wanted)
         return of_weight, of_bias
     two = _fold(upstream)
     # Of the kernel only the shape matters.
@@ -104,13 +104,13 @@ def _for_two(weight: torch.Tensor) -> torch.Tensor:
 def _unfold(two: torch.Tensor) -> torch.Tensor:
     """[B, 2 C, X, Y, Z / 2] -> [B, C, X, Y, Z]: in this format the same numbers in the same places."""
     batch, channels, x, y, z = two.shape
-    return two.permute(0, 2, 3, 4, 1).view(batch, x, y, 2 * z, channels // 2).permute(0, 4, 1, 2, 3)
+    return of_voxels(as_voxels(two).view(batch, x, y, 2 * z, channels // 2))
 
 
 def _fold(maps: torch.Tensor) -> torch.Tensor:
     """The inverse of :func:`_unfold`."""
     batch, channels, x, y, z = maps.shape
-    return maps.permute(0, 2, 3, 4, 1).view(batch, x, y, z // 2, 2 * channels).permute(0, 4, 1, 2, 3)
+    return of_voxels(as_voxels(maps).view(batch, x, y, z // 2, 2 * channels))
 
 
 def _onednn(
@@ -124,10 +124,9 @@ def _onednn(
 
 
 def _gradients(
-    upstream: torch.Tensor, maps: torch.Tensor, weight: torch.Tensor, stride: int | list[int], wanted: list[bool]
+    upstream: torch.Tensor, maps: torch.Tensor, weight: torch.Tensor, stride: list[int], wanted: list[bool]
 ) -> tuple[torch.Tensor, ...]:
     """PyTorch's own gradients of one convolution in maps, weight and bias."""
-    strides = [stride] * 3 if isinstance(stride, int) else stride
     sizes = [weight.shape[0]] if wanted[2] else None
-    arguments = (sizes, strides, [0] * 3, [1] * 3, False, [0] * 3, 1, wanted)
+    arguments = (sizes, stride, [0] * 3, [1] * 3, False, [0] * 3, 1, wanted)
     return torch.ops.aten.convolution_backward(upstream, maps, weight, *arguments)

@@ -16,6 +16,16 @@ def is_channels_last(maps: torch.Tensor) -> bool:
     return maps.is_contiguous(memory_format=FORMAT) and not maps.is_contiguous()
 
 
+def as_voxels(maps: torch.Tensor) -> torch.Tensor:
+    """[B, C, X, Y, Z] -> a view [B, X, Y, Z, C], contiguous if the channels lie side by side."""
+    return maps.permute(0, 2, 3, 4, 1)
+
+
+def of_voxels(voxels: torch.Tensor) -> torch.Tensor:
+    """The inverse of :func:`as_voxels`, a view."""
+    return voxels.permute(0, 4, 1, 2, 3)
+
+
 def as_rows(maps: torch.Tensor, border: int = 0) -> torch.Tensor:
     """[B, C, X, Y, Z] in this format -> a view [B, X, Y, Z * C], less ``border`` voxels at each end of each axis."""
     batch, channels, *edges = maps.shape
@@ -28,7 +38,7 @@ def as_rows(maps: torch.Tensor, border: int = 0) -> torch.Tensor:
 def as_maps(rows: torch.Tensor, channels: int) -> torch.Tensor:
     """The inverse of :func:`as_rows`: contiguous rows [B, X, Y, Z * C] -> a view [B, C, X, Y, Z]."""
     batch, x, y, row = rows.shape
-    return rows.view(batch, x, y, row // channels, channels).permute(0, 4, 1, 2, 3)
+    return of_voxels(rows.view(batch, x, y, row // channels, channels))
 
 
 def blocks(*rows: torch.Tensor) -> list[tuple[slice, list[tuple[torch.Tensor, ...]]]]:

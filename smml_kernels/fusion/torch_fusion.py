@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from smml_kernels.channels_last import is_channels_last, pre_norm_convolution
+from smml_kernels.channels_last import as_voxels, is_channels_last, of_voxels, pre_norm_convolution
 from smml_kernels.fusion import reference
 
 
@@ -42,19 +42,9 @@ def torch_masked_fusion(
                 out = out + f[:0].sum()
                 continue
             everyone = len(rows) == batch
-            x = f if everyone else _maps(_voxels(f).index_select(0, rows))
+            x = f if everyone else of_voxels(as_voxels(f).index_select(0, rows))
             columns = weight[:, m * channels : (m + 1) * channels, None, None, None]
             part = pre_norm_convolution(x, columns, None, negative_slope=negative_slope, eps=eps, dtype=dtype)
-            part = _voxels(part).to(accumulator)
+            part = as_voxels(part).to(accumulator)
             out = out + part if everyone else out.index_add(0, rows, part)
-        return _maps(out.to(dtype))
-
-
-def _voxels(maps: torch.Tensor) -> torch.Tensor:
-    """[B, C, X, Y, Z] -> a view [B, X, Y, Z, C]."""
-    return maps.permute(0, 2, 3, 4, 1)
-
-
-def _maps(voxels: torch.Tensor) -> torch.Tensor:
-    """The inverse of :func:`_voxels`."""
-    return voxels.permute(0, 4, 1, 2, 3)
+        return of_voxels(out.to(dtype))
