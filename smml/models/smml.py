@@ -27,7 +27,11 @@ class SMMLOutput:
 
     @classmethod
     def of(cls, branches: Iterable[tuple[StudentOutput, torch.Tensor | None]]) -> "SMMLOutput":
-        """Of both branches, what :meth:`SMML.branch` says of each."""
+        """Join what :meth:`SMML.branch` says of each branch.
+
+        Args:
+            branches: two pairs, each of a student's output and its refined probabilities, [B, K, X, Y, Z], or None.
+        """
         (first, refined), (second, also_refined) = branches
         pair = None if refined is None or also_refined is None else (refined, also_refined)
         return cls((first, second), pair)
