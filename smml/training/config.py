@@ -81,6 +81,8 @@ class TrainingConfig:
         seed: of weights, samples, masks and augmentation.
         checkpoint_every: steps between checkpoints.
         workers: processes that load data (0: the training process does it).
+        cache: memory for prepared cases, GiB, over all of a rank's processes together; what does not fit is read again
+            for each patch.
         device: torch device; a ``torch.device`` is kept as its name.
 
     Raises:
@@ -130,6 +132,7 @@ class TrainingConfig:
     seed: int = option(0, "Of weights, samples, masks and augmentation.", SEED)
     checkpoint_every: int = option(100, "Steps between checkpoints.", count(10_000_000))
     workers: int = option(0, "Processes that load data; 0: the training's own.", WORKERS)
+    cache: float = option(4.0, "Memory for prepared cases, GiB; the rest are read again each time.", ZERO_OR_MORE)
     device: str = option("cpu", "torch device, for example cpu or cuda.")
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from smml.training.config import TrainingConfig
 
 CHECKPOINT = "checkpoint.pt"
 # Where a run computes and how often it saves do not change what is computed.
-FREE_OPTIONS = frozenset({"checkpoint_every", "workers", "device", "tensorboard"})
+FREE_OPTIONS = frozenset({"cache", "checkpoint_every", "workers", "device", "tensorboard"})
 
 
 def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:

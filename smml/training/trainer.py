@@ -153,6 +153,7 @@ class _Run:
             tumour_share=config.tumour_share,
             preprocessing=config.preprocessing,
             appearance=config.appearance,
+            cache_bytes=round(config.cache * 2**30),
         )
         shares(config, ranks, 0, 1)  # refuses a batch that is too small, before anything is written
         torch.manual_seed(config.seed)
@@ -172,7 +173,7 @@ class _Run:
         elif weights is not None:
             self._start_from(weights)
         accelerate(self.model, config)
-        ranks.agree(config.to_dict() | self.identity | {"workers": None, "steps done": self.step})
+        ranks.agree(config.to_dict() | self.identity | {"workers": None, "cache": None, "steps done": self.step})
         if ranks.first:
             facts = (
                 config.to_dict()
