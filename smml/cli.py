@@ -163,6 +163,9 @@ def evaluate(
     both = evaluation.refinement_table(scores)
     if both is not None:
         typer.echo("\nstudent and refined, side by side\n" + evaluation.format_table(both))
+    added = evaluation.added_sequences(scores)
+    if len(added):
+        typer.echo(f"\nthe largest loss by one sequence more: {evaluation.largest_loss(added)}")
     typer.echo(f"\n{scores.protocol}\nscores in {csv}, table in {markdown}")
 
 

@@ -1,5 +1,6 @@
 """Scoring segmentations over the 15 subsets."""
 
+from smml.evaluation.added import Loss, added_sequences, format_added, largest_loss
 from smml.evaluation.bootstrap import Interval, bootstrap_mean
 from smml.evaluation.compare import Comparison, compare, format_comparison, published
 from smml.evaluation.evaluate import evaluate
@@ -10,15 +11,19 @@ from smml.evaluation.tables import format_table, refinement_table, summary_table
 __all__ = [
     "Comparison",
     "Interval",
+    "Loss",
     "Scores",
+    "added_sequences",
     "bootstrap_mean",
     "boundary_recall",
     "compare",
     "dice",
     "evaluate",
+    "format_added",
     "format_comparison",
     "format_table",
     "hd95",
+    "largest_loss",
     "published",
     "refinement_table",
     "summary_table",

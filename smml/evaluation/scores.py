@@ -118,6 +118,22 @@ class Scores:
             return {"": self}
         return {str(name): Scores(part, self.protocol) for name, part in self.frame.groupby("output")}
 
+    def output(self, name: str | None = None) -> "Scores":
+        """The scores of one output.
+
+        Args:
+            name: "student" or "refined"; by default the refined one where there is one. A file that tells no outputs
+                apart is the one that is asked for.
+
+        Raises:
+            InputError: they hold no such output.
+        """
+        outputs = self.outputs()
+        wanted = "" if list(outputs) == [""] else name or ("refined" if "refined" in outputs else "student")
+        if wanted not in outputs:
+            raise InputError(f"the scores hold no output {wanted!r}; evaluate a model that was trained with refinement")
+        return outputs[wanted]
+
 
 def _numbers(path: Path, column: pd.Series, meaning: str) -> pd.Series:
     """A column as numbers from 0, NaN where the file says that there is none."""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.evaluation.added import added_sequences, format_added, largest_loss
 from smml.evaluation.scores import Scores
 from smml.files import write_text
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
@@ -37,12 +38,7 @@ def summary_table(scores: Scores, *, post_processed: bool = False, output: str |
     missing = {"case", "subset", "region", column, "hd95"} - set(scores.frame.columns)
     if missing:
         raise InputError(f"the scores lack the columns {', '.join(sorted(missing))}; expected those of `evaluate`")
-    outputs = scores.outputs()
-    # A file that tells no outputs apart is the one that is asked for.
-    wanted = "" if list(outputs) == [""] else output or ("refined" if "refined" in outputs else "student")
-    if wanted not in outputs:
-        raise InputError(f"the scores hold no output {wanted!r}; evaluate a model that was trained with refinement")
-    frame, rows = outputs[wanted].frame, {}
+    frame, rows = scores.output(output).frame, {}
     for subset in map(subset_name, SUBSETS):
         chosen = frame[frame["subset"] == subset]
         if chosen.empty:
@@ -143,7 +139,7 @@ def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple
     csv, markdown = (Path(folder) / name for name in REPORT_FILES)
     scores.write(csv)
     plain, post = summary_table(scores), summary_table(scores, post_processed=True)
-    both = refinement_table(scores)
+    both, added = refinement_table(scores), added_sequences(scores)
     text = [
         f"# {title}",
         "",
@@ -158,5 +154,7 @@ def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple
     if both is not None:
         text[4:4] = ["## Refined, the final output", ""]
         text += ["## Student and refined, side by side", "", format_table(both), ""]
+    if len(added):
+        text += ["## One sequence more", "", f"The largest loss: {largest_loss(added)}.", "", format_added(added), ""]
     write_text(markdown, "\n".join(text))
     return csv, markdown

@@ -1,0 +1,100 @@
+"""What a further sequence changes: each subset beside the same subset with one sequence more.
+
+More information should never cost. Where a network loses Dice when a sequence is added, it trusts that sequence more
+than it deserves.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from smml.data.labels import REGIONS
+from smml.errors import InputError
+from smml.evaluation.scores import Scores
+from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The pair of nested subsets and the region that lose most.
+
+    Attributes:
+        subset: name of the smaller subset, such as "FLAIR".
+        added: name of the sequence that is added, such as "T1ce".
+        region: WT, TC or ET.
+        change: mean change of Dice, -1 to 1; at least 0 if no pair loses.
+        cases: number of cases that it is a mean over.
+    """
+
+    subset: str
+    added: str
+    region: str
+    change: float
+    cases: int
+
+    def __str__(self) -> str:
+        what = f"adding {self.added} to {self.subset} changes Dice {self.region} by {100 * self.change:+.1f} points"
+        return f"{what} (mean of {self.cases} case{'s' if self.cases > 1 else ''})"
+
+
+def added_sequences(scores: Scores, *, output: str | None = None) -> pd.DataFrame:
+    """The mean change of Dice by one sequence more, over the cases that have been scored on both subsets.
+
+    Args:
+        scores: of :func:`smml.evaluation.evaluate`, or read from a file.
+        output: "student" or "refined"; by default the refined one where there is one.
+
+    Returns:
+        One row for each pair that the scores hold, 28 if they hold all subsets: index "subset" and "added", columns
+        "cases", and "WT", "TC", "ET", the change of Dice (-1 to 1). Empty if no two subsets differ by one sequence.
+
+    Raises:
+        InputError: the scores lack that output.
+    """
+    frame = scores.output(output).frame
+    dice = frame.pivot_table(index="case", columns=["subset", "region"], values="dice")
+    rows = {}
+    for subset in SUBSETS:
+        for modality in MODALITIES:
+            if modality in subset:
+                continue
+            less, more = subset_name(subset), subset_name({*subset, modality})
+            if less not in dice or more not in dice:
+                continue
+            change = (dice[more] - dice[less]).dropna(how="all")
+            if len(change):
+                means = {region: change[region].mean() for region in REGIONS if region in change}
+                rows[less, DISPLAY_NAMES[modality]] = {"cases": len(change), **means}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["cases", *REGIONS])
+    table.index = pd.MultiIndex.from_tuples(list(rows), names=["subset", "added"])
+    return table
+
+
+def largest_loss(table: pd.DataFrame) -> Loss:
+    """Where one sequence more costs most: over all pairs and regions, the least mean change.
+
+    Args:
+        table: of :func:`added_sequences`.
+
+    Raises:
+        InputError: the table is empty.
+    """
+    changes = table[list(REGIONS)].stack().dropna()
+    if changes.empty:
+        raise InputError("no two subsets of these scores differ by one sequence, so none is added; score more subsets")
+    subset, added, region = changes.idxmin()
+    return Loss(subset, added, region, float(changes.min()), int(table.loc[(subset, added), "cases"]))
+
+
+def format_added(table: pd.DataFrame) -> str:
+    """A Markdown table of the pairs, those that lose most first; changes in points of Dice.
+
+    Args:
+        table: of :func:`added_sequences`.
+    """
+    ordered = table.loc[table[list(REGIONS)].min(axis=1).sort_values(kind="stable").index]
+    lines = ["| subset | added | cases | " + " | ".join(REGIONS) + " |", "|---|---|-:|" + "-:|" * len(REGIONS)]
+    for (subset, added), row in ordered.iterrows():
+        changes = " | ".join("–" if pd.isna(row[region]) else f"{100 * row[region]:+.1f}" for region in REGIONS)
+        lines.append(f"| {subset} | {added} | {int(row['cases'])} | {changes} |")
+    return "\n".join(lines)
