@@ -9,6 +9,9 @@ import quote_scores
 import yaml
 
 import smml
+from smml import course
+from smml.sam.training import scenes
+from smml.study.presets import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -31,6 +34,37 @@ def test_files_that_the_guide_for_contributors_names_are_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z-]+)", guide):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def cohort_seeds() -> list[tuple[int, str, str]]:
+    """Seed, purpose and file of each row of the table in CONVENTIONS."""
+    text = (ROOT / "docs" / "CONVENTIONS.md").read_text(encoding="utf-8")
+    table = text.split("<!-- cohort seeds -->")[1].split("<!-- end of cohort seeds -->")[0]
+    return [
+        (int(seed), purpose, file)
+        for seed, purpose, file in re.findall(r"^\| (\d+) \| (.+?) \| (\S*) ?\|$", table, re.M)
+    ]
+
+
+def test_a_cohort_seed_has_one_purpose_and_a_purpose_one_seed():
+    seeds, purposes, _ = zip(*cohort_seeds(), strict=True)
+    assert len(seeds) == len(set(seeds))
+    assert list(seeds) == sorted(seeds)
+    assert len(purposes) == len(set(purposes))
+
+
+def test_a_cohort_seed_stands_in_the_file_that_its_row_names():
+    """A study's held-out subjects have the seed after that of its training subjects: only the latter stands there."""
+    for seed, purpose, file in cohort_seeds():
+        named = seed - 1 if purpose.startswith("study") and purpose.endswith("held out") else seed
+        assert not file or re.search(rf"\b{named}\b", (ROOT / file).read_text(encoding="utf-8")), (seed, file)
+
+
+def test_the_cohorts_that_the_code_simulates_are_in_the_table():
+    known = {seed for seed, _, _ in cohort_seeds()}
+    studies = {preset.data_seed + held_out for preset in STUDIES.values() for held_out in (0, 1)}
+    course_ = {course.TRAINING_SEED, course.HELD_OUT_SEED}
+    assert studies | course_ | {scenes.TRAINING_SEED, scenes.HELD_OUT_SEED} <= known
 
 
 def glossary() -> dict[str, list[tuple[str, str]]]:

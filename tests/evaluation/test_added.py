@@ -23,7 +23,8 @@ def scores(dice, cases=("a", "b", "c"), subsets=SUBSETS) -> Scores:
 
 def test_all_28_pairs_of_nested_subsets_are_there_and_each_adds_one_sequence():
     table = added_sequences(scores(lambda case, subset, region: 0.1 * len(subset)))
-    assert len(table) == 28 and table.index.is_unique
+    assert len(table) == 28
+    assert table.index.is_unique
     assert (table["cases"] == 3).all()
     assert np.allclose(table[["WT", "TC", "ET"]], 0.1)
     for subset, added in table.index:
@@ -77,5 +78,6 @@ def test_of_two_outputs_the_refined_one_is_taken_unless_the_student_is_asked_for
 def test_the_table_begins_with_what_loses_most():
     table = added_sequences(scores(lambda c, s, r: 0.5 - (0.2 if set(s) == {"t1", "t2"} and r == "ET" else 0)))
     first, second = format_added(table).splitlines()[2:4]
-    assert first.endswith("| +0.0 | +0.0 | -20.0 |") and second.endswith("| +0.0 | +0.0 | -20.0 |")
+    assert first.endswith("| +0.0 | +0.0 | -20.0 |")
+    assert second.endswith("| +0.0 | +0.0 | -20.0 |")
     assert {first.split("|")[1].strip(), first.split("|")[2].strip()} == {"T1", "T2"}
