@@ -54,7 +54,7 @@ def cases_with(frame: pd.DataFrame, region: str) -> set[str]:
 
 
 def by_group(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice by subset over all cases and over those that enhance; the most that is called ET where there is none."""
+    """Mean Dice by subset, over all cases and over those that enhance, and the most that is called ET without any."""
     enhancing = cases_with(frame, "ET")
     rows = []
     for group, chosen in (("all", frame), ("enhancing", frame[frame["case"].isin(enhancing)])):

@@ -53,7 +53,7 @@ def added_sequences(scores: Scores, *, output: str | None = None) -> pd.DataFram
     """
     frame = scores.output(output).frame
     dice = frame.pivot_table(index="case", columns=["subset", "region"], values="dice")
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, float]] = {}
     for subset in SUBSETS:
         for modality in MODALITIES:
             if modality in subset:
@@ -63,8 +63,9 @@ def added_sequences(scores: Scores, *, output: str | None = None) -> pd.DataFram
                 continue
             change = (dice[more] - dice[less]).dropna(how="all")
             if len(change):
-                means = {region: change[region].mean() for region in REGIONS if region in change}
-                rows[less, DISPLAY_NAMES[modality]] = {"cases": len(change), **means}
+                rows[less, DISPLAY_NAMES[modality]] = {"cases": len(change)} | {
+                    str(region): change[region].mean() for region in REGIONS if region in change
+                }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["cases", *REGIONS])
     table.index = pd.MultiIndex.from_tuples(list(rows), names=["subset", "added"])
     return table
