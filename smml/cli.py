@@ -5,6 +5,7 @@ Imports of heavy modules happen inside the commands, so that ``smml --help`` ans
 
 import os
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -13,6 +14,7 @@ import typer
 
 from smml.config_command import configured
 from smml.errors import InputError, LostProcess, TrainingDiverged
+from smml.failures import explain
 
 app = typer.Typer(
     name="smml",
@@ -21,6 +23,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+)
+
+_FAULT = (
+    "this is a fault of smml, not of what it was given: please report it as an issue of the repository that smml comes "
+    "from, with the command, the lines above and those of `smml info`"
 )
 
 DeviceOption = Annotated[str, typer.Option(help="torch device, for example cpu or cuda.")]
@@ -32,12 +39,12 @@ RefineOption = Annotated[
 
 
 def main() -> None:
-    """Entry point: bad input ends in one sentence on stderr and exit status 2, never in a traceback."""
+    """Entry point: bad input and limits of the machine end in one sentence on stderr and exit status 2.
+
+    A traceback is left for faults of the program alone, with what to do about them.
+    """
     try:
         app()
-    except InputError as error:
-        sys.stderr.write(f"smml: {_who()}{error}\n")
-        sys.exit(2)
     except TrainingDiverged as error:
         sys.stderr.write(f"smml: {error}\n")
         sys.exit(1)
@@ -50,6 +57,14 @@ def main() -> None:
         if stop.code == 130:  # typer's answer to Ctrl-C
             sys.stderr.write("smml: interrupted; finished files are whole, and nothing half-written is left\n")
         raise
+    except Exception as error:
+        said = explain(error)
+        if said is None:
+            traceback.print_exc()
+            sys.stderr.write(f"smml: {_who()}{_FAULT}\n")
+            sys.exit(1)
+        sys.stderr.write(f"smml: {_who()}{said}\n")
+        sys.exit(2)
 
 
 @app.command()

@@ -25,6 +25,16 @@ class MissingPackage(InputError, ImportError):
         super().__init__(f'{what}; run pip install "smml[{extra}]"' + (f", or {otherwise}" if otherwise else ""))
         self.extra = extra
 
+    def __reduce__(self) -> tuple:
+        # From its own words: an error crosses to another process by being built again.
+        return _missing_package, (str(self), self.extra)
+
+
+def _missing_package(text: str, extra: str) -> MissingPackage:
+    error = MissingPackage.__new__(MissingPackage, text)
+    error.args, error.extra = (text,), extra
+    return error
+
 
 class TrainingDiverged(RuntimeError):
     """The loss or the gradient of a training is not finite any more. The last checkpoint is whole."""

@@ -254,6 +254,35 @@ def test_a_label_value_of_another_data_set_is_refused(run, case_folder, tmp_path
     assert "7" in sentence(run("train", case_folder, tmp_path / "run", "--steps", 1))
 
 
+def test_a_damaged_file_is_one_sentence_with_loader_processes_too(run, small_cohort, tmp_path):
+    data = Path(shutil.copytree(small_cohort, tmp_path / "data"))
+    for case in find_cases(data):
+        case.images["t2"].path.write_bytes(case.images["t2"].path.read_bytes()[:1000])
+    said = sentence(run("train", data, tmp_path / "run", "--steps", 2, "--workers", 1, "--spacing", 6))
+    assert "_t2.nii.gz: expected a complete .nii.gz image" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(28, "No space left on device", "cohort/x"), 2, "smml: cohort/x: no space left on the disk"),
+        (MemoryError("Unable to allocate 1 TiB"), 2, "smml: too little memory (Unable to allocate 1 TiB)"),
+        (KeyError("t1"), 1, "smml: this is a fault of smml"),
+    ],
+)
+def test_limits_end_in_one_sentence_and_faults_keep_their_traceback(run, tmp_path, monkeypatch, error, status, said):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("smml.data.simulate_cohort", fails)
+    found, out, err = run("simulate", tmp_path / "new")
+    assert (found, out) == (status, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(said)
+    assert ("Traceback" in err) == (status == 1)
+    assert status == 2 or "`smml info`" in last
+
+
 def test_interrupting_leaves_nothing_half_written(run, small_cohort, tmp_path, monkeypatch):
     import smml.data.simulation.cohort as cohort
 

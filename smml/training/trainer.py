@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from smml.data.dataset import CohortDataset
@@ -29,6 +28,7 @@ from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
 from smml.training.config import TrainingConfig, TrainingPrecision
 from smml.training.ema import AverageWeights
+from smml.training.loading import load_batches
 from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
 from smml.training.state import (
@@ -351,16 +351,13 @@ def _batches(
     dataset: CohortDataset, config: TrainingConfig, ranks: Ranks, first_step: int, end: int
 ) -> Iterator[tuple[dict[str, torch.Tensor], ...]]:
     """This rank's share of the micro-batches of each step from ``first_step`` up to ``end``."""
-    loader = DataLoader(
+    loaded = load_batches(
         dataset,
-        batch_sampler=shares(config, ranks, first_step, end),  # type: ignore[arg-type]  # any sequences of indices do
-        num_workers=config.workers,
+        shares(config, ranks, first_step, end),
+        workers=config.workers,
         pin_memory=ranks.device.type == "cuda",
-        # A generator of its own: by default each new loader draws a seed from the global one, and a resumed run, which
-        # makes one loader more, would then see other dropout masks.
-        generator=torch.Generator(),
     )
-    return zip(*[iter(loader)] * config.accumulate, strict=True)
+    return zip(*[loaded] * config.accumulate, strict=True)
 
 
 def _spacing_of(files: Sequence[CaseFiles]) -> tuple[float, float, float]:

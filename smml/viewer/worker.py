@@ -18,6 +18,7 @@ from smml.data.case import Case
 from smml.data.labels import REGIONS, LabelScheme, Region
 from smml.errors import InputError
 from smml.evaluation.metrics import dice, hd95
+from smml.failures import explain
 from smml.inference import Cancelled, Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name
 
@@ -301,7 +302,7 @@ class Worker:
             # Whatever a model or a full memory brings up belongs on screen; the worker must live on.
             except Exception as error:
                 logging.getLogger(__name__).debug("segmentation failed", exc_info=True)
-                message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                message = explain(error) or f"{type(error).__name__}: {error}"
                 if self._current(job):
                     self._tell(Event("failed", job.subset, job.wished, message=message))
             with self._state:
