@@ -316,11 +316,23 @@ def train_sam() -> None:
 @app.command()
 def info(
     data: Annotated[Path | None, typer.Argument(help="A folder of cases to describe.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look whether every case of the folder can be used: labels, headers.")
+    ] = False,
 ) -> None:
     """Versions, device, which kernels are active, shipped weights and, on wish, the cohort in a folder."""
-    from smml.info import describe
+    from smml.info import check_cohort, describe
 
-    typer.echo(describe(data))
+    if not check:
+        typer.echo(describe(data))
+        return
+    if data is None:
+        raise InputError("--check: name the folder of cases to look at, as in smml info --check FOLDER")
+    cohort, problems = check_cohort(data)
+    typer.echo("\n".join([cohort, *problems.values()]))
+    if problems:
+        raise InputError(f"{data}: {len(problems)} of its cases cannot be used ({', '.join(list(problems)[:5])})")
+    typer.echo("every label, and the header and length of every image, is as it must be")
 
 
 def _how_it_ended(result, config) -> str:

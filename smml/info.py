@@ -2,6 +2,7 @@
 
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 
 import smml
 import smml_kernels
-from smml.data import find_cases
+from smml.data import CaseFiles, find_cases
+from smml.data.checking import find_problems
 from smml.models.checkpoint import SHIPPED, load_checkpoint
 from smml.sam.download import OFFICIAL, cache_folder
 
@@ -41,8 +43,24 @@ def describe(data: Path | None = None) -> str:
         )
     lines.append("SAM: 'tiny' ships with the package; " + "; ".join(_official_sams()))
     if data is not None:
-        lines += _describe_cohort(data)
+        lines.append(_describe_cohort(data, find_cases(data)))
     return "\n".join(lines)
+
+
+def check_cohort(data: Path) -> tuple[str, dict[str, str]]:
+    """Look at every case of a folder as training and evaluation do before they begin.
+
+    Args:
+        data: the folder.
+
+    Returns:
+        A line on the cohort, and by id what is wrong with each case that cannot be used.
+
+    Raises:
+        InputError: the folder is missing or holds no cases.
+    """
+    cases = find_cases(data)
+    return _describe_cohort(data, cases), find_problems(cases)
 
 
 def _official_sams() -> list[str]:
@@ -61,11 +79,10 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _describe_cohort(data: Path) -> list[str]:
-    cases = find_cases(data)
+def _describe_cohort(data: Path, cases: Sequence[CaseFiles]) -> str:
     layouts = ", ".join(sorted({case.layout for case in cases}))
     sequences = Counter(name for case in cases for name in case.modalities)
     having = ", ".join(f"{name} {count}" for name, count in sequences.items())
     kind = "simulated cases" if (data / "simulated.json").exists() else "cases"
     labelled = sum(case.label is not None for case in cases)
-    return [f"cohort {data}: {len(cases)} {kind} ({layouts}), {labelled} with a segmentation; sequences: {having}"]
+    return f"cohort {data}: {len(cases)} {kind} ({layouts}), {labelled} with a segmentation; sequences: {having}"

@@ -257,7 +257,10 @@ def test_a_label_value_of_another_data_set_is_refused(run, case_folder, tmp_path
 def test_a_damaged_file_is_one_sentence_with_loader_processes_too(run, small_cohort, tmp_path):
     data = Path(shutil.copytree(small_cohort, tmp_path / "data"))
     for case in find_cases(data):
-        case.images["t2"].path.write_bytes(case.images["t2"].path.read_bytes()[:1000])
+        # In the middle, where the look before the training does not see it.
+        content = bytearray(case.images["t2"].path.read_bytes())
+        content[len(content) // 2] ^= 255
+        case.images["t2"].path.write_bytes(content)
     said = sentence(run("train", data, tmp_path / "run", "--steps", 2, "--workers", 1, "--spacing", 6))
     assert "_t2.nii.gz: expected a complete .nii.gz image" in said
 
@@ -281,6 +284,47 @@ def test_limits_end_in_one_sentence_and_faults_keep_their_traceback(run, tmp_pat
     assert last.startswith(said)
     assert ("Traceback" in err) == (status == 1)
     assert status == 2 or "`smml info`" in last
+
+
+@pytest.fixture
+def foreign(small_cohort, tmp_path) -> Path:
+    """A cohort whose last case has a label value of another data set."""
+    data = Path(shutil.copytree(small_cohort, tmp_path / "foreign"))
+    damage(find_cases(data)[-1].label.parent, "seg", lambda v: np.where(v == 4, 7, v))
+    return data
+
+
+def test_a_bad_case_is_told_before_the_first_step_and_before_the_first_score(
+    run, foreign, small_cohort, checkpoint, tmp_path, monkeypatch
+):
+    """Also where it is one of those to validate on, which are read long after the first step."""
+    monkeypatch.setattr("smml.training.trainer.take_step", lambda *_, **__: pytest.fail("a step was taken"))
+    monkeypatch.setattr("smml.inference.predictor.prepare", lambda *_: pytest.fail("segmented"))
+    for words in (
+        ["train", foreign, tmp_path / "run"],
+        ["evaluate", foreign, "--checkpoint", checkpoint, "--output", tmp_path / "scores"],
+    ):
+        assert "label value 7 is not one of 0, 1, 2, 4" in sentence(run(*words))
+    others = Path(shutil.copytree(small_cohort, tmp_path / "others"))
+    for case in find_cases(others):
+        case.label.parent.rename(others / case.id.replace("BraTS2021_0", "BraTS2021_9"))
+    for file in others.rglob("*.nii.gz"):
+        file.rename(file.with_name(file.name.replace("BraTS2021_0", "BraTS2021_9")))
+    said = sentence(run("train", others, tmp_path / "run", "--validate-every", 1, "--validation", foreign))
+    assert "label value 7 is not one of 0, 1, 2, 4" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_info_looks_at_every_case_and_lists_the_bad_ones(run, foreign, small_cohort):
+    status, out, err = run("info", "--check", foreign)
+    assert status == 2
+    assert "label value 7 is not one of 0, 1, 2, 4" in out
+    assert f"{foreign}: 1 of its cases cannot be used (BraTS2021_00002)" in err
+    status, out, _ = run("info", small_cohort, "--check")
+    assert status == 0
+    assert out.splitlines()[-1].startswith("every label, and the header")
+    assert "kernel" not in out
+    assert "name the folder" in sentence(run("info", "--check"))
 
 
 def test_interrupting_leaves_nothing_half_written(run, small_cohort, tmp_path, monkeypatch):

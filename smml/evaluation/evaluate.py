@@ -8,6 +8,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from smml.data.case import Case
+from smml.data.checking import check_cases
 from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles
 from smml.data.reading import read_case
@@ -54,8 +55,8 @@ def evaluate(
         the protocol, which says how the numbers came about.
 
     Raises:
-        InputError: no case, a case without a label, or a case whose classes are not the model's; told before the first
-            case is segmented.
+        InputError: no case, a case without a label, one whose classes are not the model's, or one whose files cannot
+            be used (:func:`smml.data.checking.check_cases`); told before the first case is segmented.
     """
     if not len(cases):
         raise InputError("no cases to evaluate: name a folder that holds some")
@@ -64,6 +65,7 @@ def evaluate(
         _check(item, predictor)
     wanted = [parse_subset(subset) for subset in subsets]
     ranks = ranks or Ranks()
+    check_cases([item for item in cases if isinstance(item, CaseFiles)], ranks=ranks, progress=progress)
     by_case: dict[int, list[dict]] = {}
     own = ranks.deal(len(cases))
     with tqdm(total=len(own) * len(wanted), desc="evaluating", unit="subset", disable=not progress) as bar:

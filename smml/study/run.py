@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from smml.data import simulate_cohort
+from smml.data.checking import check_cases
 from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.files import write_text
@@ -69,7 +70,12 @@ def run_study(
         raise InputError(f"seed {strange[0]} is not one of preset {preset!r}: its seeds are {list(sizes.seeds)}")
     _claim(output, {"preset": preset} | sizes.to_dict())
     for name, count, cohort_seed in _cohorts(sizes):
-        simulate_cohort(output / "cohort" / name, count, spacing=sizes.spacing, seed=cohort_seed, progress=progress)
+        folder = output / "cohort" / name
+        # The cases held out too, which are read after the first training only.
+        check_cases(
+            simulate_cohort(folder, count, spacing=sizes.spacing, seed=cohort_seed, progress=progress),
+            progress=progress,
+        )
     # Seed by seed, so that an unfinished study compares all arms on fewer seeds rather than fewer arms.
     trained = dict.fromkeys(arm.trained_as or name for name, arm in chosen.items())
     jobs = [(name, seed) for seed in (sizes.seeds if seeds is None else seeds) for name in trained]
