@@ -37,6 +37,8 @@ class Layout:
         file: format of a file's path below the root, from ``case``, ``token`` and, in 2015, ``grade`` and ``number``.
         label_file: the same for the label where it differs.
         channels: modalities along the last axis where one 4D file holds them all.
+        patient: what a case's id looks like, with the patient's name as its group, where a patient can have several
+            cases (visits); None where each case is a patient of its own.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Layout:
     file: str
     label_file: str | None = None
     channels: tuple[str, ...] | None = None
+    patient: str | None = None
 
     @functools.cached_property
     def file_pattern(self) -> re.Pattern:
@@ -73,6 +76,7 @@ LAYOUTS: dict[str, Layout] = {
             r"brats_\w+",
             _SEQUENCE_2015,
             _SEQUENCE_2015.replace("VSD.Brain.", "VSD.Brain_3more."),
+            patient=r"(\w+?)(?:_\d+)?",
         ),
         Layout(
             "brats2018",
@@ -83,6 +87,8 @@ LAYOUTS: dict[str, Layout] = {
             # 2017 and 2019 are named alike and labelled alike.
             r"Brats1[789]_\w+",
             "HGG/{case}/{case}_{token}.nii.gz",
+            # The releases of three years share patients.
+            patient=r"Brats1\d_(\w+?)(?:_\d+)?",
         ),
         Layout(
             "brats2020",
@@ -110,6 +116,7 @@ LAYOUTS: dict[str, Layout] = {
             "BraTS-GLI-{number:05d}-000",
             r"BraTS-GLI-\d+-\d+",
             "{case}/{case}-{token}.nii.gz",
+            patient=r"(BraTS-GLI-\d+)-\d+",
         ),
         Layout(
             "msd",
@@ -190,6 +197,13 @@ class CaseFiles:
     def scheme(self) -> LabelScheme:
         """Label values of the layout."""
         return layout_named(self.layout).scheme
+
+    @property
+    def patient(self) -> str:
+        """The patient's name, which the cases of one patient share, in small letters."""
+        pattern = layout_named(self.layout).patient
+        match = re.fullmatch(pattern, self.id, re.IGNORECASE) if pattern else None
+        return (match[1] if match else self.id).casefold()
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ class TrainingConfig:
         recompute: keep no activations inside encoders and decoders but compute them again in the backward pass: a third
             more time for a fraction of the memory, and the same results.
         validate_every: steps between validations (:mod:`smml.training.validation`); 0: none.
-        validation: folder of labelled cases to validate on; empty holds some of the training cases out.
-        holdout: share of the cases that is held out for validation if ``validation`` names no folder.
+        validation: folder of labelled cases of other patients to validate on; empty holds some of the training's out.
+        holdout: share of the patients that is held out for validation if ``validation`` names no folder.
         patience: stop after this many validations in a row without a new best; 0: never. Like ``validation``, it needs
             ``validate_every``.
         tensorboard: write the log for TensorBoard too (needs the package ``tensorboard``).
@@ -121,7 +121,7 @@ class TrainingConfig:
     recompute: bool = option(False, "Slower, with a fraction of the memory.")
     validate_every: int = option(0, "Steps between validations; 0: none.", count(10_000_000, off=True))
     validation: str = option("", "Folder of cases to validate on; empty holds some out.")
-    holdout: float = option(0.1, "Share of the cases that is held out for validation.", INSIDE)
+    holdout: float = option(0.1, "Share of the patients that is held out for validation.", INSIDE)
     patience: int = option(
         0, "Stop after so many validations without a new best; 0: never.", count(10_000_000, off=True)
     )

@@ -58,32 +58,39 @@ class BestScore:
 def split_cases(files: Sequence[CaseFiles], config: TrainingConfig) -> tuple[list[CaseFiles], list[CaseFiles]]:
     """The cases to train on and those to validate on, by ``config.validation`` or ``config.holdout``.
 
-    Which cases are held out follows from the seed and the order of the cases alone.
+    No patient is on both sides. Which patients are held out follows from the seed and the order of the cases alone.
 
     Raises:
-        InputError: no case would be left to train on, a case of the folder is trained on too, or one has no label.
+        InputError: no case would be left to train on, a patient of the folder is trained on too, or a case has no
+            label.
     """
     files = list(files)
     if not config.validate_every:
         return files, []
     if config.validation:
         held = find_cases(config.validation)
-        same = {case.id for case in files} & {case.id for case in held}
+        ours = {case.patient: case.id for case in files}
+        same = {case.patient: case.id for case in held if case.patient in ours}
         if same:
+            there = min(same.values())
+            here = ours[next(patient for patient, case in same.items() if case == there)]
+            as_what = "" if here == there else f", trained on as {here}"
             raise InputError(
-                f"validation: {config.validation} holds {len(same)} cases that are trained on (for example "
-                f"{min(same)}); name a folder of other cases, or hold some out with holdout"
+                f"validation: {config.validation} holds {len(same)} of the patients that are trained on (for example "
+                f"{there}{as_what}); name a folder of other patients, or hold some out with holdout"
             )
     else:
-        count = max(1, round(config.holdout * len(files)))
-        if count >= len(files):
+        patients = list(dict.fromkeys(case.patient for case in files))
+        count = max(1, round(config.holdout * len(patients)))
+        if count >= len(patients):
             raise InputError(
-                f"holdout of {config.holdout:g} leaves none of the {len(files)} cases to train on: lower it, or give "
-                "more cases"
+                f"holdout of {config.holdout:g} leaves none of the {len(patients)} patients to train on: lower it, or "
+                "give more cases"
             )
-        chosen = set(np.random.default_rng([config.seed, 5]).permutation(len(files))[:count].tolist())
-        held = [case for number, case in enumerate(files) if number in chosen]
-        files = [case for number, case in enumerate(files) if number not in chosen]
+        order = np.random.default_rng([config.seed, 5]).permutation(len(patients))
+        chosen = {patients[number] for number in order[:count]}
+        held = [case for case in files if case.patient in chosen]
+        files = [case for case in files if case.patient not in chosen]
     unlabelled = [case.id for case in held if case.label is None]
     if unlabelled:
         raise InputError(f"validation: case {unlabelled[0]} has no segmentation; validate on labelled cases")

@@ -359,3 +359,17 @@ def test_find_case_refuses_with_one_sentence(tmp_path, monkeypatch, names, messa
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         find_case(names)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "cases", "patient"),
+    [
+        ("brats2015", ["HGG_brats_tcia_pat105_0001", "HGG_brats_tcia_pat105_0088"], "hgg_brats_tcia_pat105"),
+        ("brats2018", ["Brats18_TCIA02_135_1", "BraTS19_TCIA02_135_2"], "tcia02_135"),
+        ("brats2023", ["BraTS-GLI-00001-000", "brats-gli-00001-001"], "brats-gli-00001"),
+        ("brats2021", ["BraTS2021_00001"], "brats2021_00001"),
+        ("msd", ["BRATS_001"], "brats_001"),
+    ],
+)
+def test_visits_of_a_patient_share_the_patient_s_name(layout, cases, patient):
+    assert {CaseFiles(case, layout, {}).patient for case in cases} == {patient}

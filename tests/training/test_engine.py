@@ -17,7 +17,7 @@ import ranks_server
 import torch
 
 from smml import cli, runs
-from smml.data import find_cases
+from smml.data import CaseFiles, find_cases
 from smml.errors import InputError, MissingPackage, TrainingDiverged
 from smml.evaluation import evaluate
 from smml.figures import curves_figure
@@ -243,10 +243,34 @@ def test_cases_held_out_are_not_trained_on(small_cohort, options):
     assert (len(kept), len(held)) == (2, 1)
     assert {case.id for case in kept} | {case.id for case in held} == {case.id for case in files}
     assert split_cases(files, CONFIG) == (files, [])
-    with pytest.raises(InputError, match="holds 3 cases that are trained on"):
+    with pytest.raises(InputError, match="holds 3 of the patients that are trained on"):
         split_cases(files, run_config(validate_every=1, validation=str(small_cohort)))
-    with pytest.raises(InputError, match="leaves none of the 1 cases"):
+    with pytest.raises(InputError, match="leaves none of the 1 patients"):
         split_cases(files[:1], run_config(validate_every=1))
+
+
+def visits(layout: str, *names: str) -> list[CaseFiles]:
+    return [CaseFiles(name, layout, {}, Path(f"{name}-seg.nii.gz")) for name in names]
+
+
+def test_no_patient_is_on_both_sides_of_the_hold_out():
+    files = visits("brats2023", *(f"BraTS-GLI-{patient:05d}-{visit:03d}" for patient in range(8) for visit in range(3)))
+    for seed in range(4):
+        kept, held = split_cases(files, run_config(validate_every=1, holdout=0.25, seed=seed))
+        assert (len(kept), len(held)) == (18, 6)
+        assert not {case.patient for case in kept} & {case.patient for case in held}
+
+
+def test_a_folder_to_validate_on_that_shares_a_patient_is_refused_by_the_names_of_both_visits(monkeypatch):
+    ours = visits("brats2023", "BraTS-GLI-00001-000", "BraTS-GLI-00002-000")
+    theirs = visits("brats2023", "BraTS-GLI-00001-001", "BraTS-GLI-00003-000")
+    monkeypatch.setattr("smml.training.validation.find_cases", lambda _: theirs)
+    config = run_config(validate_every=1, validation="held")
+    with pytest.raises(
+        InputError, match=r"holds 1 of the patients .* BraTS-GLI-00001-001, trained on as BraTS-GLI-00001-000\)"
+    ):
+        split_cases(ours, config)
+    assert split_cases(ours[1:], config) == (ours[1:], theirs)
 
 
 def test_a_run_stops_early_when_validation_no_longer_improves(small_cohort, tmp_path, monkeypatch):
