@@ -15,6 +15,7 @@ import typer
 from smml.config_command import configured
 from smml.errors import InputError, LostProcess, TrainingDiverged
 from smml.failures import explain
+from smml.launcher import own_place
 
 app = typer.Typer(
     name="smml",
@@ -384,8 +385,11 @@ def _check_outputs(files, output: Path, probabilities: Path | None) -> None:
 
 def _who() -> str:
     """Which process of several is talking."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    return f"process {os.environ.get('RANK', '?')} of {count}: " if count > 1 else ""
+    try:
+        place = own_place()
+    except InputError:  # which is what is being said, if the command needs to know it
+        return ""
+    return f"process {place.rank} of {place.count}: " if place.count > 1 else ""
 
 
 def _say(text: str) -> None:
@@ -396,7 +400,7 @@ def _say(text: str) -> None:
 
 def _speaks() -> bool:
     """Whether this is the process, of one or several, that talks."""
-    return os.environ.get("RANK", "0") == "0"
+    return own_place().rank == 0
 
 
 def _use_threads(threads: int) -> None:

@@ -35,6 +35,7 @@ import torch.distributed as dist
 
 from smml.devices import find_device
 from smml.errors import InputError, LostProcess
+from smml.launcher import Place, own_place
 
 # How long the others may take over what is shared out unevenly, such as SAM's priors of a large case.
 TIMEOUT_MINUTES = 30.0
@@ -177,18 +178,17 @@ def start_ranks(device: str | torch.device = "cpu", *, timeout_minutes: float = 
         timeout_minutes: how long a process waits for the others before it gives up.
 
     Raises:
-        InputError: the device is not usable, or the machine has fewer GPUs than processes.
+        InputError: the device is not usable, the machine has fewer GPUs than processes, or the environment is not one
+            of ``torchrun`` (:func:`smml.launcher.own_place`).
         LostProcess: the other processes do not come, one of them ended before the work was done (its number is named if
             it can be found out), or the launcher told this one to stop (SIGTERM).
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
     joined = dist.is_available() and dist.is_initialized()
-    if joined:
-        count = dist.get_world_size()
-    if count == 1:
+    place = _place_in_group() if joined else own_place()
+    if place.count == 1:
         yield Ranks(device=find_device(device))
         return
-    own = _own_device(device)
+    count, own = place.count, _own_device(device, place.local)
     store = None
     if not joined:
         store = _join(own, timedelta(minutes=timeout_minutes))
@@ -207,11 +207,16 @@ def start_ranks(device: str | torch.device = "cpu", *, timeout_minutes: float = 
         dist.destroy_process_group()
 
 
-def _own_device(device: str | torch.device) -> torch.device:
-    """The device of this process among those on its machine."""
+def _place_in_group() -> Place:
+    """The place in a group that the program made itself, whatever the environment says of others."""
+    local = os.environ.get("LOCAL_RANK", "")
+    return Place(dist.get_rank(), dist.get_world_size(), int(local) if local.isdigit() else 0)
+
+
+def _own_device(device: str | torch.device, local: int) -> torch.device:
+    """The device of the process of that number on its machine."""
     if str(device) != "cuda":
         return find_device(device)
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available() and local >= torch.cuda.device_count():
         raise InputError(
             f"process {local} of this machine has no GPU, there are {torch.cuda.device_count()}: start at most as many "

@@ -286,6 +286,16 @@ def test_limits_end_in_one_sentence_and_faults_keep_their_traceback(run, tmp_pat
     assert status == 2 or "`smml info`" in last
 
 
+@pytest.mark.parametrize("size", ["", "2"])
+def test_half_a_launcher_is_one_sentence_at_once(run, small_cohort, tmp_path, monkeypatch, size):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    said = sentence(run("train", small_cohort, tmp_path / "run"))
+    assert "torchrun" in said
+    assert ("WORLD_SIZE" if not size else "RANK") in said
+
+
 @pytest.fixture
 def foreign(small_cohort, tmp_path) -> Path:
     """A cohort whose last case has a label value of another data set."""
