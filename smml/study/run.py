@@ -27,6 +27,7 @@ from smml.errors import InputError
 from smml.evaluation import evaluate
 from smml.files import write_text
 from smml.inference import Predictor
+from smml.locks import claimed
 from smml.runs import CONFIG, LOG
 from smml.study.presets import ARMS, READINGS, StudyPreset, arms_named, study_preset
 from smml.training import train
@@ -62,20 +63,23 @@ def run_study(
         The folder of the scores, for :func:`smml.study.read_study`.
 
     Raises:
-        InputError: an unknown name, a seed that the preset lacks, or a folder that holds another study or a report.
+        InputError: an unknown name, a seed that the preset lacks, or a folder that holds another study or a report;
+            another process trains one of these arms and seeds right now.
     """
     output, sizes, chosen = Path(output), study_preset(preset), arms_named(None if arms is None else list(arms))
     strange = [seed for seed in seeds or () if seed not in sizes.seeds]
     if strange:
         raise InputError(f"seed {strange[0]} is not one of preset {preset!r}: its seeds are {list(sizes.seeds)}")
-    _claim(output, {"preset": preset} | sizes.to_dict())
-    for name, count, cohort_seed in _cohorts(sizes):
-        folder = output / "cohort" / name
-        # The cases held out too, which are read after the first training only.
-        check_cases(
-            simulate_cohort(folder, count, spacing=sizes.spacing, seed=cohort_seed, progress=progress),
-            progress=progress,
-        )
+    # Several may do other arms or seeds of one study; which study it is, and its subjects, are one process's at a time.
+    with claimed(output, wait=True):
+        _claim(output, {"preset": preset} | sizes.to_dict())
+        for name, count, cohort_seed in _cohorts(sizes):
+            folder = output / "cohort" / name
+            # The cases held out too, which are read after the first training only.
+            check_cases(
+                simulate_cohort(folder, count, spacing=sizes.spacing, seed=cohort_seed, progress=progress),
+                progress=progress,
+            )
     # Seed by seed, so that an unfinished study compares all arms on fewer seeds rather than fewer arms.
     trained = dict.fromkeys(arm.trained_as or name for name, arm in chosen.items())
     jobs = [(name, seed) for seed in (sizes.seeds if seeds is None else seeds) for name in trained]

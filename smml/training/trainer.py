@@ -20,6 +20,7 @@ from smml.data.reading import read_case
 from smml.devices import fastest_precision
 from smml.errors import InputError, LostProcess
 from smml.files import write_text
+from smml.locks import claimed
 from smml.models.checkpoint import Checkpoint, save_checkpoint
 from smml.models.smml import SMML
 from smml.ranks import Ranks, start_ranks
@@ -102,7 +103,8 @@ def train(
         Where the last checkpoint is, and how the training ended.
 
     Raises:
-        InputError: unusable cases, a folder that holds a run already, or a run of another configuration.
+        InputError: unusable cases, a folder that holds a run already or that another process trains into, or a run of
+            another configuration.
         TrainingDiverged: the loss or a gradient is not finite any more; the last checkpoint is whole.
         LostProcess: under torchrun, when another process of the run has ended; the last checkpoint is whole.
     """
@@ -111,13 +113,30 @@ def train(
         with start_ranks(config.device) as ranks:
             # Looked for by each process, which may not see the folder; the others then learn that it is gone.
             files = find_cases(cases) if isinstance(cases, str | os.PathLike) else list(cases)
-            run = _Run(files, output, config, ranks, weights, resume, progress and ranks.first)
-            run.go(on_step)
-            return run.result()
+            with _alone_in(output, ranks):
+                run = _Run(files, output, config, ranks, weights, resume, progress and ranks.first)
+                run.go(on_step)
+                return run.result()
     except LostProcess as error:
         raise LostProcess(
             f"{error}; what was saved in {output} is whole: start the same command with --resume to go on from there"
         ) from error
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path, ranks: Ranks) -> Iterator[None]:
+    """Let rank 0 hold the run's folder; every rank is refused if another run does."""
+    with contextlib.ExitStack() as held:
+        refused = None
+        if ranks.first:
+            try:
+                held.enter_context(claimed(output))
+            except InputError as error:
+                refused = str(error)
+        refused = ranks.gather(refused)[0]
+        if refused:
+            raise InputError(refused)
+        yield
 
 
 class _Run:
