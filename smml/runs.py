@@ -1,6 +1,8 @@
 """What a run writes besides its weights: facts of what made it, and a log. For training, train-sam and the scripts."""
 
+import contextlib
 import csv
+import hashlib
 import io
 import os
 import platform
@@ -11,11 +13,14 @@ from pathlib import Path
 import torch
 
 import smml
-from smml.errors import MissingPackage
+from smml.errors import InputError, MissingPackage
 from smml.files import write_text
 
 CONFIG = "config.json"
 LOG = "log.csv"
+
+# Bytes of a block, and how many of them a file's digest looks at.
+_BLOCK, _BLOCKS = 4096, 16
 
 
 def made_with(*packages: str) -> dict:
@@ -62,6 +67,27 @@ def commit() -> str:
     top, head = answer.stdout.splitlines()
     # An installed package may lie inside some other repository, whose commit says nothing about it.
     return head if Path(top).resolve() == package.parent else ""
+
+
+def file_digest(path: Path) -> str:
+    """A digest of a file's length and of blocks from its first byte to its last, evenly spread.
+
+    That tells files apart at once, however large. A compressed image ends in a checksum of the whole.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            digest.update(str(size).encode())
+            for number in range(_BLOCKS):
+                stream.seek(number * max(0, size - _BLOCK) // (_BLOCKS - 1))
+                digest.update(stream.read(_BLOCK))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return digest.hexdigest()[:12]
 
 
 class TrainingLog:

@@ -15,6 +15,7 @@ import torch
 from smml import cli
 from smml.data import find_cases, read_case, write_case
 from smml.data.layouts import LAYOUTS
+from smml.locks import claimed
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, save_checkpoint
 
@@ -294,6 +295,14 @@ def test_half_a_launcher_is_one_sentence_at_once(run, small_cohort, tmp_path, mo
     said = sentence(run("train", small_cohort, tmp_path / "run"))
     assert "torchrun" in said
     assert ("WORLD_SIZE" if not size else "RANK") in said
+
+
+def test_a_second_training_into_one_folder_is_refused(run, small_cohort, tmp_path):
+    with claimed(tmp_path / "run"):
+        for words in (["train", small_cohort, tmp_path / "run"], ["train-sam", tmp_path / "run"]):
+            said = sentence(run(*words))
+            assert f"{tmp_path / 'run'}: another run is writing it right now" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

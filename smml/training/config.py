@@ -16,7 +16,12 @@ STRENGTH = Range("lie between 0 and 3", lambda number: 0 <= number <= 3)
 WORKERS = Range("be 0 or more and at most 1,000", lambda number: 0 <= number <= 1000)
 INSIDE = Range("lie between 0 and 1", lambda number: 0 < number < 1)
 # What a run's config.json says besides its options: what it was trained on, and what made it.
-RUN_FACTS = frozenset({"cases", "weights", "sam", "spacing_mm", "versions", "commit", "processes", "hardware"})
+RUN_FACTS = frozenset(
+    {
+        "cases", "cases_content", "validation_cases", "validation_content", "weights", "weights_content", "sam",
+        "spacing_mm", "versions", "commit", "processes", "hardware",
+    }
+)  # fmt: skip
 
 TrainingPrecision = Literal["auto", "float32", "bf16"]
 

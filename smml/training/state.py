@@ -9,13 +9,26 @@ import torch
 
 from smml.data.layouts import CaseFiles
 from smml.errors import InputError
-from smml.models.checkpoint import Checkpoint, load_checkpoint
+from smml.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from smml.models.smml import SMML
+from smml.runs import file_digest
 from smml.training.config import TrainingConfig
 
 CHECKPOINT = "checkpoint.pt"
 # Where a run computes and how often it saves do not change what is computed.
 FREE_OPTIONS = frozenset({"cache", "checkpoint_every", "workers", "device", "tensorboard"})
+# What lies somewhere: it may have moved. Its content counts, which the run's identity has under other names.
+PLACES = frozenset({"validation", "refinement", "weights"})
+# What a run works on, beside its options.
+IDENTITY = frozenset(
+    {"cases", "cases_content", "validation_cases", "validation_content", "weights", "weights_content", "sam"}
+)
+_SAID = {
+    "cases_content": "content of the cases",
+    "validation_cases": "cases to validate on",
+    "validation_content": "content of the cases to validate on",
+    "weights_content": "content of the weights to start from",
+}
 
 
 def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
@@ -42,11 +55,16 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
     older = {"preprocessing": checkpoint.preprocessing, "precision": "float32"}
     stored = TrainingConfig().to_dict() | older | checkpoint.config
     free = FREE_OPTIONS | ({"precision"} if wanted["precision"] == "auto" else set())
+    # A checkpoint that is older than the digests can be compared by the places alone, and by the ids of its cases.
+    if "cases_content" in stored:
+        free |= PLACES
+    else:
+        free |= IDENTITY - {"cases", "weights", "sam"}
     different = sorted(key for key in wanted.keys() - free if stored.get(key) != wanted[key])
     if different:
         raise InputError(
             f"{existing}: was trained with "
-            + ", ".join(f"{key}={stored.get(key)!r} instead of {wanted[key]!r}" for key in different)
+            + ", ".join(f"{_SAID.get(key, key)}={stored.get(key)!r} instead of {wanted[key]!r}" for key in different)
             + "; resume with the same options or choose another folder"
         )
     if checkpoint.training is None:
@@ -75,20 +93,61 @@ def load_starting_weights(model: SMML, weights: str | os.PathLike, config: Train
     model.load_state_dict({**own, **students, **refinements})
 
 
-def random_states() -> dict:
-    """States of the generators that dropout draws on; samples need none, they follow from seed and index."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def random_states(device: torch.device) -> dict:
+    """States of the generators that dropout draws on; samples need none, they follow from seed and index.
+
+    Args:
+        device: where this process computes. Other devices have no say.
+    """
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_random(states: dict) -> None:
-    """Inverse of :func:`random_states`."""
+def restore_random(states: dict, device: torch.device) -> None:
+    """Inverse of :func:`random_states`, on any device: what it has no state of goes on from the run's seed."""
     torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available() and states.get("cuda"):
-        torch.cuda.set_rng_state_all(states["cuda"])
+    # Files of earlier versions hold a state for each GPU of the machine that they were written on.
+    if device.type == "cuda" and states.get("cuda"):
+        number = min(device.index or 0, len(states["cuda"]) - 1)
+        torch.cuda.set_rng_state(states["cuda"][number], device)
 
 
-def run_identity(files: Sequence[CaseFiles]) -> str:
-    """Which cases these are, so that a run is not resumed on others: their number and a digest of their ids."""
+def run_identity(
+    files: Sequence[CaseFiles], held_out: Sequence[CaseFiles] = (), weights: str | os.PathLike | None = None
+) -> dict[str, str | None]:
+    """What a run works on, by content, so that it goes on after a move and not on something else.
+
+    Args:
+        files: the cases to train on.
+        held_out: those to validate on.
+        weights: the checkpoint that it starts from.
+
+    Returns:
+        All of ``IDENTITY`` but "sam": the ids of the cases, and digests of the files (:func:`smml.runs.file_digest`).
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    return {
+        "cases": _ids(files),
+        "cases_content": _content(files),
+        "validation_cases": _ids(held_out),
+        "validation_content": _content(held_out),
+        "weights": None if weights is None else str(weights),
+        "weights_content": None if weights is None else file_digest(find_checkpoint(weights)),
+    }
+
+
+def _ids(files: Sequence[CaseFiles]) -> str:
     digest = hashlib.sha256("\n".join(case.id for case in files).encode()).hexdigest()
     return f"{len(files)} cases, ids {digest[:12]}"
+
+
+def _content(files: Sequence[CaseFiles]) -> str:
+    """One digest of all files of all cases."""
+    digest = hashlib.sha256()
+    for case in files:
+        paths = dict.fromkeys(source.path for source in case.images.values())
+        for path in [*paths, *([case.label] if case.label else [])]:
+            digest.update(file_digest(path).encode())
+    return digest.hexdigest()[:12]

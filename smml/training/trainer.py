@@ -35,6 +35,7 @@ from smml.training.objective import TERMS
 from smml.training.priors import PriorFolder, make_priors
 from smml.training.state import (
     CHECKPOINT,
+    PLACES,
     load_starting_weights,
     random_states,
     restore_random,
@@ -154,7 +155,7 @@ class _Run:
     ) -> None:
         files, self.held_out = split_cases(cases, config)
         self.files, self.output, self.config, self.ranks, self.progress = files, output, config, ranks, progress
-        self.identity = {"cases": run_identity(files), "weights": None if weights is None else str(weights)}
+        self.identity = run_identity(files, self.held_out, weights)
         self.sam = load_sam(config.refinement, device=ranks.device) if config.refinement else None
         # A name does not say which weights: those that ship change with the version, and a file can be replaced.
         self.identity["sam"] = None if self.sam is None else weights_fingerprint(self.sam)
@@ -194,7 +195,8 @@ class _Run:
         elif weights is not None:
             self._start_from(weights)
         accelerate(self.model, config)
-        ranks.agree(config.to_dict() | self.identity | {"workers": None, "cache": None, "steps done": self.step})
+        free: dict[str, object] = dict.fromkeys(PLACES | {"workers", "cache"})
+        ranks.agree(config.to_dict() | self.identity | free | {"steps done": self.step})
         if ranks.first:
             facts = (
                 config.to_dict()
@@ -317,7 +319,7 @@ class _Run:
         try:
             self.model.load_state_dict(checkpoint.weights)
             self.optimiser.load_state_dict(state["optimiser"])
-            restore_random(state["random"])
+            restore_random(state["random"], self.ranks.device)
             if self.average is not None:
                 self.average.load(checkpoint.ema)  # type: ignore[arg-type]  # None is the TypeError below
             if self.held_out:
@@ -335,7 +337,7 @@ class _Run:
         if self.log is None:
             return
         self.log.sync()
-        state = {"optimiser": self.optimiser.state_dict(), "random": random_states()}
+        state = {"optimiser": self.optimiser.state_dict(), "random": random_states(self.ranks.device)}
         if self.held_out:
             state["best"] = vars(self.best).copy()
         average = None if self.average is None else self.average.weights

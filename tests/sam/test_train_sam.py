@@ -6,13 +6,14 @@ import math
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from smml.errors import InputError
-from smml.sam import TinyConfig, build_tiny, load_sam, read_tiny
+from smml.sam import TinyConfig, build_tiny, load_sam, read_tiny, save_tiny
 from smml.sam.training import train
 from smml.sam.training.config import SAMTraining, learning_rate
 from smml.sam.training.prompts import mask_box
@@ -196,6 +197,22 @@ def test_weights_to_start_from_must_be_there_and_fit(trained, quick, tmp_path):
             tmp_path / "run", replace(SETTINGS, weights=str(trained / "sam.safetensors")), TinyConfig(), progress=False
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_to_start_from_are_known_by_their_content_when_a_run_goes_on(trained, quick, tmp_path, monkeypatch):
+    start = Path(shutil.copyfile(trained / "sam.safetensors", tmp_path / "start.safetensors"))
+    stop_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train_sam(tmp_path / "run", replace(SETTINGS, weights=str(start)), progress=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "build_pools", lambda *_, **__: pytest.fail("it went on"))
+    start.rename(tmp_path / "moved.safetensors")
+    moved = replace(SETTINGS, weights=str(tmp_path / "moved.safetensors"))
+    with pytest.raises(pytest.fail.Exception, match="it went on"):
+        train_sam(tmp_path / "run", moved, resume=True, progress=False)
+    save_tiny(build_tiny(SMALL), start, SMALL, {"training": "none"})
+    with pytest.raises(InputError, match=r"other settings \(started_from\)"):
+        train_sam(tmp_path / "run", replace(SETTINGS, weights=str(start)), resume=True, progress=False)
 
 
 def test_a_run_in_bf16_trains_weights_in_float32(quick, tmp_path):

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import smml
+from smml.data import find_cases
 from smml.errors import InputError
-from smml.models import StudentConfig, presets
-from smml.models.checkpoint import load_checkpoint
+from smml.models import SMML, StudentConfig, presets
+from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.runs import TrainingLog
 from smml.sam import TinyConfig, build_tiny, save_tiny
 from smml.training import TrainingConfig, TrainingResult, train, trainer
-from smml.training.state import resume_point
+from smml.training.state import restore_random, resume_point, run_identity
 from smml.training.trainer import COLUMNS
 
 STEPS = 4
@@ -266,6 +267,79 @@ def test_a_run_from_before_there_were_versions_goes_on_as_it_began_and_not_with_
     assert resume_point(tmp_path / "old", wanted | {"preprocessing": 1}, True).step == STEPS
     with pytest.raises(InputError, match="preprocessing=1 instead of 2"):
         resume_point(tmp_path / "old", wanted | {"preprocessing": 2}, True)
+
+
+def stopped(folder: Path, cohort: Path, validation: Path, weights: Path) -> tuple[TrainingConfig, Path]:
+    """A run's folder with a checkpoint of step 1, as of a training on a cohort, validated on another."""
+    config = TrainingConfig(**CONFIG.to_dict() | {"validate_every": 1, "validation": str(validation)})
+    identity = run_identity(find_cases(cohort), find_cases(validation), weights) | {"sam": None}
+    model = SMML("tiny")
+    training = {"optimiser": {}, "random": {}}
+    stored = Checkpoint(
+        model.config, model.state_dict(), (6.0, 6.0, 6.0), 32, 1, config.to_dict() | identity, training, preprocessing=2
+    )
+    save_checkpoint(stored, folder / "checkpoint.pt")
+    return config, folder
+
+
+def goes_on(run: tuple[TrainingConfig, Path], cohort: Path, validation: Path, weights: Path) -> bool:
+    """Whether the run is resumed with these; InputError if not."""
+    config = TrainingConfig(**run[0].to_dict() | {"validation": str(validation)})
+    identity = run_identity(find_cases(cohort), find_cases(validation), weights) | {"sam": None}
+    return resume_point(run[1], config.to_dict() | identity, True) is not None
+
+
+def test_a_run_goes_on_when_what_it_works_on_has_moved_and_not_on_other_content(small_cohort, tmp_path, monkeypatch):
+    """The validation folder, the cases and the weights to start from: under other names, and others under theirs."""
+    train_on, held = (Path(shutil.copytree(small_cohort, tmp_path / name)) for name in ("train", "held"))
+    weights = tmp_path / "start.pt"
+    weights.write_bytes(bytes(range(256)) * 100)
+    run = stopped(tmp_path / "run", train_on, held, weights)
+    monkeypatch.chdir(tmp_path)
+    assert goes_on(run, train_on, Path("held"), Path("start.pt"))
+    held.rename(tmp_path / "elsewhere")
+    train_on.rename(tmp_path / "moved")
+    weights.rename(tmp_path / "moved.pt")
+    assert goes_on(run, Path("moved"), Path("elsewhere"), Path("moved.pt"))
+
+    changed = bytearray(Path("moved.pt").read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(InputError, match="content of the weights to start from="):
+        goes_on(run, Path("moved"), Path("elsewhere"), weights)
+    # The same ids and places with the files of another case.
+    first, second = (case.label for case in find_cases("elsewhere")[:2])
+    shutil.copyfile(second, first)
+    with pytest.raises(InputError, match="content of the cases to validate on="):
+        goes_on(run, Path("moved"), Path("elsewhere"), Path("moved.pt"))
+    shutil.rmtree(first.parent)
+    with pytest.raises(InputError, match=r"cases to validate on='3 cases.* instead of '2 cases"):
+        goes_on(run, Path("moved"), Path("elsewhere"), Path("moved.pt"))
+
+
+def test_a_checkpoint_older_than_the_digests_goes_on_with_the_same_names(small_cohort, tmp_path):
+    weights = tmp_path / "start.pt"
+    weights.write_bytes(b"weights")
+    run = stopped(tmp_path / "run", small_cohort, small_cohort, weights)
+    content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    for name in ("cases_content", "validation_cases", "validation_content", "weights_content"):
+        del content["config"][name]
+    torch.save(content, tmp_path / "run" / "checkpoint.pt")
+    assert goes_on(run, small_cohort, small_cohort, weights)
+    with pytest.raises(InputError, match="weights="):
+        goes_on(run, small_cohort, small_cohort, Path(shutil.copy(weights, tmp_path / "other.pt")))
+
+
+@pytest.mark.parametrize(("stored", "index", "taken"), [(8, 0, 0), (8, 3, 3), (2, 5, 1), (1, 0, 0), (0, 0, None)])
+def test_a_run_goes_on_with_another_number_of_gpus(monkeypatch, stored, index, taken):
+    """Files of earlier versions hold the states of all GPUs of their machine; those of now that of one."""
+    given = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append((state, device)))
+    states = {"cpu": torch.get_rng_state(), "cuda": [f"state {number}" for number in range(stored)]}
+    restore_random(states, torch.device("cuda", index))
+    assert given == ([] if taken is None else [(f"state {taken}", torch.device("cuda", index))])
+    restore_random(states, torch.device("cpu"))
+    assert len(given) <= 1
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import replacing, write_text
-from smml.runs import CONFIG, LOG, TrainingLog, provenance
+from smml.locks import claimed
+from smml.runs import CONFIG, LOG, TrainingLog, file_digest, provenance
 from smml.sam.calls import embed, predict_on_square
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
 from smml.sam.slices import SquareFit
@@ -69,24 +70,31 @@ def train_sam(
         The path of the weights, for ``load_sam``.
 
     Raises:
-        InputError: the folder holds a run and ``resume`` was not said, or one of other settings; it cannot be written;
-            the weights to start from are missing, damaged or of another size.
+        InputError: the folder holds a run and ``resume`` was not said, or one of other settings; another process trains
+            into it, or it cannot be written; the weights to start from are missing, damaged or of another size.
     """
-    settings, output = settings or SAMTraining(), Path(output)
+    output = Path(output)
+    with claimed(output):
+        return _train(output, settings or SAMTraining(), size, resume, progress)
+
+
+def _train(output: Path, settings: SAMTraining, size: TinyConfig | None, resume: bool, progress: bool) -> Path:
+    """What :func:`train_sam` does, alone in the folder."""
     checkpoint = output / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise InputError(f"{output}: holds a run; continue it with --resume or choose another folder")
     device = find_device(settings.device)
     torch.manual_seed(settings.seed)
     sam, size, start = _start(settings, size)
+    started_from = _digest(settings)  # once: the file may go while this trains
     sam.to(device)
     optimiser = torch.optim.AdamW(sam.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     first, seconds = 0, 0.0
     if resume and checkpoint.exists():
-        first, seconds = _resume(checkpoint, settings, size, sam, optimiser)
+        first, seconds = _resume(checkpoint, settings, size, sam, optimiser, started_from)
     pools = build_pools(settings, size, progress=progress)
     # Before the first step, so that a folder that cannot be written costs no training.
-    _save(checkpoint, settings, size, sam, optimiser, first, seconds)
+    _save(checkpoint, settings, size, sam, optimiser, first, seconds, started_from)
     write_text(output / CONFIG, json.dumps(settings.to_dict(), indent=2) + "\n")
     started = time.monotonic() - seconds
     log = TrainingLog(output / LOG, COLUMNS, resume_at=first)
@@ -107,7 +115,7 @@ def train_sam(
             done = step + 1
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 log.sync()
-                _save(checkpoint, settings, size, sam, optimiser, done, seconds)
+                _save(checkpoint, settings, size, sam, optimiser, done, seconds, started_from)
     made = {"multimask": True, "training": settings.to_dict() | {"seconds": round(seconds)}}
     made |= provenance(device)
     weights = output / "sam.safetensors"
@@ -120,7 +128,7 @@ def _start(settings: SAMTraining, size: TinyConfig | None) -> tuple[Sam, TinyCon
     if settings.weights is None:
         size = size or TinyConfig()
         return build_tiny(size), size, {}
-    path = WEIGHTS / "sam-tiny.safetensors" if settings.weights == "tiny" else Path(settings.weights)
+    path = _weights_path(settings.weights)
     if not path.is_file():
         raise InputError(f"{path}: no such weights to start from; give tiny or a .safetensors file of a tiny SAM")
     sam, facts = read_tiny(path)
@@ -130,6 +138,15 @@ def _start(settings: SAMTraining, size: TinyConfig | None) -> tuple[Sam, TinyCon
     made = {name: facts[name] for name in ("training", "commit", "hardware", "started from") if name in facts}
     # Not requires_grad=False and evaluation mode, as for inference.
     return sam.train().requires_grad_(), found, {"started from": made}
+
+
+def _weights_path(weights: str) -> Path:
+    return WEIGHTS / "sam-tiny.safetensors" if weights == "tiny" else Path(weights)
+
+
+def _digest(settings: SAMTraining) -> str:
+    """Of the weights to start from; empty without any."""
+    return "" if settings.weights is None else file_digest(_weights_path(settings.weights))
 
 
 def build_pools(settings: SAMTraining, size: TinyConfig, *, progress: bool = True) -> dict[str, list[Scene]]:
@@ -293,20 +310,32 @@ def mask_losses(
     return bce, dice, (found & wanted).sum(dim=(1, 2)) / union
 
 
-def _save(path: Path, settings: SAMTraining, size: TinyConfig, sam: Sam, optimiser, step: int, seconds: float) -> None:
-    with replacing(path) as temporary:
+def _save(
+    path: Path,
+    settings: SAMTraining,
+    size: TinyConfig,
+    sam: Sam,
+    optimiser,
+    step: int,
+    seconds: float,
+    started_from: str,
+) -> None:
+    with replacing(path) as temporary, disk_errors():
         content = {
             "settings": settings.to_dict(),
             "size": size.to_dict(),
             "weights": sam.state_dict(),
             "optimiser": optimiser.state_dict(),
+            "started_from": started_from,
             "step": step,
             "seconds": seconds,
         }
         torch.save(content, temporary)
 
 
-def _resume(path: Path, settings: SAMTraining, size: TinyConfig, sam: Sam, optimiser) -> tuple[int, float]:
+def _resume(
+    path: Path, settings: SAMTraining, size: TinyConfig, sam: Sam, optimiser, started_from: str
+) -> tuple[int, float]:
     """Fill model and optimiser; returns the steps and seconds done."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -316,6 +345,10 @@ def _resume(path: Path, settings: SAMTraining, size: TinyConfig, sam: Sam, optim
         raise InputError(f"{path}: not a checkpoint of smml train-sam, or damaged; start anew elsewhere") from error
     free = {"steps", "checkpoint_every", "device"}
     wanted = settings.to_dict()
+    if "started_from" in content:
+        # The weights that it started from by their content: the file may have moved.
+        free |= {"weights"}
+        stored["started_from"], wanted["started_from"] = content["started_from"], started_from
     names = sorted((wanted.keys() | stored.keys()) - free, key=str)
     odd = [str(name) for name in names if stored.get(name) != wanted.get(name)]
     if odd or stored_size != size.to_dict():
