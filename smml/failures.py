@@ -19,6 +19,9 @@ _HANDLES = "allow more with `ulimit -n 8192`, or use fewer --workers (0 needs no
 _SHARED = "use fewer --workers (0 needs none), or give the machine more of /dev/shm (docker run --shm-size=8g)"
 _SPACE = "free some space, or choose another place; what was finished before is whole"
 
+# torch's writer keeps the reason to itself: it says that it is not as far in the file as it should be.
+_FULL = r"unexpected pos \d+|No space left on device|StorageFull"
+
 # What the libraries say, and what it means; the first that is found counts.
 _WORDS: tuple[tuple[str, str, str], ...] = (
     (r"Too many open files|received \d+ items of ancdata", "too many open files", _HANDLES),
@@ -45,8 +48,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         _MEMORY,
     ),
     (r"can't start new thread", "no more threads are allowed", "allow more with `ulimit -u`, or use fewer --workers"),
-    # torch's writer, which keeps the reason to itself, and safetensors'.
-    (r"unexpected pos \d+|No space left on device|StorageFull", "no space left on the disk", _SPACE),
+    (_FULL, "no space left on the disk", _SPACE),
 )
 
 _NUMBERS: dict[int, tuple[str, str]] = {
@@ -82,6 +84,11 @@ def explain(error: BaseException) -> str | None:
             return said
         seen = seen.__cause__
     return None
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a library says, in any words, that there is no space left."""
+    return getattr(error, "errno", None) == errno.ENOSPC or re.search(_FULL, str(error)) is not None
 
 
 def _explain(error: BaseException) -> str | None:

@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -98,6 +99,9 @@ class TrainingLog:
         columns: names of the columns; the first is the step.
         resume_at: keep the rows of earlier steps (below this one) and drop the rest, which a killed run wrote after
             its last checkpoint and which the resumed run writes again.
+
+    Raises:
+        InputError: by every method, if the disk is full or the file cannot be written.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], resume_at: int = 0) -> None:
@@ -116,15 +120,30 @@ class TrainingLog:
         """Append one row, by column name."""
         values = [row[name] for name in self.columns]
         text = [str(value) if isinstance(value, int) else f"{value:.6g}" for value in values]
-        self._stream.write(",".join(text) + "\n")
-        self._stream.flush()
+        with self._told():
+            self._stream.write(",".join(text) + "\n")
+            self._stream.flush()
 
     def sync(self) -> None:
         """Make sure that what was written survives a power cut."""
-        os.fsync(self._stream.fileno())
+        with self._told():
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        self._stream.close()
+        # What could not be written before is tried once more.
+        with self._told():
+            self._stream.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of the disk as one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: writing failed ({error.strerror}); free some space, and go on with --resume: what was "
+                "saved before is whole"
+            ) from error
 
 
 class Board:

@@ -1,7 +1,11 @@
-"""Files of weights: read without running code, with what they say of themselves, and compared with a model."""
+"""Files of weights: read without running code, with what they say of themselves, compared with a model, and written."""
 
+import contextlib
+import errno
 import json
+import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
 
@@ -10,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from smml.errors import InputError
+from smml.failures import explain, is_full_disk
 
 
 def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[dict, object]:
@@ -55,6 +60,23 @@ def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[d
     if not isinstance(content, dict) or "weights" not in content:
         return {}, content
     return {name: value for name, value in content.items() if name != "weights"}, content["weights"]
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Let ``torch.save`` and safetensors say of a disk what any other writer would, for :func:`smml.files.replacing`.
+
+    Raises:
+        OSError: the file could not be written: with ``ENOSPC`` where the disk is full, else with the library's words.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if is_full_disk(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if explain(error) is not None:  # memory, for example
+            raise
+        raise OSError(errno.EIO, str(error).splitlines()[0]) from error
 
 
 def are_tensors(tensors: object) -> TypeGuard[dict[str, torch.Tensor]]:

@@ -5,14 +5,12 @@ and the versions that made it; it is written atomically and read with ``weights_
 (``.safetensors``) hold the model alone with the same facts in their metadata.
 """
 
-import errno
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import smml
@@ -22,7 +20,7 @@ from smml.files import replacing
 from smml.models.presets import PRESETS, StudentConfig
 from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
-from smml.tensors import are_tensors, check_fit, read_tensors
+from smml.tensors import are_tensors, check_fit, disk_errors, read_tensors
 
 FORMAT = "smml-checkpoint-1"
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
@@ -99,21 +97,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     Raises:
         InputError: the folder cannot be written to, or the disk is full.
     """
-    with replacing(path) as temporary:
-        try:
-            if Path(path).suffix == ".safetensors":
-                weights = {
-                    name: tensor.contiguous().cpu() for name, tensor in (checkpoint.ema or checkpoint.weights).items()
-                }
-                save_file(weights, temporary, metadata={"smml": json.dumps(checkpoint.facts())})
-            else:
-                content = {**checkpoint.facts(), "weights": checkpoint.weights, "training": checkpoint.training}
-                if checkpoint.ema is not None:
-                    content["ema"] = checkpoint.ema
-                torch.save(content, temporary)
-        except (RuntimeError, SafetensorError) as error:
-            # Neither library reports a full disk as the OSError that it is.
-            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+    with replacing(path) as temporary, disk_errors():
+        if Path(path).suffix == ".safetensors":
+            weights = {
+                name: tensor.contiguous().cpu() for name, tensor in (checkpoint.ema or checkpoint.weights).items()
+            }
+            save_file(weights, temporary, metadata={"smml": json.dumps(checkpoint.facts())})
+        else:
+            content = {**checkpoint.facts(), "weights": checkpoint.weights, "training": checkpoint.training}
+            if checkpoint.ema is not None:
+                content["ema"] = checkpoint.ema
+            torch.save(content, temporary)
 
 
 def find_checkpoint(name_or_path: str | os.PathLike) -> Path:

@@ -5,14 +5,12 @@ size, ViT-B, L or H, is read off the weights. What this project trains is ``.saf
 metadata. No file is ever allowed to run code.
 """
 
-import errno
 import json
 import os
 from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from smml.devices import find_device
@@ -21,7 +19,7 @@ from smml.files import replacing
 from smml.sam.download import OFFICIAL, fetch
 from smml.sam.tiny import TinyConfig, build_tiny
 from smml.sam.torchvision_gap import Sam, import_segment_anything
-from smml.tensors import are_tensors, check_fit, read_tensors
+from smml.tensors import are_tensors, check_fit, disk_errors, read_tensors
 
 FORMAT = "smml-sam-1"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -83,12 +81,8 @@ def save_tiny(sam: Sam, path: str | os.PathLike, config: TinyConfig, facts: dict
     """
     weights = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in sam.state_dict().items()}
     described = {"format": FORMAT, "size": config.to_dict(), **facts}
-    with replacing(path) as temporary:
-        try:
-            save_file(weights, temporary, metadata={"smml": json.dumps(described)})
-        except SafetensorError as error:
-            # The library does not report a full disk as the OSError that it is.
-            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+    with replacing(path) as temporary, disk_errors():
+        save_file(weights, temporary, metadata={"smml": json.dumps(described)})
 
 
 def read_tiny(path: Path) -> tuple[Sam, dict]:

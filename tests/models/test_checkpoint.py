@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from smml.errors import InputError
@@ -408,6 +409,32 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoint(tmp_path, saved, suffix)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
     assert load_checkpoint(path).step == 17
+
+
+@pytest.mark.parametrize(
+    ("writer", "name", "error"),
+    [
+        (
+            "torch.save",
+            "run.pt",
+            RuntimeError("[enforce fail at inline_container.cc:6] . unexpected pos 61760 vs 617"),
+        ),
+        (
+            "smml.models.checkpoint.save_file",
+            "w.safetensors",
+            SafetensorError('I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }'),
+        ),
+    ],
+)
+def test_a_full_disk_is_called_that_whatever_the_library_says(tmp_path, monkeypatch, writer, name, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(writer, fails)
+    model = SMML("tiny")
+    with pytest.raises(InputError, match=rf"{name}: writing failed \(No space left on device\); free some space"):
+        save_checkpoint(Checkpoint(model.config, model.state_dict(), (3.0, 3.0, 3.0), patch=32), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

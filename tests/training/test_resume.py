@@ -403,6 +403,17 @@ def test_an_output_that_is_a_file_and_a_cohort_without_cases_are_refused(small_c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is full")
+def test_a_log_on_a_full_disk_is_one_sentence_that_names_it(tmp_path):
+    log = TrainingLog(tmp_path / "log.csv", ("step", "total"))
+    log._stream.close()
+    log._stream = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115 (closed below)
+    for act in (lambda: log.write({"step": 0, "total": 1.0}), log.close):
+        with pytest.raises(InputError, match=r"log\.csv: writing failed \(No space left on device\); free some space"):
+            act()
+    assert log._stream.closed
+
+
 def test_the_log_drops_what_came_after_the_checkpoint_and_what_is_not_whole(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("step,total\n0,1.5\n1,1.25\n2,1.125\n3,1.0", encoding="utf-8")

@@ -36,6 +36,7 @@ from smml.sam.torchvision_gap import Sam
 from smml.sam.training.config import SAMTraining, learning_rate
 from smml.sam.training.prompts import draw_points, jittered_box
 from smml.sam.training.scenes import Scene, anatomy_scenes, lesion_scenes, shape_scenes
+from smml.tensors import disk_errors
 
 COLUMNS = ("step", "loss", "bce", "dice", "iou", "box_iou", "best_of_three", "learning_rate", "seconds")
 
