@@ -329,6 +329,8 @@ def test_a_bad_case_is_told_before_the_first_step_and_before_the_first_score(
         case.label.parent.rename(others / case.id.replace("BraTS2021_0", "BraTS2021_9"))
     for file in others.rglob("*.nii.gz"):
         file.rename(file.with_name(file.name.replace("BraTS2021_0", "BraTS2021_9")))
+    for case in find_cases(others):
+        damage(case.label.parent, "flair", lambda v: v + (v > 0))
     said = sentence(run("train", others, tmp_path / "run", "--validate-every", 1, "--validation", foreign))
     assert "label value 7 is not one of 0, 1, 2, 4" in said
     assert not (tmp_path / "run").exists()

@@ -20,6 +20,7 @@ from smml.inference import Predictor
 from smml.modalities import subset_name
 from smml.models.smml import SMML
 from smml.ranks import Ranks
+from smml.runs import file_digest
 from smml.training.config import TrainingConfig
 
 # All sequences, two common pairs, and the two single ones that show different parts of a tumour.
@@ -79,6 +80,7 @@ def split_cases(files: Sequence[CaseFiles], config: TrainingConfig) -> tuple[lis
                 f"validation: {config.validation} holds {len(same)} of the patients that are trained on (for example "
                 f"{there}{as_what}); name a folder of other patients, or hold some out with holdout"
             )
+        _check_copies(files, held)
     else:
         patients = list(dict.fromkeys(case.patient for case in files))
         count = max(1, round(config.holdout * len(patients)))
@@ -95,6 +97,18 @@ def split_cases(files: Sequence[CaseFiles], config: TrainingConfig) -> tuple[lis
     if unlabelled:
         raise InputError(f"validation: case {unlabelled[0]} has no segmentation; validate on labelled cases")
     return files, held
+
+
+def _check_copies(files: Sequence[CaseFiles], held: Sequence[CaseFiles]) -> None:
+    """Refuse to validate on images that are trained on under other names."""
+    ours = {file_digest(source.path): case.id for case in files for source in list(case.images.values())[:1]}
+    for case in held:
+        for source in list(case.images.values())[:1]:
+            if known := ours.get(file_digest(source.path)):
+                raise InputError(
+                    f"validation: {source.path} is the image of case {known}, which is trained on; name a folder of "
+                    "other patients"
+                )
 
 
 def validate(

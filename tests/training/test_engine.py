@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 import types
@@ -251,6 +252,16 @@ def test_cases_held_out_are_not_trained_on(small_cohort, options):
 
 def visits(layout: str, *names: str) -> list[CaseFiles]:
     return [CaseFiles(name, layout, {}, Path(f"{name}-seg.nii.gz")) for name in names]
+
+
+def test_images_that_are_trained_on_under_another_name_are_refused(small_cohort, tmp_path):
+    for case in find_cases(small_cohort):
+        folder = tmp_path / case.id.replace("BraTS2021_0", "BraTS2021_9")
+        folder.mkdir()
+        for path in case.label.parent.iterdir():
+            shutil.copyfile(path, folder / path.name.replace("BraTS2021_0", "BraTS2021_9"))
+    with pytest.raises(InputError, match="is the image of case BraTS2021_00000, which is trained on"):
+        split_cases(find_cases(small_cohort), run_config(validate_every=1, validation=str(tmp_path)))
 
 
 def test_no_patient_is_on_both_sides_of_the_hold_out():
