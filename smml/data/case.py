@@ -23,6 +23,8 @@ class Case:
         affine: float64 [4, 4], voxel index -> mm to the right, front and top (RAS+), also where the file has metres.
         layout: key in ``LAYOUTS``; it says what the label's values mean in memory and are on disk.
         sources: the files that were read, by modality and "label"; empty for a case made in memory.
+        header: of the NIfTI file that the affine comes from, whose transforms and codes are kept in what is written for
+            the case; None for other formats and a case made in memory.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Case:
     affine: np.ndarray
     layout: str
     sources: dict[str, Path] = field(default_factory=dict)
+    header: nib.Nifti1Header | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:

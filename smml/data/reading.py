@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +17,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from smml.data.case import Case
 from smml.data.layouts import IMAGE_SUFFIXES, CaseFiles, find_case, layout_named, split_suffix
+from smml.data.nifti import affine_in_mm
 from smml.errors import InputError, MissingPackage
 from smml.modalities import parse_subset, subset_name
 
@@ -25,10 +26,6 @@ GRID_TOLERANCE = 1e-3
 
 # Voxel edges of an image of a head, in mm: outside them, the header is wrong or in another unit than it says.
 VOXEL_EDGES = (0.05, 50.0)
-
-# NIfTI's codes for the unit of its affine, in mm (nibabel's names: meter, mm, micron). Unknown and undefined ones mean
-# mm, as for every reader.
-_NIFTI_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 # MetaImage's element types and their bytes per value.
 _MHA_TYPES = {
@@ -41,6 +38,14 @@ _MHA_TYPES = {
 
 # ITK counts patient axes to the left and to the back, NIfTI to the right and to the front.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class _Stored(NamedTuple):
+    """What a file holds: values [X, Y, Z], the affine in mm, and the header if it is a NIfTI's."""
+
+    values: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header | None
 
 
 def read_case(
@@ -69,15 +74,16 @@ def read_case(
             f"{subset_name(files.modalities, ', ')} on disk; ask for these, or add the missing file"
         )
     channels = layout_named(files.layout).channels
-    volumes, sources, first = {}, {}, None
+    volumes, sources, first, header = {}, {}, None, None
     for name in wanted:
         source = files.images[name]
         in_4d = len(channels) if channels and source.channel is not None else None
-        stored, affine = read_image(source.path, source.channel, in_4d)
-        first = first or (source.path, stored.shape, affine)
-        _check_grid(source.path, stored.shape, affine, *first)
+        stored = _read(source.path, source.channel, in_4d)
+        if first is None:
+            first, header = (source.path, stored.values.shape, stored.affine), stored.header
+        _check_grid(source.path, stored.values.shape, stored.affine, *first)
         with np.errstate(over="ignore", invalid="ignore"):
-            volume = stored.astype(np.float32)
+            volume = stored.values.astype(np.float32)
         if bad := volume.size - int(np.isfinite(volume).sum()):
             raise InputError(
                 f"{source.path}: expected finite intensities, found NaN or infinity in {bad} of {volume.size} voxels; "
@@ -92,10 +98,10 @@ def read_case(
     assert first is not None  # a case has an image
     segmentation = None
     if label and files.label is not None:
-        stored, affine = read_image(files.label)
-        _check_grid(files.label, stored.shape, affine, *first)
-        segmentation, sources["label"] = files.scheme.decode(stored, os.fspath(files.label)), files.label
-    return Case(files.id, volumes, segmentation, first[2], files.layout, sources)
+        stored = _read(files.label)
+        _check_grid(files.label, stored.values.shape, stored.affine, *first)
+        segmentation, sources["label"] = files.scheme.decode(stored.values, os.fspath(files.label)), files.label
+    return Case(files.id, volumes, segmentation, first[2], files.layout, sources, header)
 
 
 def read_image(
@@ -116,7 +122,12 @@ def read_image(
         InputError: the file is missing, a folder, damaged, not an image of that many dimensions, or has voxels of an
             impossible size.
     """
-    path = Path(path)
+    stored = _read(Path(path), channel, channels)
+    return stored.values, stored.affine
+
+
+def _read(path: Path, channel: int | None = None, channels: int | None = None) -> _Stored:
+    """As :func:`read_image`, with the header."""
     _, suffix = split_suffix(path)
     if path.is_dir():
         raise InputError(f"{path}: expected an image file, found a folder; name the file inside it")
@@ -127,7 +138,7 @@ def read_image(
     if not suffix:
         raise InputError(f"{path}: expected a file ending in {', '.join(IMAGE_SUFFIXES)}; convert it to one of these")
     try:
-        stored, affine = _read_mha(path) if suffix == ".mha" else _read_nifti(path, suffix, channel, channels)
+        stored = _read_mha(path) if suffix == ".mha" else _read_nifti(path, suffix, channel, channels)
     except InputError:
         raise
     # What a damaged file provokes in the libraries is not enumerable: overflow, lookup, memory and codec errors.
@@ -137,11 +148,12 @@ def read_image(
             f"{path}: expected a complete {suffix} image, found {size} bytes that cannot be read ({reason}); "
             "the file is damaged or cut short: copy or download it again"
         ) from error
-    if not np.issubdtype(stored.dtype, np.number) or np.iscomplexobj(stored):
-        raise InputError(f"{path}: expected one real number per voxel, found {stored.dtype}; convert it to grey values")
-    linear = affine[:3, :3]
+    kind = stored.values.dtype
+    if not np.issubdtype(kind, np.number) or np.issubdtype(kind, np.complexfloating):
+        raise InputError(f"{path}: expected one real number per voxel, found {kind}; convert it to grey values")
+    linear = stored.affine[:3, :3]
     lengths = np.linalg.norm(linear, axis=0)
-    if not np.isfinite(affine).all() or lengths.min() == 0 or abs(np.linalg.det(linear / lengths)) < 1e-6:
+    if not np.isfinite(stored.affine).all() or lengths.min() == 0 or abs(np.linalg.det(linear / lengths)) < 1e-6:
         raise InputError(
             f"{path}: expected an invertible voxel-to-mm matrix, found {linear.tolist()}; repair its header"
         )
@@ -152,10 +164,10 @@ def read_image(
             f"{path}: expected voxel edges of {shortest:g} to {longest:g} mm, found "
             f"{' x '.join(f'{length:.4g}' for length in lengths)} mm; repair the voxel size or its unit in the header"
         )
-    return stored, affine
+    return stored
 
 
-def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | None) -> _Stored:
     with open(path, "rb") as file:
         # The stream is read to its end, because only there gzip's checksum tells a damaged file from a good one.
         stream = io.BytesIO(gzip.GzipFile(fileobj=file).read()) if suffix == ".nii.gz" else file
@@ -178,10 +190,8 @@ def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | No
         if channel is not None:
             index = (*index[:3], channel, *index[4:])
         # Slicing the proxy reads the asked channel alone.
-        stored = proxy[index] if len(shape) > 3 else np.asanyarray(proxy)
-        affine = np.asarray(image.affine, np.float64)
-        affine[:3] *= _NIFTI_UNITS.get(int(image.header["xyzt_units"]) % 8, 1.0)
-        return np.asarray(stored), affine
+        values = np.asarray(proxy[index] if len(shape) > 3 else proxy)
+        return _Stored(values, affine_in_mm(image.header), image.header)
 
 
 def _check_dimensions(path: Path, shape: tuple[int, ...], axes: int, channels: int | None) -> None:
@@ -197,7 +207,7 @@ def _check_dimensions(path: Path, shape: tuple[int, ...], axes: int, channels: i
         )
 
 
-def _read_mha(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_mha(path: Path) -> _Stored:
     sitk = import_simpleitk(path)
     check_mha(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -212,7 +222,7 @@ def _read_mha(path: Path) -> tuple[np.ndarray, np.ndarray]:
     affine[:3, 3] = image.GetOrigin()[:3]
     # ITK's arrays run [Z, Y, X], with further axes of length 1 in front.
     stored = sitk.GetArrayFromImage(image).T
-    return np.ascontiguousarray(stored.reshape(stored.shape[:3])), LPS_TO_RAS @ affine
+    return _Stored(np.ascontiguousarray(stored.reshape(stored.shape[:3])), LPS_TO_RAS @ affine, None)
 
 
 def import_simpleitk(path: Path):

@@ -6,6 +6,7 @@ Same input, same bytes; and each file appears whole or not at all (files.py).
 import errno
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import numpy as np
 from smml.data.case import Case
 from smml.data.labels import LabelScheme
 from smml.data.layouts import CaseFiles, ImageSource, Layout, layout_named, split_suffix
+from smml.data.nifti import affine_in_mm, is_placed_by, set_place
 from smml.data.reading import LPS_TO_RAS, import_simpleitk
 from smml.errors import InputError
 from smml.files import replacing
@@ -53,18 +55,26 @@ def write_case(case: Case, root: str | os.PathLike) -> CaseFiles:
     paths = _case_paths(Path(root), case.id, style)
     if style.channels:
         images = {name: ImageSource(paths["4d"], style.channels.index(name)) for name in MODALITIES}
-        _write_array(_compact(np.stack([volumes[name] for name in style.channels], axis=-1)), paths["4d"], case.affine)
+        stack = _compact(np.stack([volumes[name] for name in style.channels], axis=-1))
+        _write_array(stack, paths["4d"], case.affine, case.header)
     else:
         images = {name: ImageSource(paths[name]) for name in volumes}
         for name, volume in volumes.items():
-            _write_array(_compact(volume), paths[name], case.affine)
+            _write_array(_compact(volume), paths[name], case.affine, case.header)
     if encoded is not None:
-        _write_array(encoded, paths["label"], case.affine)
+        _write_array(encoded, paths["label"], case.affine, case.header)
     found = "_".join(paths["case"].parts[-2:]) if style.name == "brats2015" else paths["case"].name
     return CaseFiles(found, case.layout, images, None if encoded is None else paths["label"])
 
 
-def write_segmentation(labels: np.ndarray, path: str | os.PathLike, affine: np.ndarray, layout: str) -> None:
+def write_segmentation(
+    labels: np.ndarray,
+    path: str | os.PathLike,
+    affine: np.ndarray,
+    layout: str,
+    *,
+    header: nib.Nifti1Header | None = None,
+) -> None:
     """Write a segmentation in the label values of its data set.
 
     The header is in mm, also where that of the case is in metres or micrometres: every reader that heeds the unit finds
@@ -75,6 +85,9 @@ def write_segmentation(labels: np.ndarray, path: str | os.PathLike, affine: np.n
         path: ends in .nii, .nii.gz or .mha.
         affine: [4, 4], voxel index -> RAS+ mm.
         layout: of the case that was segmented (``case.layout``), a key in ``LAYOUTS``.
+        header: of the case (``case.header``). Its codes and both of its transforms are kept, so that every reader finds
+            labels and images at one place, whichever transform it heeds. Without it, and where it says another place
+            than ``affine``, both transforms are the affine, with code 1.
 
     Raises:
         InputError: another ending, an unknown layout, values outside its scheme, not 3D, or a disk that is full.
@@ -82,16 +95,23 @@ def write_segmentation(labels: np.ndarray, path: str | os.PathLike, affine: np.n
     labels = np.asarray(labels)
     if labels.ndim != 3:
         raise InputError(f"{path}: a segmentation has 3 dimensions, found shape {labels.shape}")
-    _write_array(_encode(labels, layout_named(layout).scheme, os.fspath(path)), Path(path), affine)
+    _write_array(_encode(labels, layout_named(layout).scheme, os.fspath(path)), Path(path), affine, header)
 
 
-def write_probabilities(probabilities: np.ndarray, path: str | os.PathLike, affine: np.ndarray) -> None:
+def write_probabilities(
+    probabilities: np.ndarray,
+    path: str | os.PathLike,
+    affine: np.ndarray,
+    *,
+    header: nib.Nifti1Header | None = None,
+) -> None:
     """Write class probabilities as a 4D NIfTI, float32 [X, Y, Z, K], with its header in mm.
 
     Args:
         probabilities: [K, X, Y, Z], background first.
         path: ends in .nii or .nii.gz.
         affine: [4, 4], voxel index -> RAS+ mm.
+        header: as for :func:`write_segmentation`.
 
     Raises:
         InputError: another ending, not 4D, or a disk that is full.
@@ -102,7 +122,7 @@ def write_probabilities(probabilities: np.ndarray, path: str | os.PathLike, affi
             f"{path}: probabilities are written as [K, X, Y, Z] to a .nii or .nii.gz file, "
             f"found shape {probabilities.shape} and this name"
         )
-    _write_array(np.moveaxis(probabilities, 0, -1), Path(path), affine)
+    _write_array(np.moveaxis(probabilities, 0, -1), Path(path), affine, header)
 
 
 def _case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
@@ -152,7 +172,7 @@ def _encode(labels: np.ndarray, scheme: LabelScheme, name: str) -> np.ndarray:
     return scheme.encode(labels.astype(np.uint8))
 
 
-def _write_array(array: np.ndarray, path: Path, affine: np.ndarray) -> None:
+def _write_array(array: np.ndarray, path: Path, affine: np.ndarray, header: nib.Nifti1Header | None) -> None:
     """Write [X, Y, Z] or [X, Y, Z, K] in the format of the suffix, atomically."""
     _, suffix = split_suffix(path)
     if not suffix:
@@ -161,7 +181,7 @@ def _write_array(array: np.ndarray, path: Path, affine: np.ndarray) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise InputError(f"{path}: expected an invertible 4 x 4 matrix from voxels to mm, found {affine.tolist()}")
     if suffix == ".mha":
-        image = _mha_image(array, path, affine)
+        image = _mha_image(array, path, affine, header)
         with replacing(path) as temporary:
             try:
                 import_simpleitk(path).WriteImage(image, os.fspath(temporary), useCompression=True)
@@ -170,19 +190,19 @@ def _write_array(array: np.ndarray, path: Path, affine: np.ndarray) -> None:
                 reason = str(error).partition("Reason:")[2].strip() or "ITK could not write it"
                 raise OSError(errno.EIO, reason) from error
         return
-    image = nib.Nifti1Image(array, affine)
-    # Both transforms, so that every reader finds the same place; the qform drops a shear, the sform keeps it.
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
+    image = nib.Nifti1Image(array, None)
+    set_place(image, affine, header)
     with replacing(path) as temporary:
         nib.save(image, temporary)
 
 
-def _mha_image(array: np.ndarray, path: Path, affine: np.ndarray):
-    """A SimpleITK image of [X, Y, Z] with an affine to RAS+ mm."""
+def _mha_image(array: np.ndarray, path: Path, affine: np.ndarray, header: nib.Nifti1Header | None):
+    """A SimpleITK image of [X, Y, Z] with an affine to RAS+ mm, where ITK puts images with that NIfTI header."""
     sitk = import_simpleitk(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    if is_placed_by(affine, header, array.shape):
+        assert header is not None  # it says a place
+        affine = _affine_of_itk(sitk, header, affine)
     lps = LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
@@ -190,3 +210,24 @@ def _mha_image(array: np.ndarray, path: Path, affine: np.ndarray):
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     return image
+
+
+def _affine_of_itk(sitk, header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
+    """The affine to RAS+ mm that ITK reads from a NIfTI header: another than nibabel's where the transforms differ."""
+    voxel = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), None)
+    one = header.copy()
+    one.set_data_shape((1, 1, 1))
+    set_place(voxel, affine_in_mm(one), one)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "voxel.nii"
+        nib.save(voxel, path)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(os.fspath(path))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:  # a shear, which ITK does not take
+            return affine
+    found = np.eye(4)
+    found[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
+    found[:3, 3] = reader.GetOrigin()
+    return LPS_TO_RAS @ found

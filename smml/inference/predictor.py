@@ -338,6 +338,7 @@ class Predictor:
             uncertainty=uncertainty.numpy(),
             student=student,
             branches=None if kept is None else kept.numpy(),
+            header=encoding.case.header,
         )
 
     def _refine(
@@ -446,9 +447,10 @@ class Predictor:
         scheme_that_fits(layout, segmentation.scheme.num_classes)
         if probabilities is not None and Path(probabilities).resolve() == Path(path).resolve():
             raise InputError(f"{path}: was named for the labels and for the probabilities; name two files")
-        write_segmentation(segmentation.labels, path, segmentation.affine, layout)
+        affine, header = segmentation.affine, segmentation.header
+        write_segmentation(segmentation.labels, path, affine, layout, header=header)
         if probabilities is not None:
-            write_probabilities(segmentation.probabilities, probabilities, segmentation.affine)
+            write_probabilities(segmentation.probabilities, probabilities, affine, header=header)
         return Path(path)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import nibabel as nib
 import numpy as np
 
 from smml.data.case import Case
@@ -27,6 +28,7 @@ class Segmentation:
         uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
         student: where the refinement networks had the last word, the segmentation of the students alone.
         branches: float32 [2, K, X, Y, Z], each branch's own probabilities; kept only if asked for.
+        header: the case's, for what is written; None if it has none.
     """
 
     labels: np.ndarray
@@ -38,6 +40,7 @@ class Segmentation:
     uncertainty: np.ndarray | None = None
     student: "Segmentation | None" = None
     branches: np.ndarray | None = None
+    header: nib.Nifti1Header | None = field(default=None, repr=False)
 
     @property
     def scheme(self) -> LabelScheme:

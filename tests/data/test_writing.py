@@ -1,5 +1,6 @@
 """Writing in every layout: what was given is read back, the same input gives the same bytes, files are whole."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -171,6 +172,71 @@ def test_nifti_carries_both_transforms_and_millimetres(tmp_path):
         assert code == 1
         np.testing.assert_allclose(matrix, AFFINES["permuted"], atol=1e-5)
     assert header.get_xyzt_units()[0] == "mm"
+
+
+def save_coded(path: Path, sform: int, qform: int, unit: str = "mm") -> Path:
+    """An image with those transform codes, whose sform and qform lie 5 mm apart where both are set."""
+    array = make()[0]["t1"]
+    image = nib.Nifti1Image(array, None)
+    image.header["pixdim"][:4] = 1, 1.5, 1, 2
+    image.set_sform(AFFINES["permuted"] if sform else None, code=sform)
+    moved = AFFINES["permuted"] + np.array([[0, 0, 0, 5.0]] * 3 + [[0] * 4]) * bool(sform)
+    image.set_qform(moved if qform else None, code=qform)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, path)
+    return path
+
+
+def itk_place(path: Path) -> np.ndarray:
+    """Origin, direction and spacing of the first three axes, as ITK reads them."""
+    image = sitk.ReadImage(str(path))
+    axes = image.GetDimension()
+    direction = np.reshape(image.GetDirection(), (axes, axes))[:3, :3]
+    return np.concatenate([image.GetOrigin()[:3], direction.ravel(), image.GetSpacing()[:3]])
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (4, 0), (0, 2), (2, 2), (1, 1), (2, 4)])
+def test_what_is_written_keeps_the_codes_and_both_transforms_of_the_input(tmp_path, codes):
+    """Readers choose between the transforms each in its own way; SimpleITK is one that chooses unlike nibabel."""
+    source = save_coded(tmp_path / "t1.nii.gz", *codes)
+    case = read_case(source)
+    kept = {"header": case.header}
+    for name in ("out.nii.gz", "out.nii", "out.mha"):
+        write_segmentation(np.zeros(SHAPE, np.uint8), tmp_path / name, case.affine, case.layout, **kept)
+    write_probabilities(np.zeros((4, *SHAPE)), tmp_path / "p.nii.gz", case.affine, **kept)
+    written = write_case(dataclasses.replace(case, id="1"), tmp_path / "case").images["t1"].path
+    given = nib.load(source).header
+    for path in (tmp_path / "out.nii.gz", tmp_path / "out.nii", tmp_path / "p.nii.gz", written):
+        header = nib.load(path).header
+        assert (int(header["sform_code"]), int(header["qform_code"])) == codes
+        np.testing.assert_array_equal(header.get_sform(), given.get_sform())
+        np.testing.assert_array_equal(header.get_qform(), given.get_qform())
+        np.testing.assert_array_equal(nib.load(path).affine, nib.load(source).affine)
+        np.testing.assert_array_equal(itk_place(path), itk_place(source))
+    np.testing.assert_allclose(itk_place(tmp_path / "out.mha"), itk_place(source), atol=1e-5)
+
+
+def test_transforms_in_another_unit_are_kept_in_mm(tmp_path):
+    image = nib.Nifti1Image(make()[0]["t1"], np.diag([1e-3, 1e-3, 1e-3, 1]) @ AFFINES["permuted"])
+    image.set_qform(image.affine, code=2)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "t1.nii.gz")
+    case = read_case(tmp_path / "t1.nii.gz")
+    write_segmentation(np.zeros(SHAPE, np.uint8), tmp_path / "out.nii", case.affine, case.layout, header=case.header)
+    header = nib.load(tmp_path / "out.nii").header
+    assert header.get_xyzt_units()[0] == "mm"
+    for matrix, code in (header.get_qform(coded=True), header.get_sform(coded=True)):
+        assert code == 2
+        np.testing.assert_allclose(matrix, AFFINES["permuted"], atol=1e-4)
+
+
+def test_a_header_of_another_place_or_shape_than_the_affine_counts_for_nothing(tmp_path):
+    case = read_case(save_coded(tmp_path / "t1.nii.gz", 4, 0))
+    for affine, shape in ((OBLIQUE, SHAPE), (case.affine, (2, 2, 2))):
+        labels, path = np.zeros(shape, np.uint8), tmp_path / "out.nii"
+        write_segmentation(labels, path, affine, case.layout, header=case.header)
+        assert int(nib.load(path).header["sform_code"]) == 1
+        np.testing.assert_allclose(nib.load(path).affine, affine, atol=1e-5)
 
 
 @pytest.mark.parametrize(("unit", "per_mm"), [("meter", 1e-3), ("micron", 1e3)])

@@ -374,6 +374,18 @@ def test_what_is_saved_has_the_label_values_of_the_data_set_that_the_case_came_f
     assert np.array_equal(read_image(truth)[0], read_image(files.label)[0])
 
 
+def test_labels_and_probabilities_keep_the_transform_codes_of_the_case(model, tmp_path):
+    image = nib.Nifti1Image(make_case((32, 32, 32)).volumes["t1"], None)
+    image.set_qform(np.diag([-1.0, -1, 1, 1]), code=2)
+    nib.save(image, tmp_path / "t1.nii")
+    predictor = Predictor(model, None, window=32)
+    outputs = [tmp_path / "labels.nii", tmp_path / "probabilities.nii"]
+    predictor.save(predictor.predict(read_case(tmp_path / "t1.nii")), outputs[0], probabilities=outputs[1])
+    for path in outputs:
+        header = nib.load(path).header
+        assert (int(header["qform_code"]), int(header["sform_code"])) == (2, 0)
+
+
 def test_another_layout_is_written_where_it_is_named(model, tmp_path):
     predictor = Predictor(model, None, window=32)
     case = dataclasses.replace(make_case((32, 32, 32)), layout="msd")
