@@ -15,6 +15,10 @@ Region = Literal["WT", "TC", "ET"]
 
 REGIONS: tuple[Region, ...] = ("WT", "TC", "ET")
 
+# How far a label value may lie from a whole number: floats and scales of a header store them inexactly, while
+# resampling leaves values in between at every edge.
+WHOLE = 0.02
+
 
 @dataclass(frozen=True)
 class LabelScheme:
@@ -36,24 +40,35 @@ class LabelScheme:
         """K, background included."""
         return len(self.classes)
 
-    def decode(self, stored: np.ndarray, name: str) -> np.ndarray:
+    def decode(self, stored: np.ndarray, name: str, scale: tuple[float, float] | None = None) -> np.ndarray:
         """Disk values -> memory values, uint8 of the same shape.
 
         Args:
-            stored: values as read, [X, Y, Z], of any real type.
+            stored: values as read, [X, Y, Z], of any real type; each counts as the nearest whole number.
             name: file to name in an error.
+            scale: slope and intercept by which the file's header made ``stored`` of what the file holds, for the error.
 
         Raises:
-            InputError: a value is not a whole number or does not belong to the scheme, or the scheme has no values on
+            InputError: a value is further than ``WHOLE`` from a whole number or does not belong to the scheme, or the scheme has no values on
                 disk.
         """
         on_disk = self._known_values()
-        odd = int((stored != np.rint(stored)).sum()) if np.issubdtype(stored.dtype, np.floating) else 0
-        if odd:
-            raise InputError(
-                f"{name}: expected whole label values, found {odd} of {stored.size} voxels that are not (or are NaN); "
-                "give the segmentation itself, resampled with nearest neighbour only"
-            )
+        scaled = ""
+        if scale is not None:
+            scaled = f"; its header multiplies what is stored by {scale[0]:g} and adds {scale[1]:g}: if what is stored "
+            scaled += "are the labels, set scl_slope to 1 and scl_inter to 0"
+        if np.issubdtype(stored.dtype, np.floating):
+            with np.errstate(invalid="ignore"):
+                nearest = np.rint(stored)
+                # A NaN fails the comparison, and so does infinity less itself.
+                odd = stored.size - int((np.abs(stored - nearest) <= WHOLE).sum())
+            if odd:
+                remedy = scaled or "; give the segmentation itself, resampled with nearest neighbour only"
+                raise InputError(
+                    f"{name}: expected whole label values, found {odd} of {stored.size} voxels that are not (or are "
+                    f"NaN){remedy}"
+                )
+            stored = nearest
         # Bytes are sorted faster than what a file may hold.
         if stored.min() >= 0 and stored.max() <= 255:
             stored = stored.astype(np.uint8)
@@ -62,8 +77,8 @@ class LabelScheme:
         if foreign:
             raise InputError(
                 f"{name}: label value {', '.join(f'{value:g}' for value in foreign[:5])} is not one of "
-                f"{', '.join(map(str, on_disk))} of this layout; check that the file is a segmentation of the "
-                "data set that its name says"
+                f"{', '.join(map(str, on_disk))} of this layout"
+                + (scaled or "; check that the file is a segmentation of the data set that its name says")
             )
         result = np.zeros(stored.shape, np.uint8)
         for value, disk in enumerate(on_disk):

@@ -41,11 +41,12 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class _Stored(NamedTuple):
-    """What a file holds: values [X, Y, Z], the affine in mm, and the header if it is a NIfTI's."""
+    """What a file holds: values [X, Y, Z], the affine in mm, the header of a NIfTI, and its slope and intercept."""
 
     values: np.ndarray
     affine: np.ndarray
-    header: nib.Nifti1Header | None
+    header: nib.Nifti1Header | None = None
+    scale: tuple[float, float] | None = None
 
 
 def read_case(
@@ -100,7 +101,8 @@ def read_case(
     if label and files.label is not None:
         stored = _read(files.label)
         _check_grid(files.label, stored.values.shape, stored.affine, *first)
-        segmentation, sources["label"] = files.scheme.decode(stored.values, os.fspath(files.label)), files.label
+        segmentation = files.scheme.decode(stored.values, os.fspath(files.label), stored.scale)
+        sources["label"] = files.label
     return Case(files.id, volumes, segmentation, first[2], files.layout, sources, header)
 
 
@@ -191,7 +193,8 @@ def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | No
             index = (*index[:3], channel, *index[4:])
         # Slicing the proxy reads the asked channel alone.
         values = np.asarray(proxy[index] if len(shape) > 3 else proxy)
-        return _Stored(values, affine_in_mm(image.header), image.header)
+        scale = (float(proxy.slope), float(proxy.inter))
+        return _Stored(values, affine_in_mm(image.header), image.header, None if scale == (1, 0) else scale)
 
 
 def _check_dimensions(path: Path, shape: tuple[int, ...], axes: int, channels: int | None) -> None:
@@ -222,7 +225,7 @@ def _read_mha(path: Path) -> _Stored:
     affine[:3, 3] = image.GetOrigin()[:3]
     # ITK's arrays run [Z, Y, X], with further axes of length 1 in front.
     stored = sitk.GetArrayFromImage(image).T
-    return _Stored(np.ascontiguousarray(stored.reshape(stored.shape[:3])), LPS_TO_RAS @ affine, None)
+    return _Stored(np.ascontiguousarray(stored.reshape(stored.shape[:3])), LPS_TO_RAS @ affine)
 
 
 def import_simpleitk(path: Path):

@@ -302,6 +302,33 @@ def test_label_values_that_are_not_whole_are_refused(folder, odd):
     refused(folder, r"_seg\.nii\.gz: expected whole label values, found 2 of 120 voxels that are not")
 
 
+@pytest.mark.parametrize("stored", ["float", "slope"])
+def test_labels_stored_inexactly_count_as_the_nearest_whole_value(folder, stored):
+    labels = np.array([0, 1, 2, 4], np.uint8)[volume(9) % 4]
+    if stored == "float":
+        image = nib.Nifti1Image((labels * np.float32(1.0000001) + np.float32(0.019)).astype(np.float32), AFFINE)
+    else:
+        # 4 is stored as 255 with a slope that single precision rounds, as tools write that fill the whole integer.
+        image = nib.Nifti1Image(np.rint(labels * 63.75).astype(np.uint8), AFFINE)
+        image.header.set_slope_inter(4 / 255, 0.001)
+    nib.save(image, member(folder, "seg"))
+    np.testing.assert_array_equal(read_case(folder).label, volume(9) % 4)
+
+
+@pytest.mark.parametrize(("slope", "what"), [(0.5, "expected whole label values"), (3.0, "label value 3, 6, 12 is")])
+def test_labels_that_a_scale_of_the_header_spoils_are_refused_with_the_scale(folder, slope, what):
+    image = nib.Nifti1Image(np.array([0, 1, 2, 4], np.uint8)[volume(9) % 4], AFFINE)
+    image.header.set_slope_inter(slope, 0)
+    nib.save(image, member(folder, "seg"))
+    refused(folder, rf"_seg.*{what}.*multiplies what is stored by {slope:g} and adds 0: .* set scl_slope to 1")
+
+
+@pytest.mark.parametrize("odd", [1.03, -0.03])
+def test_label_values_further_from_whole_than_rounding_are_refused(folder, odd):
+    save(member(folder, "seg"), np.full(SHAPE, odd, np.float32))
+    refused(folder, "expected whole label values, found 120 of 120 .* resampled with nearest neighbour")
+
+
 def test_whole_labels_stored_as_floats_and_empty_labels_are_fine(folder):
     save(member(folder, "seg"), np.full(SHAPE, 4, np.float64))
     assert (read_case(folder).label == 3).all()
