@@ -21,8 +21,10 @@ from smml.data.nifti import affine_in_mm
 from smml.errors import InputError, MissingPackage
 from smml.modalities import parse_subset, subset_name
 
-# Furthest that two files of a case may put the same voxel apart, in mm: headers round to single precision.
-GRID_TOLERANCE = 1e-3
+# Furthest that two files of a case may put the same voxel apart: a part of the shortest voxel edge, and in mm. Headers
+# round to single precision. In a qform nearly 180 degrees from the axes, as those of BraTS are, the quaternion's fourth
+# number is found from the other three, and a corner of a head moves by some hundredths of a mm.
+GRID_TOLERANCE, GRID_TOLERANCE_MM = 0.1, 0.2
 
 # Voxel edges of an image of a head, in mm: outside them, the header is wrong or in another unit than it says.
 VOXEL_EDGES = (0.05, 50.0)
@@ -287,7 +289,7 @@ def check_mha(path: Path) -> None:
 def _check_grid(
     path: Path, shape: tuple, affine: np.ndarray, first: Path, first_shape: tuple, first_affine: np.ndarray
 ) -> None:
-    """Same shape, and no corner of the volume further apart than the tolerance."""
+    """Same shape, and no corner of the volume further apart than a small part of a voxel."""
     if shape != first_shape:
         raise InputError(
             f"{path}: expected the shape {first_shape} of {first}, found {shape}; "
@@ -295,8 +297,11 @@ def _check_grid(
         )
     corners = np.stack(np.meshgrid(*[(0, length - 1) for length in shape], [1], indexing="ij"), -1).reshape(-1, 4)
     distance = float(np.linalg.norm((corners @ (affine - first_affine).T)[:, :3], axis=1).max())
-    if distance > GRID_TOLERANCE:
+    edge = float(np.linalg.norm(first_affine[:3, :3], axis=0).min())
+    tolerance = min(GRID_TOLERANCE * edge, GRID_TOLERANCE_MM)
+    if not distance <= tolerance:
         raise InputError(
             f"{path}: expected the same place as {first}, found voxels up to {distance:.4g} mm away from it (shapes "
-            "agree, affines differ); register or resample the files of a case to one grid"
+            f"agree, affines differ by more than {tolerance:.4g} mm); register or resample the files of a case to one "
+            "grid"
         )
