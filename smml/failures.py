@@ -4,10 +4,12 @@ The libraries tell these in words of their own, and often as a bare ``RuntimeErr
 the words. What it does not know is a fault of the program, whose traceback must be kept.
 """
 
+import contextlib
 import errno
 import os
 import pickle
 import re
+from collections.abc import Iterator
 
 from smml.errors import InputError
 
@@ -22,6 +24,15 @@ _SPACE = "free some space, or choose another place; what was finished before is 
 # torch's writer keeps the reason to itself: it says that it is not as far in the file as it should be.
 _FULL = r"unexpected pos \d+|No space left on device|StorageFull"
 
+_OUT_OF_GPU_MEMORY = (
+    r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    r"|MPS backend out of memory"
+)
+_OUT_OF_MEMORY = (
+    r"can't allocate memory|not enough memory|[Cc]annot allocate memory|[Ff]ailed to allocate memory"
+    r"|std::bad_alloc|bad allocation"
+)
+
 # What the libraries say, and what it means; the first that is found counts.
 _WORDS: tuple[tuple[str, str, str], ...] = (
     (r"Too many open files|received \d+ items of ancdata", "too many open files", _HANDLES),
@@ -30,17 +41,8 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "too little shared memory for the loader processes",
         _SHARED,
     ),
-    (
-        r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-        r"|MPS backend out of memory",
-        "too little memory on the GPU",
-        _MEMORY,
-    ),
-    (
-        r"can't allocate memory|not enough memory|Cannot allocate memory|std::bad_alloc|bad allocation",
-        "too little memory",
-        _MEMORY,
-    ),
+    (_OUT_OF_GPU_MEMORY, "too little memory on the GPU", _MEMORY),
+    (_OUT_OF_MEMORY, "too little memory", _MEMORY),
     (
         r"DataLoader worker .*(?:killed by signal: Killed|exited unexpectedly)"
         r"|worker process .*unexpectedly terminated",
@@ -84,6 +86,37 @@ def explain(error: BaseException) -> str | None:
             return said
         seen = seen.__cause__
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, on the machine or on a GPU.
+
+    Args:
+        error: any; an :class:`InputError` has said what it has to say.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = f"{_OUT_OF_GPU_MEMORY}|{_OUT_OF_MEMORY}"
+    return not isinstance(error, InputError) and re.search(words, str(error)) is not None
+
+
+@contextlib.contextmanager
+def telling_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn an error about too little memory into an :class:`InputError`; others pass.
+
+    Args:
+        what: the file or work that needs it.
+        remedy: what to do.
+
+    Raises:
+        InputError: there was too little memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise InputError(f"{what}: too little memory; {remedy}") from error
+        raise
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from smml.errors import InputError
-from smml.failures import explain, is_full_disk
+from smml.failures import explain, is_full_disk, is_out_of_memory, telling_memory
+from smml.mistaken import true_kind_of
 
 
 def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[dict, object]:
@@ -32,9 +33,21 @@ def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[d
         content if there is no such entry. What the content holds is for the caller to check.
 
     Raises:
-        InputError: damaged, truncated, or with pickled code in it, which is never run.
+        InputError: damaged, truncated, something else than its name says, or with pickled code in it, which is never
+            run; or there is too little memory for it.
     """
-    kind = f"{kind} " if kind else ""
+    try:
+        with telling_memory(os.fspath(path), "close other programs, or take smaller weights or a larger machine"):
+            return _read_tensors(path, f"{kind} " if kind else "", get, again)
+    except InputError as error:
+        # What PyTorch saves is a zip archive.
+        if found := true_kind_of(path, but=("a zip archive",)):
+            raise InputError(f"{path}: expected weights, found {found}") from error
+        raise
+
+
+def _read_tensors(path: Path, kind: str, get: str, again: str) -> tuple[dict, object]:
+    """As :func:`read_tensors`, which knows files that hold no weights at all."""
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
@@ -42,6 +55,8 @@ def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[d
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         # Deeply nested metadata ends the parser's recursion.
         except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(
                 f"{path}: damaged or truncated {kind}weights ({error}); copy or install them again"
             ) from error
@@ -55,6 +70,8 @@ def read_tensors(path: Path, *, kind: str = "", get: str, again: str) -> tuple[d
         ) from error
     # What a damaged file provokes in the unpickler is not enumerable: lookup, index, overflow and codec errors.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: damaged or truncated {kind}checkpoint ({first}); {again}") from error
     if not isinstance(content, dict) or "weights" not in content:

@@ -222,6 +222,25 @@ def test_a_damaged_file_is_named_with_the_remedy_and_nothing_is_written(run, cas
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")],
+    ids=repr,
+)
+def test_too_little_memory_is_one_sentence_with_what_takes_less(
+    run, case_folder, checkpoint, tmp_path, monkeypatch, error
+):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("smml.inference.predictor.prepare", fails)
+    output = tmp_path / "seg.nii.gz"
+    message = sentence(run("predict", "--case", case_folder, "--checkpoint", checkpoint, "--output", output))
+    assert "too little memory" in message
+    assert "--window or fewer sequences" in message
+    assert not output.exists()
+
+
 def test_places_that_hold_no_cases_are_named(run, checkpoint, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments in (

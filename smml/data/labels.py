@@ -49,8 +49,8 @@ class LabelScheme:
             scale: slope and intercept by which the file's header made ``stored`` of what the file holds, for the error.
 
         Raises:
-            InputError: a value is further than ``WHOLE`` from a whole number or does not belong to the scheme, or the scheme has no values on
-                disk.
+            InputError: a value is further than ``WHOLE`` from a whole number or does not belong to the scheme, or the
+                scheme has no values on disk.
         """
         on_disk = self._known_values()
         scaled = ""

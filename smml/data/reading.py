@@ -3,10 +3,8 @@
 Everything that can be wrong with a file is told here, as one sentence, before a model sees a voxel.
 """
 
-import gzip
 import io
 import os
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -16,9 +14,12 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
 from smml.data.case import Case
+from smml.data.inflating import inflate_gzip, inflated_size
 from smml.data.layouts import IMAGE_SUFFIXES, CaseFiles, find_case, layout_named, split_suffix
 from smml.data.nifti import affine_in_mm
 from smml.errors import InputError, MissingPackage
+from smml.failures import is_out_of_memory, telling_memory
+from smml.mistaken import true_kind, true_kind_of
 from smml.modalities import parse_subset, subset_name
 
 # Furthest that two files of a case may put the same voxel apart: a part of the shortest voxel edge, and in mm. Headers
@@ -38,8 +39,13 @@ _MHA_TYPES = {
     **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
 }
 
+# Bytes of the longer header, that of NIfTI-2.
+_HEADER = 540
+
 # ITK counts patient axes to the left and to the back, NIfTI to the right and to the front.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_MEMORY = "close other programs, read fewer sequences (--modalities), or take a machine with more"
 
 
 class _Stored(NamedTuple):
@@ -81,12 +87,12 @@ def read_case(
     for name in wanted:
         source = files.images[name]
         in_4d = len(channels) if channels and source.channel is not None else None
-        stored = _read(source.path, source.channel, in_4d)
+        with telling_memory(os.fspath(source.path), _MEMORY), np.errstate(over="ignore", invalid="ignore"):
+            stored = _read(source.path, source.channel, in_4d)
+            volume = stored.values.astype(np.float32)
         if first is None:
             first, header = (source.path, stored.values.shape, stored.affine), stored.header
         _check_grid(source.path, stored.values.shape, stored.affine, *first)
-        with np.errstate(over="ignore", invalid="ignore"):
-            volume = stored.values.astype(np.float32)
         if bad := volume.size - int(np.isfinite(volume).sum()):
             raise InputError(
                 f"{source.path}: expected finite intensities, found NaN or infinity in {bad} of {volume.size} voxels; "
@@ -101,9 +107,10 @@ def read_case(
     assert first is not None  # a case has an image
     segmentation = None
     if label and files.label is not None:
-        stored = _read(files.label)
-        _check_grid(files.label, stored.values.shape, stored.affine, *first)
-        segmentation = files.scheme.decode(stored.values, os.fspath(files.label), stored.scale)
+        with telling_memory(os.fspath(files.label), _MEMORY):
+            stored = _read(files.label)
+            _check_grid(files.label, stored.values.shape, stored.affine, *first)
+            segmentation = files.scheme.decode(stored.values, os.fspath(files.label), stored.scale)
         sources["label"] = files.label
     return Case(files.id, volumes, segmentation, first[2], files.layout, sources, header)
 
@@ -124,9 +131,10 @@ def read_image(
 
     Raises:
         InputError: the file is missing, a folder, damaged, not an image of that many dimensions, or has voxels of an
-            impossible size.
+            impossible size; or there is too little memory for it.
     """
-    stored = _read(Path(path), channel, channels)
+    with telling_memory(os.fspath(path), _MEMORY):
+        stored = _read(Path(path), channel, channels)
     return stored.values, stored.affine
 
 
@@ -138,23 +146,30 @@ def _read(path: Path, channel: int | None = None, channels: int | None = None) -
     try:
         size = path.stat().st_size
     except OSError as error:
+        if kind := true_kind_of(path):
+            raise InputError(f"{path}: expected an image, found {kind}") from error
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path") from error
     if not suffix:
         raise InputError(f"{path}: expected a file ending in {', '.join(IMAGE_SUFFIXES)}; convert it to one of these")
     try:
-        stored = _read_mha(path) if suffix == ".mha" else _read_nifti(path, suffix, channel, channels)
+        stored = _read_mha(path) if suffix == ".mha" else _read_nifti(path, channel, channels)
     except InputError:
         raise
-    # What a damaged file provokes in the libraries is not enumerable: overflow, lookup, memory and codec errors.
+    # What a damaged file provokes in the libraries is not enumerable: overflow, lookup and codec errors.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        own = ("a MetaImage",) if suffix == ".mha" else ("a NIfTI image", "a gzip file")
+        if kind := true_kind_of(path, but=own):
+            raise InputError(f"{path}: expected a {suffix} image, found {kind}") from error
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{path}: expected a complete {suffix} image, found {size} bytes that cannot be read ({reason}); "
             "the file is damaged or cut short: copy or download it again"
         ) from error
-    kind = stored.values.dtype
-    if not np.issubdtype(kind, np.number) or np.issubdtype(kind, np.complexfloating):
-        raise InputError(f"{path}: expected one real number per voxel, found {kind}; convert it to grey values")
+    dtype = stored.values.dtype
+    if not np.issubdtype(dtype, np.number) or np.issubdtype(dtype, np.complexfloating):
+        raise InputError(f"{path}: expected one real number per voxel, found {dtype}; convert it to grey values")
     linear = stored.affine[:3, :3]
     lengths = np.linalg.norm(linear, axis=0)
     if not np.isfinite(stored.affine).all() or lengths.min() == 0 or abs(np.linalg.det(linear / lengths)) < 1e-6:
@@ -171,17 +186,16 @@ def _read(path: Path, channel: int | None = None, channels: int | None = None) -
     return stored
 
 
-def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | None) -> _Stored:
+def _read_nifti(path: Path, channel: int | None, channels: int | None) -> _Stored:
     with open(path, "rb") as file:
-        # The stream is read to its end, because only there gzip's checksum tells a damaged file from a good one.
-        stream = io.BytesIO(gzip.GzipFile(fileobj=file).read()) if suffix == ".nii.gz" else file
+        # Told by content: whoever unpacks or packs a file often forgets the name.
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream: io.IOBase = inflate_gzip(file, _HEADER, lambda start: _needed(path, start)) if packed else file
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
-        start = stream.read(540)
+        kind = _nifti_kind(path, stream.read(_HEADER))
         stream.seek(0)
-        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Image
-        if not kind.header_class.may_contain_header(start):
-            raise ValueError("no NIfTI header")
         image = kind.from_stream(stream)
         shape = image.shape
         proxy = cast(ArrayProxy, image.dataobj)  # of an image that comes from a stream
@@ -197,6 +211,24 @@ def _read_nifti(path: Path, suffix: str, channel: int | None, channels: int | No
         values = np.asarray(proxy[index] if len(shape) > 3 else proxy)
         scale = (float(proxy.slope), float(proxy.inter))
         return _Stored(values, affine_in_mm(image.header), image.header, None if scale == (1, 0) else scale)
+
+
+def _nifti_kind(path: Path, start: bytes) -> type[nib.Nifti1Image]:
+    """NIfTI-1 or 2, told by the first bytes."""
+    for kind in (nib.Nifti2Image, nib.Nifti1Image):
+        if kind.header_class.may_contain_header(start):
+            return kind
+    if found := true_kind(start):
+        raise InputError(f"{path}: expected a NIfTI image, found {found}")
+    raise ValueError("no NIfTI header")
+
+
+def _needed(path: Path, start: bytes) -> int:
+    """Bytes of a whole image, told by its first ones."""
+    kind = _nifti_kind(path, start).header_class
+    header = kind(start[: kind.sizeof_hdr])
+    values = int(np.prod(header.get_data_shape(), dtype=object))
+    return max(len(start), header.get_data_offset() + values * header.get_data_dtype().itemsize)
 
 
 def _check_dimensions(path: Path, shape: tuple[int, ...], axes: int, channels: int | None) -> None:
@@ -280,8 +312,7 @@ def check_mha(path: Path) -> None:
         end = position + int(header["CompressedDataSize"])
         if end > len(content):
             raise ValueError(f"the compressed image ends {end - len(content)} bytes early")
-        # 47: either a zlib or a gzip wrapper, as ITK accepts.
-        size = len(zlib.decompress(content[position:end], 47))
+        size = inflated_size(memoryview(content)[position:end], needed)
     if size < needed:
         raise ValueError(f"the image ends after {size} of {needed} bytes")
 

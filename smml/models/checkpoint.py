@@ -17,6 +17,7 @@ import smml
 from smml.data.preprocessing import PREPROCESSINGS
 from smml.errors import InputError
 from smml.files import replacing
+from smml.mistaken import true_kind_of
 from smml.models.presets import PRESETS, StudentConfig
 from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
@@ -124,6 +125,8 @@ def find_checkpoint(name_or_path: str | os.PathLike) -> Path:
     shipped = SHIPPED / f"{name_or_path}.safetensors"
     if shipped.is_file():
         return shipped
+    if found := true_kind_of(path):  # a link to content that is not here
+        raise InputError(f"{path}: expected a checkpoint, found {found}")
     names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors"))) or "none in this version"
     raise InputError(
         f"{name_or_path}: no such checkpoint; give a .pt or .safetensors file, the folder of a training run, or the "

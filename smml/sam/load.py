@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import replacing
+from smml.mistaken import true_kind_of
 from smml.sam.download import OFFICIAL, fetch
 from smml.sam.tiny import TinyConfig, build_tiny
 from smml.sam.torchvision_gap import Sam, import_segment_anything
@@ -63,6 +64,8 @@ def load_sam(
     else:
         path = Path(name)
         if not path.is_file():
+            if found := true_kind_of(path):  # a link to content that is not here
+                raise InputError(f"{path}: expected a SAM, found {found}")
             raise InputError(
                 f"{name}: no such SAM; give tiny, {', '.join(OFFICIAL)}, or a .pth or .safetensors file that exists"
             )

@@ -1,6 +1,7 @@
 """Reading a case: its geometry, only what is asked, and every bad file told in one sentence."""
 
 import dataclasses
+import errno
 import gzip
 import re
 import shutil
@@ -421,6 +422,23 @@ def test_damaged_files_are_refused_in_one_sentence_and_silently(tmp_path, capfd,
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("std::bad_alloc")], ids=repr
+)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch, suffix, error):
+    def fails(*_):
+        raise error
+
+    path = tmp_path / f"flair{suffix}"
+    save_mha(path, volume()) if suffix == ".mha" else save(path, volume())
+    monkeypatch.setattr(sitk, "GetArrayFromImage", fails)
+    monkeypatch.setattr(nib.Nifti1Image, "from_stream", fails)
+    refused(path, rf"flair{suffix}: too little memory; close other programs, read fewer sequences")
+    with pytest.raises(InputError, match="too little memory"):
+        read_image(path)
+
+
 def test_a_header_alone_is_refused(tmp_path):
     content = save(tmp_path / "t1.nii", volume()).read_bytes()
     (tmp_path / "flair.nii").write_bytes(content[:352])
@@ -432,11 +450,13 @@ def test_a_header_alone_is_refused(tmp_path):
     refused(tmp_path / "flair.mha", "expected a complete .mha image")
 
 
-def test_a_format_under_the_name_of_another_is_refused(tmp_path):
-    save(tmp_path / "t1.nii", volume())
-    for name in ("flair.nii.gz", "flair.mha"):
-        shutil.copy(tmp_path / "t1.nii", tmp_path / name)
-        refused(tmp_path / name, "expected a complete")
+@pytest.mark.parametrize(("written", "named"), [("t1.nii", "flair.nii.gz"), ("t1.nii.gz", "flair.nii")])
+def test_nifti_is_read_whether_it_is_packed_as_its_name_says_or_not(tmp_path, written, named):
+    shutil.copy(save(tmp_path / "x" / written, volume()), tmp_path / named)
+    np.testing.assert_array_equal(read_case(tmp_path / named).volumes["flair"], volume())
+
+
+def test_another_ending_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"expected a file ending in \.nii\.gz, \.nii, \.mha"):
         read_image(save(tmp_path / "t1.nii", volume()).rename(tmp_path / "t1.img"))
 

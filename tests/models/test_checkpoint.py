@@ -173,6 +173,16 @@ def test_pickled_code_is_refused_and_never_runs(tmp_path, saved, place):
     assert marker.exists()  # the file was dangerous indeed
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
+def test_too_little_memory_for_a_checkpoint_is_no_damage(whole, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("smml.tensors.torch.load", fails)
+    monkeypatch.setattr("smml.tensors.safe_open", fails)
+    assert_refused(whole, "too little memory; close other programs")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
 def test_a_truncated_file_is_refused(tmp_path, whole, share):
     content = whole.read_bytes()

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from smml.devices import find_device
 from smml.errors import InputError
+from smml.failures import is_out_of_memory
 from smml.files import replacing, write_text
 from smml.locks import claimed
 from smml.runs import CONFIG, LOG, TrainingLog, file_digest, provenance
@@ -343,6 +344,8 @@ def _resume(
         stored, stored_size = dict(content["settings"]), content["size"]
     # What a damaged file provokes in the unpickler is not enumerable.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"{path}: not a checkpoint of smml train-sam, or damaged; start anew elsewhere") from error
     free = {"steps", "checkpoint_every", "device"}
     wanted = settings.to_dict()
