@@ -4,7 +4,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import torch
 
 import smml
 from smml.errors import InputError, MissingPackage
-from smml.files import write_text
+from smml.files import sync, write_text
 
 CONFIG = "config.json"
 LOG = "log.csv"
@@ -127,7 +126,7 @@ class TrainingLog:
     def sync(self) -> None:
         """Make sure that what was written survives a power cut."""
         with self._told():
-            os.fsync(self._stream.fileno())
+            sync(self._stream.fileno())
 
     def close(self) -> None:
         # What could not be written before is tried once more.

@@ -131,10 +131,57 @@ def test_a_kill_while_writing_leaves_the_old_file(old):
     done = subprocess.run([sys.executable, "-c", KILLED, str(old)], env=environment, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     assert old.read_text() == "old\n"
-    # Nobody is left to tidy up, but what remains is hidden and replacing it later works.
-    assert all(name.startswith(".") for name in os.listdir(old.parent) if name != old.name)
+    # Nobody is left to tidy up: what remains is hidden, and goes with the next writer of this file, not of another.
+    (left,) = [name for name in os.listdir(old.parent) if name != old.name]
+    assert left.startswith(".results.csv.")
+    write_text(old.with_name("results.txt"), "other")
+    assert left in os.listdir(old.parent)
     write_text(old, "new")
     assert old.read_text() == "new"
+    assert sorted(os.listdir(old.parent)) == ["results.csv", "results.txt"]
+
+
+def test_the_file_of_a_living_writer_is_left_alone(old):
+    """Two may write one file at a time; the last one wins, and neither fails."""
+    with replacing(old) as first:
+        first.write_text("first")
+        with replacing(old) as second:
+            second.write_text("second")
+        assert first.exists()
+        assert old.read_text() == "second"
+    assert old.read_text() == "first"
+    assert os.listdir(old.parent) == [old.name]
+
+
+@pytest.mark.parametrize("hours", [0, 23, 25])
+def test_the_file_of_another_machine_s_writer_is_left_alone_for_a_day(old, hours):
+    other = old.with_name(".results.csv.0badcafe-1-abcdefgh.csv")
+    other.write_text("half")
+    os.utime(other, (other.stat().st_atime, other.stat().st_mtime - 3600 * hours))
+    write_text(old, "new")
+    assert other.exists() == (hours < 24)
+
+
+@pytest.mark.parametrize("name", [".results.csv", ".results.csv.bak.csv", ".results.csv.0badcafe-1-abcdefgh.csv.mine"])
+def test_hidden_files_of_the_user_are_left_alone(old, name):
+    old.with_name(name).write_text("kept")
+    os.utime(old.with_name(name), (0, 0))
+    write_text(old, "new")
+    assert old.with_name(name).read_text() == "kept"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS])
+@pytest.mark.parametrize("call", ["chmod", "fsync"])
+def test_a_file_system_without_permissions_or_flushing_still_gets_the_file(old, monkeypatch, call, number):
+    """CIFS, exFAT and some FUSE file systems refuse these calls."""
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*((Path, "chmod") if call == "chmod" else (os, "fsync")), refuse)
+    write_text(old, "new")
+    assert old.read_text() == "new"
+    assert os.listdir(old.parent) == [old.name]
 
 
 @pytest.mark.parametrize("step", ["missing parent is a file", "target is a folder"])

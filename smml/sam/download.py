@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from smml.errors import InputError
+from smml.files import sync
 
 ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything/"
 CACHE_VARIABLE = "SMML_CACHE"
@@ -185,7 +186,7 @@ def _receive(remote: RemoteFile, partial: Path, have: int, advance: Callable[[in
                     total += len(block)
                     advance(len(block))
                 stream.flush()
-                os.fsync(stream.fileno())
+                sync(stream.fileno())
         return "the connection ended early"
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the server's file is shorter than what is here
