@@ -1,12 +1,14 @@
 """How the data sets of the field name their files, and finding cases among them (docs/CONVENTIONS.md, "Files").
 
-Nothing is opened here: a case is recognised by names alone, so listing a thousand cases takes a moment and a damaged
-file is reported by whoever reads it.
+A case is recognised by names alone, so listing a thousand cases takes a moment and a damaged file is reported by
+whoever reads it. Only where two files stand for one image are they opened, to see whether they hold the same.
 """
 
 import functools
 import os
 import re
+import struct
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +20,6 @@ from smml.errors import InputError
 from smml.modalities import MODALITIES
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".nii.gz", ".nii", ".mha")
-
-# Deeper than any release nests its cases (root/release/HGG/patient/sequence/file), shallow enough for a wrong root.
-_MAX_DEPTH = 6
 
 
 @dataclass(frozen=True)
@@ -237,8 +236,8 @@ def find_cases(root: str | os.PathLike) -> list[CaseFiles]:
         root: the folder.
 
     Raises:
-        InputError: the folder is missing, holds no case, mixes layouts, or holds two cases of one id; or a folder in it
-            cannot be listed.
+        InputError: the folder is missing, holds no case, mixes layouts, holds two cases of one id, or two files of
+            other content for one image; or a folder in it cannot be listed.
     """
     root = Path(root)
     cases = _collect(root)
@@ -297,7 +296,7 @@ def _walk(root: Path) -> Iterator[Path]:
     for name, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         folder = Path(name)
         real = os.path.realpath(folder)
-        if real in seen or len(folder.relative_to(root).parts) > _MAX_DEPTH:
+        if real in seen:
             folders.clear()
             continue
         seen.add(real)
@@ -351,7 +350,9 @@ def _collect(root: Path) -> list[CaseFiles]:
         if part is None or (part.role == "4d" and _folder_name(path) not in ("imagesTr", "imagesTs")):
             continue
         # With both .nii and .nii.gz on disk, the first of the sorted names is taken: it needs no decompression.
-        groups[part.layout, part.folder, part.case].setdefault(part.role, path)
+        taken = groups[part.layout, part.folder, part.case].setdefault(part.role, path)
+        if taken != path and _content(taken) != _content(path):
+            raise InputError(_two_files(path, taken, part.case, "image" if part.role == "4d" else part.role))
     cases: dict[tuple[str, str], tuple[CaseFiles, Path]] = {}
     for (layout, folder, case), roles in groups.items():
         files = _case_files(case, layout, roles)
@@ -373,6 +374,23 @@ def _collect(root: Path) -> list[CaseFiles]:
     return [cases[key][0] for key in sorted(cases)]
 
 
+def _content(path: Path) -> tuple[int, int] | None:
+    """Checksum and length of what a file holds once unpacked, as gzip writes them at its end; None if unreadable."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) == b"\x1f\x8b":
+                file.seek(-8, os.SEEK_END)
+                checksum, length = struct.unpack("<II", file.read(8))
+                return checksum, length
+            file.seek(0)
+            checksum = length = 0
+            while block := file.read(2**20):
+                checksum, length = zlib.crc32(block, checksum), length + len(block)
+            return checksum, length % 2**32
+    except OSError:
+        return None
+
+
 def _folder_name(path: Path) -> str:
     """Name of the folder that a file lies in, also for a relative path."""
     return Path(os.path.abspath(path)).parent.name
@@ -385,13 +403,59 @@ def _case_files(case: str, layout: str, roles: dict[str, Path]) -> CaseFiles:
         channels = LAYOUTS[layout].channels
         assert channels is not None  # only such a layout's names stand for a 4D file
         images = {name: ImageSource(roles["4d"], channels.index(name)) for name in MODALITIES}
-        beside = _folder_name(roles["4d"]).replace("images", "labels")
-        candidates = (roles["4d"].parent / ".." / beside / f"{case}{suffix}" for suffix in (".nii", ".nii.gz"))
-        if label is None and beside.startswith("labels"):
-            label = next((Path(os.path.normpath(path)) for path in candidates if path.exists()), None)
+        found = [] if label else [path for path in _labels_beside(roles["4d"], case) if path.exists()]
+        if len({_content(path) for path in found}) > 1:
+            raise InputError(_two_files(found[1], found[0], case, "label"))
+        label = label or next(iter(found), None)
     else:
         images = {name: ImageSource(roles[name]) for name in MODALITIES if name in roles}
     return CaseFiles(case, layout, images, label)
+
+
+def _labels_beside(image: Path, case: str) -> list[Path]:
+    """Where the label of a 4D image may lie: imagesTr has its labels in labelsTr."""
+    beside = _folder_name(image).replace("images", "labels")
+    if not beside.startswith("labels"):
+        return []
+    return [Path(os.path.normpath(image.parent / ".." / beside / f"{case}{suffix}")) for suffix in (".nii", ".nii.gz")]
+
+
+def _two_files(path: Path, taken: Path, case: str, role: str) -> str:
+    return (
+        f"{path}: {role} of {case} was found as {taken} already, with other content; expected one of them: move the "
+        "other away"
+    )
+
+
+def role_of_output(path: Path, files: CaseFiles, folder: Path | None) -> str:
+    """What a file of this name would be taken for the next time that a case is looked for; "" if for nothing.
+
+    Args:
+        path: to be written.
+        files: the case.
+        folder: that the case was looked for in, or None if its files were named one by one.
+
+    Returns:
+        "label", a modality, or "4d".
+    """
+    place = Path(os.path.realpath(path))
+    sources = list(files.images.values())
+    if any(
+        place == Path(os.path.realpath(label))
+        for source in sources
+        if source.channel is not None
+        for label in _labels_beside(source.path, files.id)
+    ):
+        return "label"
+    if folder is None or Path(os.path.realpath(folder)) not in place.parents:
+        return ""
+    if part := _recognise(place):
+        return part.role if part.role != "4d" or _folder_name(place) in ("imagesTr", "imagesTs") else ""
+    # Free names count only in the folder itself, and only where no name follows a data set.
+    if place.parent != Path(os.path.realpath(folder)) or any(_recognise(source.path) for source in sources):
+        return ""
+    free = _free_name(place)
+    return free.role if free else ""
 
 
 def _free_name(path: Path) -> FreeName | None:

@@ -1,6 +1,7 @@
 """Finding cases: names alone decide, whatever release, nesting or gap."""
 
 import errno
+import gzip
 import os
 import re
 from pathlib import Path
@@ -147,6 +148,41 @@ def test_the_foreign_label_name_of_the_2020_release_is_known(tmp_path):
 def test_uncompressed_wins_over_a_compressed_copy(tmp_path):
     touch(tmp_path, *sequences("BraTS2021_00002"), *sequences("BraTS2021_00002", suffix=".nii"))
     assert find_cases(tmp_path)[0].images["t1"].path.name == "BraTS2021_00002_t1.nii"
+
+
+def test_copies_of_other_content_are_refused_as_nobody_knows_which_is_meant(tmp_path):
+    plain, packed = (tmp_path / f"BraTS2021_00002/BraTS2021_00002_t1{suffix}" for suffix in (".nii", ".nii.gz"))
+    touch(tmp_path, *sequences("BraTS2021_00002"))
+    plain.write_bytes(bytes(3000))
+    packed.write_bytes(gzip.compress(bytes(3000)))
+    assert find_cases(tmp_path)[0].images["t1"].path == plain, "the same, unpacked"
+    for content in (gzip.compress(b"x" * 3000), gzip.compress(bytes(2999)), b""):
+        packed.write_bytes(content)
+        with pytest.raises(InputError, match=r"_t1\.nii\.gz: t1 of BraTS2021_00002 was found as .*_t1\.nii already"):
+            find_cases(tmp_path)
+
+
+def test_two_labels_of_other_content_for_a_4d_image_are_refused(tmp_path):
+    names, _ = RELEASES["msd"]
+    touch(tmp_path, *names)
+    (tmp_path / names[1]).with_suffix("").write_bytes(b"other")
+    with pytest.raises(InputError, match=r"labelsTr/BRATS_001\.nii\.gz: label of BRATS_001 was found as .*001\.nii"):
+        find_cases(tmp_path)
+
+
+def test_a_sequence_of_2015_under_two_image_numbers_is_refused(tmp_path):
+    touch(tmp_path, *PATIENT_2015)
+    second = tmp_path / PATIENT_2015[1].replace("54513", "99999")
+    second.parent.mkdir()
+    second.write_bytes(b"other")
+    with pytest.raises(InputError, match="t1 of HGG_brats_2013_pat0001_1 was found as"):
+        find_cases(tmp_path)
+
+
+def test_cases_are_found_however_deep_they_lie(tmp_path):
+    deep = "/".join("abcdefghij")
+    touch(tmp_path, *sequences("BraTS2021_00002"), *sequences(f"{deep}/BraTS2021_00003"))
+    assert [case.id for case in find_cases(tmp_path)] == ["BraTS2021_00002", "BraTS2021_00003"]
 
 
 def test_hidden_and_foreign_files_are_ignored(tmp_path):
