@@ -271,7 +271,7 @@ def predict(
     _use_threads(threads)
     # Before the model, which takes longer to load: whoever mistyped a path is told at once.
     files = find_case(case if len(case) > 1 else case[0])
-    _check_outputs(files, output, probabilities)
+    _check_outputs(files, output, probabilities, Path(case[0]) if len(case) == 1 and Path(case[0]).is_dir() else None)
     wanted = parse_subset(modalities) if modalities else None
     loaded = read_case(files, wanted, label=False)
     predictor = _predictor(checkpoint, device, window, refine)
@@ -362,9 +362,12 @@ def _whole_number(option: str, text: str) -> int:
         raise InputError(f"{option}: expected whole numbers joined by commas, found {text!r}") from error
 
 
-def _check_outputs(files, output: Path, probabilities: Path | None) -> None:
-    """Names that cannot be written, that are one another's, or under which a file of the case would be lost."""
-    from smml.data.layouts import split_suffix
+def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path | None) -> None:
+    """Names that cannot be written, that are one another's, or under which a file of the case would be lost.
+
+    So are those that the next run would take for a part of the case, looked for in ``folder``.
+    """
+    from smml.data.layouts import role_of_output, split_suffix
 
     def same(one: Path, other: Path) -> bool:
         # The second where a file system does not tell upper from lower case.
@@ -379,6 +382,12 @@ def _check_outputs(files, output: Path, probabilities: Path | None) -> None:
             raise InputError(f"{option} {path}: expected a name ending in {' or '.join(suffixes)}; rename it")
         if any(same(path, source) for source in sources):
             raise InputError(f"{option} {path}: is a file of case {files.id}, which would be lost; choose another name")
+        if role := role_of_output(path, files, folder):
+            raise InputError(
+                f"{option} {path}: there, this name stands for {role} of a case, and the next run would take the "
+                f"answer for that; choose another name, such as {path.with_name('answer' + split_suffix(path)[1])}, or "
+                "another folder"
+            )
     if probabilities is not None and same(output, probabilities):
         raise InputError(f"--probabilities {probabilities}: is the file of --output too; name two files")
 

@@ -222,6 +222,41 @@ def test_a_damaged_file_is_named_with_the_remedy_and_nothing_is_written(run, cas
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
+def test_an_answer_that_the_next_run_would_take_for_input_is_refused_before_the_first(
+    run, small_cohort, checkpoint, tmp_path, no_model_yet
+):
+    free, named, msd = tmp_path / "free", tmp_path / "named", tmp_path / "msd/imagesTs"
+    case = find_cases(small_cohort)[0]
+    for folder in (free, named, msd):
+        folder.mkdir(parents=True)
+    shutil.copy(case.images["t1"].path, free / "jane_t1.nii.gz")
+    shutil.copy(case.images["t1"].path, named)
+    (msd / "BRATS_001.nii.gz").write_bytes(b"not opened")
+    for folder, name, role in (
+        (free, "seg.nii.gz", "label"),
+        (free, "john_t2.nii.gz", "t2"),
+        (named, f"{case.id}_seg.nii.gz", "label"),
+        (named, f"deeper/{case.id}_flair.nii.gz", "flair"),
+        (msd, "../labelsTs/BRATS_001.nii.gz", "label"),
+    ):
+        other = tmp_path / "other.nii.gz"
+        for outputs in (("--output", folder / name), ("--output", other, "--probabilities", folder / name)):
+            message = sentence(run("predict", "--case", folder, "--checkpoint", checkpoint, *outputs))
+            assert f"{outputs[-2]} {folder / name}: there, this name stands for {role} of a case" in message
+
+
+def test_an_answer_beside_the_images_comes_out_the_same_twice(run, small_cohort, checkpoint, tmp_path):
+    folder = tmp_path / "case"
+    folder.mkdir()
+    shutil.copy(find_cases(small_cohort)[0].images["t1"].path, folder)
+    answers = []
+    for _ in range(2):
+        outputs = ["--output", folder / "seg.nii.gz", "--probabilities", folder / "p.nii.gz"]
+        assert run("predict", "--case", folder, "--checkpoint", checkpoint, *outputs)[0] == 0
+        answers.append([(folder / name).read_bytes() for name in ("seg.nii.gz", "p.nii.gz")])
+    assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")],
