@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
