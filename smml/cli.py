@@ -139,7 +139,10 @@ def evaluate(
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Score a model on the 15 modality subsets: Dice and HD95 of WT, TC and ET."""
+    """Score a model on the 15 modality subsets: Dice and HD95 of WT, TC and ET.
+
+    The rows of each case are in scores.csv as soon as it is done; the same command goes on behind them.
+    """
     import math
 
     from smml import evaluation
@@ -170,11 +173,13 @@ def evaluate(
         predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         one_empty = CHALLENGE_PENALTY if penalty else math.nan
-        scores = evaluation.evaluate(predictor, found, one_empty=one_empty, ranks=ranks, progress=ranks.first)
+        scores = evaluation.evaluate(
+            predictor, found, one_empty=one_empty, keep=output, ranks=ranks, progress=ranks.first
+        )
     if not ranks.first:
         return
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
-    csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
+    # First on screen: a disk that takes no more must not cost the sight of what took hours.
     typer.echo(evaluation.format_table(evaluation.summary_table(scores)))
     both = evaluation.refinement_table(scores)
     if both is not None:
@@ -182,7 +187,9 @@ def evaluate(
     added = evaluation.added_sequences(scores)
     if len(added):
         typer.echo(f"\nthe largest loss by one sequence more: {evaluation.largest_loss(added)}")
-    typer.echo(f"\n{scores.protocol}\nscores in {csv}, table in {markdown}")
+    typer.echo(f"\n{scores.protocol}")
+    csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
+    typer.echo(f"scores in {csv}, table in {markdown}")
 
 
 @app.command()

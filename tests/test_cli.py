@@ -468,6 +468,39 @@ def test_evaluate_leaves_out_what_has_no_segmentation_and_says_how_many(run, sma
     assert "none of its 3 cases has a segmentation" in sentence(run(*arguments))
 
 
+def test_evaluate_shows_its_table_even_if_it_cannot_write_it_and_then_has_nothing_left_to_score(
+    run, small_cohort, checkpoint, tmp_path, monkeypatch
+):
+    from smml import evaluation
+    from smml.errors import InputError
+
+    def full(*_):
+        raise InputError("table.md: writing failed (No space left on device)")
+
+    def scored(predictor, case, what):
+        for name in module._names_of_rows(predictor, case, what):
+            numbers = {"modalities": 1, "dice": 0.5, "hd95": 2.0, "dice_post": 0.5, "truth_ml": 1.0}
+            key = dict(zip(("case", "subset", "output", "region"), name, strict=True))
+            yield [key | numbers | {"predicted_ml": 1.0}]
+
+    module = sys.modules["smml.evaluation.evaluate"]
+    monkeypatch.setattr(module, "_score_case", scored)
+    arguments = ["evaluate", small_cohort, "--checkpoint", checkpoint, "--output", tmp_path / "scores"]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "write_report", full)
+        result = run(*arguments)
+    assert "No space left" in sentence(result)
+    assert "**mean**" in result[1]
+    monkeypatch.setattr(module, "_score_case", lambda *_: pytest.fail("scored again"))
+    status, text, _ = run(*arguments)
+    assert status == 0
+    table = [line for line in result[1].splitlines() if line.startswith("|")]
+    assert [line for line in text.splitlines() if line.startswith("|")] == table
+    assert (tmp_path / "scores" / "table.md").exists()
+    said = sentence(run(*arguments, "--window", 64))
+    assert "holds the scores of another evaluation (other window 48, here 64)" in said
+
+
 def test_evaluate_refuses_an_output_that_is_a_file_before_the_work(run, small_cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "_predictor", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "taken").write_text("kept", encoding="utf-8")

@@ -1,18 +1,23 @@
 """Scores of a model over cases and modality subsets."""
 
+import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+import smml
 from smml.data.case import Case
 from smml.data.checking import check_cases
 from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles
 from smml.data.reading import read_case
 from smml.errors import InputError
+from smml.evaluation.kept import KeptRows
 from smml.evaluation.metrics import dice, hd95
 from smml.evaluation.scores import Scores
 from smml.inference import Predictor
@@ -23,6 +28,16 @@ from smml.ranks import Ranks
 SMALL_ET_MM3 = 500.0
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What is scored of each case; see :func:`evaluate`."""
+
+    subsets: tuple[Subset, ...] = SUBSETS
+    one_empty: float = math.nan
+    distances: bool = True
+    branches: bool = False
+
+
 def evaluate(
     predictor: Predictor,
     cases: Sequence[CaseFiles | Case],
@@ -31,6 +46,7 @@ def evaluate(
     one_empty: float = math.nan,
     distances: bool = True,
     branches: bool = False,
+    keep: str | os.PathLike | None = None,
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> Scores:
@@ -45,6 +61,9 @@ def evaluate(
             ``metrics.CHALLENGE_PENALTY``.
         distances: compute HD95, which takes longer than Dice; without it the column is NaN.
         branches: also score each student by itself, as outputs "branch 1" and "branch 2".
+        keep: a folder for the rows of each case as soon as it is done (:mod:`smml.evaluation.kept`). The same
+            evaluation called again goes on behind them, and ends with the rows of one that was never interrupted,
+            which have six digits. None keeps them in memory alone.
         ranks: the processes that share out the cases; all of them must call, and each gets all rows.
         progress: show a progress bar.
 
@@ -55,30 +74,119 @@ def evaluate(
         the protocol, which says how the numbers came about.
 
     Raises:
-        InputError: no case, a case without a label, one whose classes are not the model's, or one whose files cannot
-            be used (:func:`smml.data.checking.check_cases`); told before the first case is segmented.
+        InputError: no case, a case without a label, one whose files cannot be used or whose classes are not the
+            model's, told before the first case is segmented
+            (:func:`smml.data.checking.check_cases`); or ``keep`` holds the scores of another evaluation.
     """
     if not len(cases):
         raise InputError("no cases to evaluate: name a folder that holds some")
     # All before the first, because one that cannot be scored must not cost the hours spent on those before it.
-    for item in cases:
-        _check(item, predictor)
-    wanted = [parse_subset(subset) for subset in subsets]
-    ranks = ranks or Ranks()
-    check_cases([item for item in cases if isinstance(item, CaseFiles)], ranks=ranks, progress=progress)
-    by_case: dict[int, list[dict]] = {}
-    own = ranks.deal(len(cases))
-    with tqdm(total=len(own) * len(wanted), desc="evaluating", unit="subset", disable=not progress) as bar:
-        for number in own:
-            rows = by_case[number] = []
-            for some in _score_case(predictor, cases[number], wanted, one_empty, distances, branches):
-                rows += some
-                bar.update()
-            # The subsets that the case lacks count as done.
-            bar.update(len(by_case) * len(wanted) - bar.n)
-    everyone = {number: rows for part in ranks.gather(by_case) for number, rows in part.items()}
-    frame = pd.DataFrame([row for number in range(len(cases)) for row in everyone[number]])
-    return Scores(frame, protocol(len(cases), one_empty))
+    _check(cases, predictor)
+    what, ranks = Scored(tuple(map(parse_subset, subsets)), one_empty, distances, branches), ranks or Ranks()
+    kept = None
+    if keep is not None:
+        names = [_names_of_rows(predictor, item, what) for item in cases]
+        kept = KeptRows(keep, _identity(predictor, cases, what), names, writes=ranks.first)
+        ranks.agree({"cases scored before": kept.done})
+    left = range(kept.done if kept is not None else 0, len(cases))
+    check_cases([cases[n] for n in left if isinstance(cases[n], CaseFiles)], ranks=ranks, progress=progress)
+    if kept is not None:
+        kept.begin()
+    return score_cases(predictor, cases, what, kept=kept, ranks=ranks, progress=progress)
+
+
+def score_cases(
+    predictor: Predictor,
+    cases: Sequence[CaseFiles | Case],
+    what: Scored,
+    *,
+    kept: KeptRows | None = None,
+    ranks: Ranks,
+    progress: bool = False,
+) -> Scores:
+    """:func:`evaluate` for cases that were looked at before.
+
+    Args:
+        predictor: a trained model.
+        cases: all of them, labelled.
+        what: is scored of each.
+        kept: the rows of the first cases, to which those of the others are added as they come; None keeps them in
+            memory alone.
+        ranks: the processes that share out the cases; all of them must call, and each gets all rows.
+        progress: show a progress bar.
+
+    Returns:
+        As :func:`evaluate`.
+
+    Raises:
+        InputError: a case that cannot be read, has no label, or has other classes than the model.
+    """
+    _check(cases, predictor)
+    rows: list[dict] = []
+    left = range(kept.done if kept is not None else 0, len(cases))
+    # In rounds of a case for each rank, so that what is done is on disk; where nothing is kept no rank waits meanwhile.
+    size = max(1, len(left)) if kept is None else ranks.count
+    rounds = [left[start : start + size] for start in range(0, len(left), size)]
+    total = sum(len(ranks.deal(len(some))) for some in rounds) * len(what.subsets)
+    desc = f"evaluating, {kept.done} cases done before" if kept is not None and kept.done else "evaluating"
+    with tqdm(total=total, desc=desc, unit="subset", disable=not progress) as bar:
+        for some in rounds:
+            by_case: dict[int, list[dict]] = {}
+            for place in ranks.deal(len(some)):
+                goal = bar.n + len(what.subsets)
+                by_case[some[place]] = []
+                for scored in _score_case(predictor, cases[some[place]], what):
+                    by_case[some[place]] += scored
+                    bar.update()
+                # The subsets that the case lacks count as done.
+                bar.update(goal - bar.n)
+            everyone = {number: scored for part in ranks.gather(by_case) for number, scored in part.items()}
+            for number in some:
+                rows += everyone[number]
+                if kept is not None:
+                    kept.add(everyone[number])
+    return Scores(pd.DataFrame(rows if kept is None else kept.rows), protocol(len(cases), what.one_empty))
+
+
+def _names_of_rows(predictor: Predictor, case: CaseFiles | Case, what: Scored) -> list[tuple[str, ...]]:
+    """What the rows of :func:`_score_case` are called, in their order."""
+    outputs = ["student", *(["branch 1", "branch 2"] if what.branches else [])]
+    outputs += ["refined"] if predictor.prior is not None else []
+    possible = set(subsets_of(case.modalities))
+    return [
+        (case.id, subset_name(subset), output, region)
+        for subset in what.subsets
+        if subset in possible
+        for output in outputs
+        for region in REGIONS
+    ]
+
+
+def _identity(predictor: Predictor, cases: Sequence[CaseFiles | Case], what: Scored) -> dict:
+    """What the scores depend on, as plain values; where it runs and in how many processes is not part of it."""
+    return {
+        "smml": smml.__version__,
+        **predictor.facts(),
+        "subsets": [subset_name(subset) for subset in what.subsets],
+        "one_empty": None if math.isnan(what.one_empty) else what.one_empty,
+        "distances": what.distances,
+        "branches": what.branches,
+        "cases": [[case.id, _fingerprint(case)] for case in cases],
+    }
+
+
+def _fingerprint(case: CaseFiles | Case) -> str:
+    """A digest that tells cases of one name apart: of the label, and of how large each image is."""
+    if isinstance(case, Case):
+        label, sizes = np.ascontiguousarray(case.label).tobytes(), [volume.nbytes for volume in case.volumes.values()]
+    else:
+        assert case.label is not None, "a case without one was refused"
+        try:
+            label = case.label.read_bytes()
+            sizes = [source.path.stat().st_size for source in case.images.values()]
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be opened ({error.strerror}); check the path") from error
+    return hashlib.sha256(label + str(sizes).encode()).hexdigest()[:12]
 
 
 def protocol(cases: int, one_empty: float = math.nan) -> str:
@@ -91,32 +199,28 @@ def protocol(cases: int, one_empty: float = math.nan) -> str:
     )
 
 
-def _check(case: CaseFiles | Case, predictor: Predictor) -> None:
-    if case.label is None:
-        raise InputError(f"case {case.id}: has no segmentation to compare with; evaluate on labelled cases")
-    if case.scheme.num_classes != predictor.scheme.num_classes:
-        raise InputError(
-            f"case {case.id}: its data set has {case.scheme.num_classes} classes, the model has "
-            f"{predictor.scheme.num_classes}; use a model trained on that data set"
-        )
+def _check(cases: Sequence[CaseFiles | Case], predictor: Predictor) -> None:
+    for case in cases:
+        if case.label is None:
+            raise InputError(f"case {case.id}: has no segmentation to compare with; evaluate on labelled cases")
+        if case.scheme.num_classes != predictor.scheme.num_classes:
+            raise InputError(
+                f"case {case.id}: its data set has {case.scheme.num_classes} classes, the model has "
+                f"{predictor.scheme.num_classes}; use a model trained on that data set"
+            )
 
 
-def _score_case(
-    predictor: Predictor,
-    item: CaseFiles | Case,
-    wanted: Sequence[Subset],
-    one_empty: float,
-    distances: bool,
-    branches: bool,
-) -> Iterator[list[dict]]:
+def _score_case(predictor: Predictor, item: CaseFiles | Case, what: Scored) -> Iterator[list[dict]]:
     """The rows of a case, from one after the other of the subsets of what it has."""
     case = item if isinstance(item, Case) else read_case(item)
     scheme, voxel, possible = case.scheme, float(np.prod(case.spacing)), set(subsets_of(case.modalities))
     truth = {region: scheme.region(case.label, region) for region in REGIONS}
-    for result in predictor.segment_all(predictor.encode(case), [subset for subset in wanted if subset in possible]):
+    for result in predictor.segment_all(
+        predictor.encode(case), [subset for subset in what.subsets if subset in possible]
+    ):
         student = result.student or result
         outputs = {"student": student.labels}
-        if branches:
+        if what.branches:
             assert student.branch_labels is not None  # a predictor always gives them
             outputs |= {f"branch {number}": labels for number, labels in enumerate(student.branch_labels, start=1)}
         if result.refined:
@@ -134,8 +238,8 @@ def _score_case(
                         "output": output,
                         "region": region,
                         "dice": dice(found, truth[region]),
-                        "hd95": hd95(found, truth[region], case.spacing, one_empty=one_empty)
-                        if distances
+                        "hd95": hd95(found, truth[region], case.spacing, one_empty=what.one_empty)
+                        if what.distances
                         else math.nan,
                         "dice_post": dice(scheme.region(post, region), truth[region]),
                         "truth_ml": float(truth[region].sum()) * voxel / 1000,

@@ -10,12 +10,13 @@ import pandas as pd
 from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.evaluation.added import added_sequences, format_added, largest_loss
+from smml.evaluation.kept import IDENTITY, ROWS
 from smml.evaluation.scores import Scores
 from smml.files import write_text
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 
 MEAN = "mean"
-REPORT_FILES = ("scores.csv", "table.md")
+REPORT_FILES = (ROWS, "table.md")
 
 
 def summary_table(scores: Scores, *, post_processed: bool = False, output: str | None = None) -> pd.DataFrame:
@@ -104,7 +105,7 @@ def format_table(table: pd.DataFrame) -> str:
 
 
 def check_report(folder: str | os.PathLike) -> None:
-    """Make sure that :func:`write_report` will be able to write; nothing is left behind, not even the folder.
+    """Make sure that an evaluation and its report can be written; nothing is left behind, not even the folder.
 
     Args:
         folder: as for :func:`write_report`.
@@ -118,7 +119,7 @@ def check_report(folder: str | os.PathLike) -> None:
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
-        taken = next((folder / name for name in REPORT_FILES if (folder / name).is_dir()), None)
+        taken = next((folder / name for name in (*REPORT_FILES, IDENTITY) if (folder / name).is_dir()), None)
     except OSError as error:
         raise InputError(
             f"{folder}: scores cannot be written there ({place}: {error.strerror}); expected a folder, or a place "

@@ -37,6 +37,7 @@ from smml.inference.windows import (
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
 from smml.models import SMML, Precision, StudentShares
 from smml.models.checkpoint import Checkpoint, load_checkpoint
+from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
 
@@ -162,6 +163,21 @@ class Predictor:
             precision=precision,
             preprocessing=checkpoint.preprocessing,
         )
+
+    def facts(self) -> dict:
+        """What a segmentation depends on besides the case, as plain values: equal ones give equal segmentations.
+
+        Weights count by their fingerprints; the device, where numbers differ in their last digits, does not count.
+        """
+        return {
+            "model": weights_fingerprint(self.model),
+            "sam": None if self.prior is None else self.prior.fingerprint,
+            "spacing": None if self.spacing is None else list(self.spacing),
+            "window": self.window,
+            "overlap": self.overlap,
+            "precision": self.precision,
+            "preprocessing": self.preprocessing,
+        }
 
     def predict(self, case: Case, subset: str | Iterable[str] | None = None) -> Segmentation:
         """Segment a case from a subset of its modalities; the others are not looked at.

@@ -15,9 +15,9 @@ import numpy as np
 from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles, find_cases
 from smml.errors import InputError
-from smml.evaluation import evaluate
+from smml.evaluation.evaluate import Scored, score_cases
 from smml.inference import Predictor
-from smml.modalities import subset_name
+from smml.modalities import parse_subset, subset_name
 from smml.models.smml import SMML
 from smml.ranks import Ranks
 from smml.runs import file_digest
@@ -138,7 +138,8 @@ def validate(
         predictor = Predictor(
             model, spacing, patch=config.patch, device=ranks.device, preprocessing=config.preprocessing
         )
-        scores = evaluate(predictor, files, VALIDATION_SUBSETS, distances=False, ranks=ranks, progress=False).frame
+        what = Scored(tuple(map(parse_subset, VALIDATION_SUBSETS)), distances=False)
+        scores = score_cases(predictor, files, what, ranks=ranks).frame
     finally:
         model.train(was_training)
     if scores.empty:

@@ -149,3 +149,177 @@ def test_unusable_input_is_refused_by_name():
         evaluate(Oracle(), [replace(made_case("x"), layout="brats2015")], progress=False)
     with pytest.raises(InputError, match="lack the columns"):
         summary_table(Scores(pd.DataFrame({"case": []})))
+
+
+class Stopping(Oracle):
+    """An oracle that is stopped at a case, as by SIGKILL: whatever the process had in memory is gone."""
+
+    prior = None
+
+    def __init__(self, at=None, facts=()):
+        self.at, self.encoded, self._facts = at, [], dict(facts)
+
+    def facts(self):
+        return {"model": "an oracle", "window": 48, **self._facts}
+
+    def encode(self, case):
+        if case.id == self.at:
+            raise KeyboardInterrupt
+        self.encoded.append(case.id)
+        return case
+
+
+THREE = [made_case("001"), made_case("b, c", ("flair", "t1")), made_case("d\u2028e", et=False)]
+
+
+FEW = ("flair", "t1", "flair+t1ce")
+
+
+def few(predictor, cases, **options):
+    return evaluate(predictor, cases, FEW, progress=False, **options)
+
+
+@pytest.mark.parametrize("torn", [0, 1, 60, 200])
+def test_an_evaluation_that_was_stopped_goes_on_behind_the_last_whole_case(tmp_path, torn):
+    whole, path = few(Stopping(), THREE, keep=tmp_path / "whole"), tmp_path / "part" / "scores.csv"
+    content = (tmp_path / "whole" / "scores.csv").read_bytes()
+    for stopped in THREE:
+        with pytest.raises(KeyboardInterrupt):
+            few(Stopping(stopped.id), THREE, keep=path.parent)
+        assert content.startswith(path.read_bytes())
+        path.write_bytes(content[: path.stat().st_size + torn])
+    oracle = Stopping()
+    again = few(oracle, THREE, keep=tmp_path / "part")
+    assert oracle.encoded == [THREE[2].id], "what was scored is not scored again"
+    pd.testing.assert_frame_equal(again.frame, whole.frame, check_exact=True)
+    done = Stopping(at="001")
+    finished = few(done, THREE, keep=tmp_path / "part")
+    pd.testing.assert_frame_equal(finished.frame, whole.frame, check_exact=True)
+    for scores, folder in ((whole, "whole"), (again, "part")):
+        kept = (tmp_path / folder / "scores.csv").read_bytes()
+        write_report(scores, tmp_path / folder, "an oracle")
+        assert (tmp_path / folder / "scores.csv").read_bytes() == kept, "the report has the rows that were kept"
+    names = ["evaluation.json", "scores.csv", "table.md"]
+    for name in names:
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(file.name for file in (tmp_path / "part").iterdir()) == names
+
+
+def test_kept_rows_are_those_of_an_evaluation_that_keeps_none_to_six_digits(tmp_path):
+    plain, kept = (evaluate(Stopping(), THREE, keep=keep, progress=False) for keep in (None, tmp_path))
+    pd.testing.assert_frame_equal(kept.frame, plain.frame, rtol=1e-5)
+    assert kept.protocol == plain.protocol
+
+
+def test_scores_of_another_evaluation_are_neither_mixed_nor_lost(tmp_path):
+    few(Stopping(), THREE, keep=tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    other = made_case("001", et=False)
+    for cases, predictor, options, said in (
+        (THREE, Stopping(facts={"window": 64}), {}, r"other window 48, here 64\)"),
+        (THREE, Stopping(), {"one_empty": 373.13}, "other one_empty None, here 373.13"),
+        (THREE, Stopping(), {"subsets": ["flair"]}, "other subsets"),
+        (THREE[:2], Stopping(), {}, "other cases"),
+        ([other, *THREE[1:]], Stopping(), {}, "other cases"),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluate(predictor, cases, **({"subsets": FEW, "keep": tmp_path, "progress": False} | options))
+    (tmp_path / "evaluation.json").unlink()
+    with pytest.raises(InputError, match=r"no evaluation\.json beside it says of what"):
+        few(Stopping(), THREE, keep=tmp_path)
+    assert (tmp_path / "scores.csv").read_bytes() == before["scores.csv"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_damaged_note_of_what_was_evaluated_is_told(tmp_path, content):
+    few(Stopping(), THREE, keep=tmp_path)
+    (tmp_path / "evaluation.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"evaluation\.json: cannot be read"):
+        few(Stopping(), THREE, keep=tmp_path)
+
+
+def test_rows_that_were_edited_are_told_and_left_alone(tmp_path):
+    few(Stopping(), THREE, keep=tmp_path)
+    path = tmp_path / "scores.csv"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in (
+        (1, "case;dice"),
+        (7, lines[8]),
+        (9, lines[8].replace(",1,", ",one,")),
+        (len(lines), lines[8]),
+    ):
+        path.write_text("\n".join([*lines[: number - 1], line, *lines[number:], ""]), encoding="utf-8")
+        before = path.read_bytes()
+        with pytest.raises(InputError, match=r"line \d+ is not what this evaluation wrote there"):
+            few(Stopping(), THREE, keep=tmp_path)
+        assert path.read_bytes() == before
+
+
+def test_an_evaluation_that_came_to_nothing_binds_nobody(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        few(Stopping("001"), THREE, keep=tmp_path)
+    scores = few(Stopping(facts={"window": 64}), THREE[:1], keep=tmp_path)
+    assert set(scores.frame["case"]) == {"001"}
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_score(tmp_path, monkeypatch):
+    """Rows wait in memory and are written as soon as there is room; half of a row is never left in between."""
+    import builtins
+
+    whole = few(Stopping(), THREE, keep=tmp_path / "whole")
+    path, full = tmp_path / "part" / "scores.csv", [0]
+
+    class Full:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.stream.close()
+
+        def __getattr__(self, name):
+            return getattr(self.stream, name)
+
+        def write(self, content):
+            self.stream.write(content[:20])
+            raise OSError(28, "No space left on device", str(path))
+
+    def opened(file, *arguments, **options):
+        stream = real(file, *arguments, **options)
+        if file != path or not arguments or "b" not in arguments[0] or arguments[0] == "rb":
+            return stream
+        full[0] += 1
+        return Full(stream) if full[0] in fails else stream
+
+    real = builtins.open
+    monkeypatch.setattr(builtins, "open", opened)
+    fails = {2, 3}
+    with pytest.warns(UserWarning, match=r"scores\.csv: cannot be written \(No space left on device\)") as warned:
+        scores = few(Stopping(), THREE, keep=tmp_path / "part")
+    assert len(warned) == 1
+    pd.testing.assert_frame_equal(scores.frame, whole.frame, check_exact=True)
+    assert path.read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+    path.unlink()
+    full[0], fails = 0, {1}
+    with pytest.raises(InputError, match=r"scores\.csv: cannot be written \(No space left on device\); free some"):
+        few(Stopping(), THREE, keep=tmp_path / "part")
+
+
+def test_files_that_cannot_be_read_are_told_before_the_first_case_is_segmented(small_cohort, tmp_path):
+    import shutil
+
+    from smml.data import find_cases
+
+    data = shutil.copytree(small_cohort, tmp_path / "data")
+    last = find_cases(data)[-1]
+    for path in (last.images["t1"].path, last.label):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-100])
+        oracle = Stopping()
+        with pytest.raises(InputError, match=f"{path.name}: expected a complete"):
+            evaluate(oracle, find_cases(data), keep=tmp_path / "scores", progress=False)
+        assert not oracle.encoded
+        assert not (tmp_path / "scores").exists(), "nor does it bind whoever mends the file"
+        path.write_bytes(whole)

@@ -15,7 +15,10 @@ import sys
 import torch
 import torch._dynamo  # what an optimiser imports at its first step, which takes seconds
 
+from smml.data import find_cases
 from smml.data.labels import REGIONS
+from smml.evaluation import evaluate, write_report
+from smml.inference import Predictor
 from smml.models import SMML, StudentConfig, presets
 from smml.ranks import start_ranks
 from smml.training import TrainingConfig, train
@@ -60,6 +63,25 @@ def steps_job(output: str, steps: int, config: dict) -> None:
         torch.save(content, f"{output}/steps-{ranks.rank}.pt")
 
 
+def evaluate_job(cohort: str, output: str, die: dict | None = None) -> None:
+    """Score a cohort; ``die`` is {rank: number of its case at which it is killed}."""
+    torch.manual_seed(0)
+    predictor = Predictor(SMML(NARROW), (6.0, 6.0, 6.0), window=32)
+    encode, seen = predictor.encode, []
+
+    def watched(case):
+        seen.append(case.id)
+        if die and len(seen) == die.get(os.environ.get("RANK", "0")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(case)
+
+    predictor.encode = watched
+    with start_ranks() as ranks:
+        scores = evaluate(predictor, find_cases(cohort), ["flair", "t1ce+t1"], keep=output, ranks=ranks, progress=False)
+    if ranks.first:
+        write_report(scores, output, "made up")
+
+
 def made_batch(step: int) -> dict[str, torch.Tensor]:
     """Three samples in float64, none with T1 and none with all the rest; who has what changes places with the step."""
     generator = torch.Generator().manual_seed(step)
@@ -75,7 +97,7 @@ def made_batch(step: int) -> dict[str, torch.Tensor]:
     return {name: tensor.roll(step, dims=0) for name, tensor in batch.items()}
 
 
-JOBS = {"train": train_job, "steps": steps_job}
+JOBS = {"train": train_job, "steps": steps_job, "evaluate": evaluate_job}
 
 
 def serve() -> None:

@@ -168,6 +168,22 @@ def test_a_run_is_resumed_by_another_number_of_processes(job, cohort, tmp_path):
     assert load_checkpoint(tmp_path / "run").step == CONFIG.steps
 
 
+@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (1, 2)])
+def test_an_evaluation_that_was_killed_goes_on_in_any_number_of_processes(job, cohort, tmp_path, counts):
+    job("evaluate", 1, cohort=str(cohort), output=str(tmp_path / "whole"))
+    options = {"cohort": str(cohort), "output": str(tmp_path / "run")}
+    killed, resumed = counts
+    # While it encodes the third case, which of two processes is the second of the first.
+    job("evaluate", killed, ends=[-signal.SIGKILL, 1][:killed], die={"0": 4 - killed}, **options)
+    whole, part = ((tmp_path / name / "scores.csv").read_bytes() for name in ("whole", "run"))
+    assert whole.startswith(part)
+    assert len({line.split(b",")[0] for line in part.splitlines()[1:]}) == 2
+    job("evaluate", resumed, **options)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "run")]
+    assert files[0] == files[1]
+    assert sorted(files[0]) == ["evaluation.json", "scores.csv", "table.md"]
+
+
 # ---------------------------------------------------------------- ends that nobody wished for
 
 

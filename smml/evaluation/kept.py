@@ -1,0 +1,215 @@
+"""The rows of finished cases on disk while an evaluation goes on, so that nothing that was scored is lost.
+
+    FOLDER/evaluation.json   whose scores they are: the model, the options and the cases
+    FOLDER/scores.csv        a row per case, subset, output and region (:mod:`smml.evaluation.scores`)
+
+The rows of a case are appended as soon as it is done. Whatever ends the evaluation leaves whole cases and at most the
+first rows of one more, which are cut off and scored again when it goes on.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from smml.errors import InputError
+from smml.files import write_text
+
+IDENTITY = "evaluation.json"
+ROWS = "scores.csv"
+COLUMNS = (
+    "case",
+    "subset",
+    "modalities",
+    "output",
+    "region",
+    "dice",
+    "hd95",
+    "dice_post",
+    "truth_ml",
+    "predicted_ml",
+)
+_KEY = ("case", "subset", "output", "region")
+_WORDS = frozenset(_KEY)
+
+
+class KeptRows:
+    """The rows of an evaluation's finished cases, in memory and on disk.
+
+    Args:
+        folder: of both files, made if needed.
+        identity: what the scores depend on, as plain values; an evaluation goes on where it is the same.
+        expected: of each case, in their order, what its rows are called: (case, subset, output, region).
+        writes: whether this process is the one that writes.
+
+    Attributes:
+        rows: of all finished cases, by column, with the six digits of the file; so those of an evaluation that was
+            interrupted are those of one that was not.
+        done: how many cases are finished.
+
+    Raises:
+        InputError: the folder holds the scores of another evaluation, or edited ones.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        identity: dict,
+        expected: Sequence[Sequence[tuple[str, ...]]],
+        *,
+        writes: bool = True,
+    ) -> None:
+        self._path, self._known = Path(folder) / ROWS, Path(folder) / IDENTITY
+        self._identity, self._expected, self._writes = identity, expected, writes
+        self.rows: list[dict] = []
+        self.done = self._size = 0
+        self._pending = ""
+        content = self._path.read_bytes() if self._path.is_file() else b""
+        # Of an evaluation that came to nothing there is nothing to lose, whosoever it was.
+        if content.count(b"\n") > 1:
+            if not self._known.exists():
+                raise InputError(
+                    f"{self._path}: holds scores, and no {IDENTITY} beside it says of what; choose another output, or "
+                    "move it away"
+                )
+            _compare(self._known, identity)
+            self._take(content)
+
+    def begin(self) -> None:
+        """Make both files ready for the rows of the next case.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        if not self._writes:
+            return
+        if not self.done:
+            write_text(self._known, json.dumps(self._identity, indent=1) + "\n")
+            self._size, self._pending = 0, _line(COLUMNS)
+        try:
+            self._write()
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: cannot be written ({error.strerror}); free some space or choose another output"
+            ) from error
+
+    def add(self, rows: Sequence[dict]) -> None:
+        """Keep the rows of the next case.
+
+        Where the disk does not take them they wait in memory for the case after it, with a warning: whoever frees some
+        space meanwhile loses nothing.
+        """
+        text = "".join(_line([_shown(row[column]) for column in COLUMNS]) for row in rows)
+        self.rows += _parsed(text)
+        self.done += 1
+        if not self._writes:
+            return
+        waited, self._pending = bool(self._pending), self._pending + text
+        try:
+            self._write()
+        except OSError as error:
+            if not waited:
+                warnings.warn(
+                    f"{self._path}: cannot be written ({error.strerror}): the scores from here on are in memory alone, "
+                    "and writing is tried again after each case; free some space",
+                    stacklevel=2,
+                )
+
+    def _write(self) -> None:
+        """Append what waits, behind the last row that is known to be whole."""
+        with open(self._path, "r+b" if self._path.exists() else "wb") as stream:
+            stream.truncate(self._size)
+            stream.seek(self._size)
+            stream.write(self._pending.encode())
+            stream.flush()
+        self._size += len(self._pending.encode())
+        self._pending = ""
+
+    def _take(self, content: bytes) -> None:
+        """Take the whole cases of the file."""
+        # Without what follows the last line break: half of a row.
+        text = content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
+        # Not splitlines, which also breaks at characters that a name may hold.
+        lines = [f"{line}\n" for line in text.split("\n")[:-1]]
+        self._check(1, lines[0] == _line(COLUMNS))
+        self._size, first = len(lines[0].encode()), 1
+        for names in self._expected:
+            block = lines[first : first + len(names)]
+            for number, (line, name) in enumerate(zip(block, names, strict=False), start=first + 1):
+                self._check(number, tuple(_cells(line).get(column) for column in _KEY) == name)
+            if len(block) < len(names):
+                return
+            try:
+                self.rows += _parsed("".join(block))
+            except ValueError:
+                self._check(first + 1, False)
+            self.done += 1
+            self._size += sum(len(line.encode()) for line in block)
+            first += len(names)
+        self._check(first + 1, first == len(lines))
+
+    def _check(self, number: int, right: bool) -> None:
+        if not right:
+            raise InputError(
+                f"{self._path}: line {number} is not what this evaluation wrote there, so it cannot go on behind it; "
+                "choose another output, or move the file away"
+            )
+
+
+def _compare(known: Path, identity: dict) -> None:
+    """Refuse to go on with the scores of something else."""
+    try:
+        found = json.loads(known.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{known}: cannot be read ({error}); choose another output") from error
+    # As the file would give it back.
+    wanted = json.loads(json.dumps(identity))
+    different = [name for name in wanted if found.get(name) != wanted[name]]
+    if different:
+        plain = (str, int, float, type(None))
+        said = (
+            f"{name} {found.get(name)!r:.60}, here {wanted[name]!r:.60}"
+            if isinstance(wanted[name], plain) and isinstance(found.get(name), plain)
+            else name
+            for name in different
+        )
+        raise InputError(
+            f"{known.parent}: holds the scores of another evaluation (other {'; '.join(said)}); choose another output, "
+            "or go on with the command that made it"
+        )
+
+
+def _shown(value: object) -> object:
+    """A value as the file has it: six digits, and nothing for a number that does not exist."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
+
+
+def _line(cells: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _cells(line: str) -> dict[str, str]:
+    return dict(zip(COLUMNS, next(csv.reader([line]), []), strict=False))
+
+
+def _parsed(text: str) -> list[dict]:
+    """Rows of the file by column; ValueError where a number is none."""
+    rows = []
+    for cells in map(_cells, text.split("\n")[:-1]):
+        rows.append(
+            {
+                name: cell if name in _WORDS else int(cell) if name == "modalities" else float(cell or "nan")
+                for name, cell in cells.items()
+            }
+        )
+    return rows
