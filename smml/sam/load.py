@@ -1,8 +1,9 @@
 """Load SAM: the tiny one that ships here, an official checkpoint by name, or a file.
 
-Official checkpoints (and fine-tuned ones with the same names of weights, such as MedSAM's) are ``.pth`` files; their
-size, ViT-B, L or H, is read off the weights. What this project trains is ``.safetensors`` with its size in the
-metadata. No file is ever allowed to run code.
+Official checkpoints, and fine-tuned ones with the same names of weights, such as MedSAM's, are mostly ``.pth`` files;
+their size, ViT-B, L or H, is read off the weights. These may lie in a checkpoint of a training, beside its optimiser,
+and their names may have a prefix, as ``DataParallel`` puts one in front. What this project trains is
+``.safetensors`` with its size in the metadata. No file is ever allowed to run code.
 """
 
 import json
@@ -26,6 +27,9 @@ FORMAT = "smml-sam-1"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 _REMEDIES = {"get": "Get an official checkpoint with load_sam('vit_b')", "again": "copy or download it again"}
+
+# Under which entry a training's checkpoint keeps the weights.
+_ENTRIES = ("model", "state_dict", "model_state_dict", "weights", "sam")
 
 # Channels and blocks of the image encoder tell the official sizes apart.
 _SIZES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
@@ -69,7 +73,7 @@ def load_sam(
             raise InputError(
                 f"{name}: no such SAM; give tiny, {', '.join(OFFICIAL)}, or a .pth or .safetensors file that exists"
             )
-        sam = read_tiny(path)[0] if path.suffix == ".safetensors" else _read_official(path)
+        sam = _read_any(path)
     return sam.to(target).eval().requires_grad_(False)
 
 
@@ -98,6 +102,19 @@ def read_tiny(path: Path) -> tuple[Sam, dict]:
         InputError: damaged, truncated or not a tiny SAM.
     """
     facts, weights = read_tensors(path, kind="SAM", **_REMEDIES)
+    return _tiny(path, facts, weights), facts
+
+
+def _read_any(path: Path) -> Sam:
+    """The SAM of a file of either kind."""
+    facts, content = read_tensors(path, kind="SAM", **_REMEDIES)
+    if path.suffix == ".safetensors" and ("format" in facts or _find_size(_state_dict(content)) is None):
+        return _tiny(path, facts, content)
+    return _official(path, content)
+
+
+def _tiny(path: Path, facts: dict, weights: object) -> Sam:
+    """A tiny SAM of what its file holds."""
     found = facts.get("format")
     if found != FORMAT or not isinstance(facts.get("size"), dict) or not are_tensors(weights):
         raise InputError(
@@ -112,17 +129,22 @@ def read_tiny(path: Path) -> tuple[Sam, dict]:
     _fill(sam, weights, path)
     # Files from before the three masks were trained do not say so.
     sam.answers_three = facts.get("multimask") is True
-    return sam, facts
+    return sam
 
 
 def _read_official(path: Path, expected: str | None = None) -> Sam:
     """A SAM from a file with the official names of weights."""
-    _, weights = read_tensors(path, kind="SAM", **_REMEDIES)
+    return _official(path, read_tensors(path, kind="SAM", **_REMEDIES)[1], expected)
+
+
+def _official(path: Path, content: object, expected: str | None = None) -> Sam:
+    """A SAM of one of the official sizes, of what its file holds."""
+    weights = _state_dict(content)
     size = _find_size(weights)
     if size is None or (expected is not None and size != expected):
         raise InputError(
             f"{path}: {f'not {expected}' if size else 'not a SAM'}; expected the weights of an official SAM "
-            f"({', '.join(OFFICIAL)}) under their official names, found {size or _describe(weights)}"
+            f"({', '.join(OFFICIAL)}) under their official names, found {size or _describe(content)}"
         )
     package = import_segment_anything()
     # Built without memory: the official sizes take seconds to fill with random numbers that nobody needs, and whoever
@@ -133,6 +155,22 @@ def _read_official(path: Path, expected: str | None = None) -> Sam:
     _fill(sam, cast(dict[str, torch.Tensor], weights), path)
     sam.answers_three = True
     return sam
+
+
+def _state_dict(content: object) -> object:
+    """The weights in a training's checkpoint, their names without a prefix that all of SAM's have; else the content."""
+    while isinstance(content, dict) and not are_tensors(content):
+        inner = next((content[name] for name in _ENTRIES if isinstance(content.get(name), dict)), None)
+        if inner is None:
+            return content
+        content = inner
+    if not isinstance(content, dict):
+        return content
+    known = "image_encoder.pos_embed"
+    prefix = next((str(name).removesuffix(known) for name in content if str(name).endswith(known)), "")
+    if not prefix:
+        return content
+    return {name.removeprefix(prefix) if isinstance(name, str) else name: value for name, value in content.items()}
 
 
 def _find_size(weights: object) -> str | None:

@@ -132,6 +132,40 @@ def test_what_is_no_sam_is_refused(tmp_path, content, found):
         load_sam(tmp_path / "other.pth")
 
 
+def named(weights: dict, prefix: str) -> dict:
+    return {prefix + name: value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: {"model": w, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]}, "epoch": 3},
+        lambda w: {"state_dict": w},
+        lambda w: {"epoch": 1, "model_state_dict": named(w, "module.")},
+        lambda w: {"model": {"state_dict": named(w, "sam.")}},
+        lambda w: named(w, "module."),
+        lambda w: named(w, "_orig_mod.module."),
+        lambda w: {"weights": w, "step": 7},
+    ],
+    ids=["model", "state_dict", "model_state_dict and module", "twice", "module", "compiled", "weights"],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_inside_a_checkpoint_of_a_training_or_under_a_prefix_are_found(
+    vit_b, monkeypatch, tmp_path, wrap, suffix
+):
+    """As fine-tuning leaves them: beside the optimiser, and named by DataParallel or torch.compile."""
+    path = tmp_path / f"tuned{suffix}"
+    path.touch()
+    # Reading and filling are tested elsewhere, and 90 million numbers take their time.
+    monkeypatch.setattr(loading, "read_tensors", lambda *_, **__: ({}, wrap(vit_b)))
+    filled = {}
+    monkeypatch.setattr(loading, "_fill", lambda sam, weights, _: filled.update(weights) or sam.to_empty(device="cpu"))
+    sam = load_sam(path)
+    assert filled.keys() == vit_b.keys()
+    assert all(filled[name] is value for name, value in vit_b.items())
+    assert sam.answers_three
+
+
 class Evil:
     """Unpickling it makes a folder."""
 
