@@ -11,23 +11,42 @@ from smml.errors import InputError
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The torch device, tried once.
+    """The torch device, after it has computed something small in float32 and in float64.
 
     Args:
         device: itself, or its name, such as "cpu" or "cuda:1".
 
     Raises:
-        InputError: it is unknown or not usable on this machine.
+        InputError: it is unknown or not usable on this machine, nothing runs on it, or it knows no float64, in which
+            the losses add up.
     """
     try:
-        torch.empty(0, device=device)
         found = torch.device(device)
+        if found.type == "meta":
+            raise InputError("device 'meta' cannot be used here (it holds no numbers); try 'cpu'")
+        # Memory alone says little: a card that this PyTorch has no code for gives it out, and then runs nothing.
+        _compute(found, torch.float32)
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} cannot be used here ({reason}); try 'cpu'") from error
-    if found.type == "meta":
-        raise InputError("device 'meta' cannot be used here (it holds no numbers); try 'cpu'")
+        raise InputError(f"device {str(device)!r} cannot be used here ({_first_line(error)}); try 'cpu'") from error
+    try:
+        _compute(found, torch.float64)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"device {str(device)!r} cannot be used here: it does not compute in float64, in which the losses add up "
+            f"({_first_line(error)}); try 'cpu'"
+        ) from error
     return found
+
+
+def _compute(device: torch.device, dtype: torch.dtype) -> None:
+    """Run something and wait for what comes of it."""
+    found = torch.ones(8, device=device, dtype=dtype).mul(2).sum().item()
+    if found != 16:
+        raise RuntimeError(f"it makes {found:g} of 16 ones")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def fastest_precision(device: torch.device) -> str:

@@ -8,7 +8,53 @@ import pytest
 import torch
 
 from smml import devices
-from smml.devices import fastest_precision, keep_freed_memory
+from smml.devices import fastest_precision, find_device, keep_freed_memory
+from smml.errors import InputError
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A made-up card by the name of "cuda": ``card(dtypes)`` gives out memory and computes in these alone."""
+
+    def plug_in(computes):
+        real, empty = torch.ones, torch.empty
+
+        def ones(*shape, device=None, dtype=None, **options):
+            if dtype not in computes:
+                raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with")
+            return real(*shape, dtype=dtype, **options)
+
+        monkeypatch.setattr(torch, "ones", ones)
+        monkeypatch.setattr(torch, "empty", lambda *shape, device=None, **options: empty(*shape, **options))
+
+    return plug_in
+
+
+def test_a_card_on_which_nothing_runs_is_refused_before_the_work(card):
+    card([])
+    with pytest.raises(InputError, match=r"^device 'cuda:1' cannot be used here \(CUDA .* on the device\); try 'cpu'$"):
+        find_device("cuda:1")
+
+
+def test_a_device_without_float64_is_refused_before_the_work(card):
+    """As Apple's GPUs, in the middle of whose first step a loss would fail."""
+    card([torch.float32])
+    with pytest.raises(InputError, match=r"^device 'cuda' .*: it does not compute in float64.*; try 'cpu'$"):
+        find_device("cuda")
+
+
+def test_a_device_that_computes_is_taken(card):
+    card([torch.float32, torch.float64])
+    assert find_device("cuda:0") == torch.device("cuda:0")
+    assert find_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["warp", "", "cuda:-1", "cpu:x", "meta", "mps", "vulkan"])
+def test_a_device_that_is_none_here_is_one_sentence(name):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("a machine of Apple's")
+    with pytest.raises(InputError, match=rf"^device '{name}' cannot be used here .*; try 'cpu'$"):
+        find_device(name)
 
 
 def test_bfloat16_is_taken_where_a_cpu_multiplies_it(monkeypatch):
