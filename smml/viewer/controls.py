@@ -195,7 +195,9 @@ class Controls:
             for plane in ANATOMICAL_PLANES
         ]
         chart = widgets.VBox([self.chart, self.rest], layout=widgets.Layout(margin="0 0 0 24px"))
-        scores = [row(self.scores, chart, align_items="flex-start")] if predicts else []
+        scores = row(self.scores, chart, align_items="flex-start")
+        # What stays off the screen lives on in ipywidgets all the same.
+        self._left_out = [] if predicts else [given, scores]
         return widgets.VBox(
             [
                 self.heading,
@@ -204,7 +206,7 @@ class Controls:
                 row(*panes, align_items="flex-start", flex_flow="row nowrap"),
                 self.readout,
                 self.legend,
-                *scores,
+                *([scores] if predicts else []),
                 row(self.snapshot, self.mesh, widgets.HTML(HELP), align_items="flex-start"),
                 self.below,
             ]
@@ -212,7 +214,7 @@ class Controls:
 
     def descendants(self) -> list[widgets.Widget]:
         """Every widget of the viewer with its layout and style, for closing."""
-        found, waiting = [], [self.root]
+        found, waiting = [], [self.root, *self._left_out]
         while waiting:
             widget = waiting.pop()
             found.append(widget)
@@ -220,7 +222,4 @@ class Controls:
             parts = [getattr(widget, name, None) for name in ("layout", "style")]
             # plotly's figures have a layout that is no widget.
             waiting += [part for part in parts if isinstance(part, widgets.Widget)]
-        # Rows that are left out without a predictor still own widgets.
-        for group in (self.given, self.named_subsets):
-            found += [widget for widget in group.values() if widget not in found]
         return found

@@ -2,6 +2,9 @@
 
 Three threads of events meet here: controls and planes (the kernel's thread) and the worker that segments. One lock
 orders them, and one rule keeps the picture honest: a result is shown only if its subset is what the checks say.
+
+A viewer is closed with the last name that it has, and, once it is on screen, by running its cell again: ipywidgets and
+the notebook's ``Out`` would keep it, its case and its thread for ever.
 """
 
 import threading
@@ -14,6 +17,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
+from IPython import get_ipython
 
 from smml.data.case import Case
 from smml.errors import InputError
@@ -28,6 +32,10 @@ from smml.viewer.render import encode_png, layers_of
 from smml.viewer.screen import Screen
 from smml.viewer.state import NAMED_SUBSETS, SOURCES, ViewState, checked, first_state
 from smml.viewer.worker import CACHE_BYTES, Event, RegionScores, Result, Worker
+
+# Those that a reader may see: nothing else need keep them, so this does.
+_SHOWN: "set[ModalityViewer]" = set()
+_OPEN: "weakref.WeakSet[ModalityViewer]" = weakref.WeakSet()
 
 
 class ModalityViewer:
@@ -84,6 +92,11 @@ class ModalityViewer:
         )
         self._screen = Screen(case, self._display, self.controls, size=size, predicts=predictor is not None)
         self._connect()
+        self._cell = _running_cell()
+        # Before the worker, whose memory is the largest part.
+        for other in list(_OPEN):
+            if self._cell is not None and other._was_made_before(self._cell):
+                other.close()
         self._worker = None
         if predictor is not None:
             # Weak, so that the worker alone cannot keep a viewer's memory.
@@ -91,6 +104,10 @@ class ModalityViewer:
             self._worker = Worker(
                 case, predictor, lambda event: (heard := hear()) and heard(event), cache_bytes=cache_bytes
             )
+        # Not at the end of the process, which ends all of it in any case.
+        self._let_go = weakref.finalize(self, _let_go, self.controls, self._worker)
+        self._let_go.atexit = False
+        _OPEN.add(self)
         with self._lock:
             self._set(self._state)
             self._wish()
@@ -99,7 +116,9 @@ class ModalityViewer:
 
     @property
     def widget(self) -> widgets.VBox:
-        """The widget, to be placed into a layout of one's own."""
+        """The widget, to be placed into a layout of one's own, which then keeps the viewer until it is closed."""
+        if not self._closed:
+            _SHOWN.add(self)
         return self.controls.root
 
     @property
@@ -195,17 +214,17 @@ class ModalityViewer:
             if self._closed:
                 return
             self._closed = True
+        _OPEN.discard(self)
+        _SHOWN.discard(self)
         # Without the lock: the worker may be waiting for it.
-        if self._worker is not None:
-            self._worker.close()
-        for widget in self.controls.descendants():
-            widget.unobserve_all()
-            widget.close()
+        self._let_go()
         # A viewer that is closed asks for none of them.
         self._result = self._worker = self._screen = self.case = None  # type: ignore[assignment]
 
     def _repr_mimebundle_(self, **_) -> dict:
-        bundle = dict(self.widget._repr_mimebundle_() or {})
+        if self._cell is not None and not self._closed:
+            _SHOWN.add(self)
+        bundle = dict(self.controls.root._repr_mimebundle_() or {})
         # Readers of a saved notebook, GitHub among them, have no kernel and see this.
         bundle["image/png"] = encode_png(self.picture(), small=True)
         bundle["text/plain"] = f"ModalityViewer of {self.case.id}"
@@ -239,10 +258,10 @@ class ModalityViewer:
             self._set(self._state.after(plane, event, self._display, self.controls.choices))
 
     def _connect(self) -> None:
-        """Have controls and planes heard."""
-        c, apply = self.controls, self._apply
+        """Have controls and planes heard; weakly, because ipywidgets keeps every widget until it is closed."""
+        c, apply, handle = self.controls, _weakly(self._apply), _weakly(self.handle)
         for plane, canvas in c.planes.items():
-            canvas.on_msg(lambda _, event, __, plane=plane: self.handle(plane, event))
+            canvas.on_msg(lambda _, event, __, plane=plane: handle(plane, event))
         for plane, slider in c.slices.items():
             slider.observe(lambda change, plane=plane: apply(ViewState.at_slice, plane, change["new"]), "value")
         for name, box in c.given.items():
@@ -256,11 +275,15 @@ class ModalityViewer:
         for region, box in c.regions.items():
             box.observe(lambda change, region=region: apply(ViewState.with_region, region, change["new"]), "value")
         c.window.observe(lambda change: apply(ViewState.with_window, *change["new"]), "value")
-        c.auto.on_click(lambda _: apply(self._with_auto_window))
-        c.cancel.on_click(lambda _: self._cancel())
-        c.rest.on_click(lambda _: self.compute_rest())
-        c.snapshot.on_click(lambda _: self._snapshot())
-        c.mesh.on_click(lambda _: self._show_mesh())
+        for button, press in (
+            (c.auto, self._set_auto_window),
+            (c.cancel, self._cancel),
+            (c.rest, self.compute_rest),
+            (c.snapshot, self._snapshot),
+            (c.mesh, self._show_mesh),
+        ):
+            weak = _weakly(press)
+            button.on_click(lambda _, weak=weak: weak())
 
     @contextmanager
     def _refusals_said(self) -> Iterator[None]:
@@ -277,8 +300,12 @@ class ModalityViewer:
             if not self._closed and not self._screen.follows:
                 self._set(change(self._state, *arguments, **fields))
 
-    def _with_auto_window(self, state: ViewState) -> ViewState:
-        return state.with_window(*intensity_window(self.case.volumes[state.shown]))
+    def _set_auto_window(self) -> None:
+        self._apply(lambda state: state.with_window(*intensity_window(self.case.volumes[state.shown])))
+
+    def _was_made_before(self, cell: tuple[str, str]) -> bool:
+        """Whether the same cell made it, in an earlier run."""
+        return self._cell is not None and self._cell[0] == cell[0] and self._cell[1] != cell[1]
 
     def _cancel(self) -> None:
         with self._lock:
@@ -404,3 +431,31 @@ class ModalityViewer:
         """Write read-out, legend, scores and status anew."""
         self._screen.words(self._state, self._result, self.scores)
         self._screen.status(self._message, self._working, self._result)
+
+
+def _weakly(method: Callable) -> Callable:
+    """A bound method that does not keep its object; without it, nothing is done."""
+    kept = weakref.WeakMethod(method)
+    return lambda *arguments, **fields: (call := kept()) and call(*arguments, **fields)
+
+
+def _let_go(controls: Controls, worker: Worker | None) -> None:
+    """Stop the worker and take the widgets off the screen."""
+    if worker is not None:
+        worker.close()
+    for widget in controls.descendants():
+        widget.unobserve_all()
+        widget.close()
+
+
+def _running_cell() -> tuple[str, str] | None:
+    """Which cell of a notebook is running, and in which run; None outside one.
+
+    A front that does not name its cells is told by the code.
+    """
+    shell = get_ipython()
+    request = shell.get_parent() if hasattr(shell, "get_parent") else None
+    if not request:
+        return None
+    named = request.get("metadata", {}).get("cellId") or request.get("content", {}).get("code", "")
+    return str(named), str(request.get("header", {}).get("msg_id", ""))

@@ -354,6 +354,103 @@ def test_closing_frees_case_predictor_and_viewer():
     assert set(_instances) == before, "no widget is left behind"
 
 
+@pytest.mark.parametrize(
+    ("case", "predictor"),
+    [(phantom(), None), (phantom(label=False), None), (phantom(modalities=("t1",)), FakePredictor())],
+    ids=["no predictor", "bare", "one sequence"],
+)
+@pytest.mark.parametrize("interactive", [True, False])
+def test_closing_leaves_no_widget_whatever_was_left_out(case, predictor, interactive):
+    from ipywidgets.widgets.widget import _instances
+
+    before = set(_instances)
+    ModalityViewer(case, predictor, size=160, interactive=interactive).close()
+    assert set(_instances) == before
+
+
+def workers() -> int:
+    return sum(thread.name == "smml-viewer" for thread in threading.enumerate())
+
+
+def test_of_viewers_made_in_a_row_under_one_name_the_last_alone_is_alive():
+    from ipywidgets.widgets.widget import _instances
+
+    case, predictor, made, widgets, before = phantom(), FakePredictor(), [], [], set(_instances)
+    for _ in range(4):
+        viewer = ModalityViewer(case, predictor, size=160)
+        assert viewer.wait(SHORT)
+        made.append(weakref.ref(viewer))
+        gc.collect()
+        widgets.append(len(_instances))
+    assert [thing() is not None for thing in made] == [False] * 3 + [True]
+    assert workers() == 1
+    assert widgets == [widgets[0]] * 4
+    viewer.controls.given["t1"].value = False
+    assert viewer.wait(SHORT)
+    assert viewer.result.subset == ("flair", "t1ce", "t2"), "and it still answers"
+    del viewer
+    gc.collect()
+    assert made[-1]() is None
+    assert workers() == 0
+    assert set(_instances) == before
+
+
+@pytest.fixture
+def cell(monkeypatch):
+    """``cell(name, run)``: from here on that run of a notebook's cell makes the viewers."""
+
+    class Shell:
+        def get_parent(self):
+            return self.request
+
+    shell = Shell()
+    monkeypatch.setattr("smml.viewer.widget.get_ipython", lambda: shell)
+
+    def begin(name, run, code="viewer"):
+        metadata = {} if name is None else {"cellId": name}
+        shell.request = {"metadata": metadata, "content": {"code": code}, "header": {"msg_id": run}}
+
+    return begin
+
+
+@pytest.mark.parametrize("name", ["a", None], ids=["a front that names its cells", "one that does not"])
+def test_running_a_cell_again_closes_what_it_showed_and_no_other(cell, name):
+    """The notebook's ``Out`` keeps what a cell showed, run after run."""
+    out = []
+
+    def show(case=None):
+        viewer = ModalityViewer(case or phantom(), FakePredictor(), size=160)
+        viewer._repr_mimebundle_()
+        out.append(viewer)
+
+    cell("other", "1", code="other")
+    show()
+    for run in "2345":
+        cell(name, run)
+        show()
+        show()
+    assert [viewer._closed for viewer in out] == [False] + [True] * 6 + [False] * 2
+    assert workers() == 3
+    for viewer in out:
+        viewer.close()
+
+
+def test_a_viewer_on_screen_stays_without_a_name(cell):
+    cell("a", "1")
+    shown, placed, kept = ModalityViewer(phantom(), size=160), ModalityViewer(phantom(), size=160), []
+    shown._repr_mimebundle_()
+    root = placed.widget
+    kept = [weakref.ref(shown), weakref.ref(placed)]
+    del shown, placed
+    gc.collect()
+    assert all(thing() is not None for thing in kept)
+    assert root.children
+    for thing in kept:
+        thing().close()
+    gc.collect()
+    assert [thing() for thing in kept] == [None, None]
+
+
 def test_closing_one_of_two_viewers_frees_what_is_its_own_and_leaves_the_other(show):
     case, predictor = phantom(), FakePredictor()
     one, other = ModalityViewer(case, predictor, size=160), show(case, predictor)
