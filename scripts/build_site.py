@@ -208,6 +208,8 @@ def show_outputs(book: NotebookNode, depth: int) -> None:
                 script = ""
             elif "plotly.js" in data.get("text/html", "")[:5000] and len(data["text/html"]) > 1_000_000:
                 data = {}  # plotly's own copy of its script
+            elif data.get("text/html", "").startswith('<div class="smml-still-'):
+                data = {}  # the viewer's picture once more, for fronts that look for the widget alone
             if "data" not in output or data:
                 kept.append({**output, "data": data} if data else output)
         if cell.cell_type == "code":

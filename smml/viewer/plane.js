@@ -7,6 +7,10 @@ function render({ model, el }) {
   // JupyterLab would take the keys for its own commands.
   el.setAttribute("data-lm-suppress-shortcuts", "true");
   el.appendChild(canvas);
+  // A rule, not the picture's own style: it may come to the page later than this canvas.
+  const still = document.createElement("style");
+  if (model.get("still")) still.textContent = `.${model.get("still")} { display: none; }`;
+  el.appendChild(still);
 
   // Frames are decoded one at a time, the newest only; the old one stays on the canvas until then.
   let decoding = false, waiting = false, frames = 0;

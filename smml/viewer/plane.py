@@ -24,6 +24,7 @@ if anywidget is not None:
         Attributes:
             png: the frame.
             label: what a screen reader says.
+            still: class of the picture that stands in for the canvases where they cannot be; they hide it.
         """
 
         # Their text, not their paths: anywidget would watch a path, and by that keep every canvas for ever.
@@ -31,6 +32,7 @@ if anywidget is not None:
         _css = (_HERE / "plane.css").read_text(encoding="utf-8")
         png = traitlets.Bytes(b"").tag(sync=True)
         label = traitlets.Unicode("").tag(sync=True)
+        still = traitlets.Unicode("").tag(sync=True)
 
         def download(self, name: str, content: bytes) -> None:
             """Have the browser save a file."""

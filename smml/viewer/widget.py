@@ -7,7 +7,10 @@ A viewer is closed with the last name that it has, and, once it is on screen, by
 the notebook's ``Out`` would keep it, its case and its thread for ever.
 """
 
+import base64
+import html
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 from IPython import get_ipython
+from IPython.display import display
 
 from smml.data.case import Case
 from smml.errors import InputError
@@ -229,6 +233,18 @@ class ModalityViewer:
         bundle["image/png"] = encode_png(self.picture(), small=True)
         bundle["text/plain"] = f"ModalityViewer of {self.case.id}"
         return bundle
+
+    def _ipython_display_(self, **_) -> None:
+        # A notebook that is opened without its kernel says that the widget's model is missing, and looks no further
+        # into the same output. So the picture is an output of its own, which the canvases hide where they are drawn.
+        canvas = next(iter(self.controls.planes.values()))
+        if not self._closed and canvas.has_trait("still"):
+            canvas.still = canvas.still or f"smml-still-{uuid.uuid4().hex}"
+            png = base64.b64encode(encode_png(self.picture(), small=True)).decode()
+            text = f"ModalityViewer of {self.case.id}, a picture"
+            image = f'<img alt="{html.escape(text)}" src="data:image/png;base64,{png}">'
+            display({"text/html": f'<div class="{canvas.still}">{image}</div>', "text/plain": text}, raw=True)
+        display(self._repr_mimebundle_(), raw=True)
 
     # What a browser calls
 

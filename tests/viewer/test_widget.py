@@ -1,8 +1,10 @@
 """The front without a browser: setting a control's value is what a reader's click comes to."""
 
+import base64
 import dataclasses
 import gc
 import io
+import re
 import threading
 import tracemalloc
 import weakref
@@ -531,6 +533,26 @@ def test_a_snapshot_is_written_or_given_to_the_browser(show, tmp_path, monkeypat
     plain.controls.snapshot.click()
     assert list(tmp_path.glob("phantom_FLAIR+T1ce*.png"))
     assert viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG"), "for readers without a kernel"
+
+
+def test_what_is_saved_has_a_picture_beside_the_widget_which_the_canvases_hide(show, monkeypatch):
+    """JupyterLab without the kernel says "model not found", and shows nothing else of that output."""
+    shown, widget = [], "application/vnd.jupyter.widget-view+json"
+    monkeypatch.setattr("smml.viewer.widget.display", lambda bundle, raw: shown.append(bundle))
+    viewer = show(None, FakePredictor())
+    viewer._ipython_display_()
+    still, live = shown
+    assert widget not in still
+    name, png = re.fullmatch(
+        r'<div class="([\w-]+)"><img alt="[^"]+" src="data:image/png;base64,([^"]+)"></div>', still["text/html"]
+    ).groups()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))).shape, viewer.picture().shape)
+    assert live[widget]["model_id"] == viewer.controls.root.model_id
+    assert [canvas.still for canvas in viewer.controls.planes.values()] == [name, "", ""]
+    assert "display: none" in viewer.controls.planes["axial"]._esm
+    shown.clear()
+    show(None, FakePredictor(), interactive=False)._ipython_display_()
+    assert len(shown) == 1, "a plain image cannot hide it"
 
 
 def test_a_size_out_of_range_is_refused():
