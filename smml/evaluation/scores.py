@@ -18,8 +18,16 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.evaluation.cells import (
+    check_columns,
+    check_named,
+    check_once,
+    dice_numbers,
+    numbers,
+    read_cells,
+    subset_cells,
+)
 from smml.files import write_text
-from smml.modalities import parse_subset, subset_name
 
 _COLUMNS = ("case", "subset", "region", "dice")
 # Columns that may be there, and may be empty: what their numbers are.
@@ -59,46 +67,23 @@ class Scores:
         """
         path = Path(path)
         path = path / "scores.csv" if path.is_dir() else path
-        if not path.is_file():
-            raise InputError(f"{path}: no such result; give a CSV file or the folder of `smml evaluate --output`")
-        try:
-            # As text: what pandas takes for missing ("NA", a blank) may be a name, or must be told with its row.
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-            raise InputError(f"{path}: not a CSV file ({error})") from error
-        missing = [column for column in _COLUMNS if column not in table]
-        if missing or table.empty:
-            what = f"lacks the columns {', '.join(missing)}" if missing else "holds no rows"
-            raise InputError(
-                f"{path}: {what}; expected {','.join(_COLUMNS)}[,hd95][,output], a row per case and region"
-            )
-        # A row that ends early lacks its last cells, which is as if they were blank.
-        table = table.fillna("")
-        blank = np.flatnonzero(table["case"].str.strip() == "")
-        if blank.size:
-            raise InputError(
-                f"{path}: row {blank[0] + 2}: names no case; expected its identifier; fill in the column case"
-            )
-        table["subset"] = [_subset(path, row, text) for row, text in enumerate(table["subset"], start=2)]
+        table = read_cells(path)
+        check_columns(
+            path, table, list(_COLUMNS), f"{','.join(_COLUMNS)}[,hd95][,output], a row per case and region"
+        )
+        check_named(path, table["case"])
+        table["subset"] = subset_cells(path, table["subset"])
         odd = sorted(set(table["region"]) - set(REGIONS))
         if odd:
             raise InputError(f"{path}: unknown region {odd[0]!r}; expected {', '.join(REGIONS)}")
-        dice = pd.to_numeric(table["dice"], errors="coerce")
-        wrong = np.flatnonzero(~((dice >= 0) & (dice <= 1 + 1e-6)))
-        if wrong.size:
-            value = table["dice"].iloc[wrong[0]]
-            raise InputError(f"{path}: row {wrong[0] + 2}: Dice must lie in [0, 1], found {value!r}; per cent / 100")
-        table["dice"] = dice
+        table["dice"] = dice_numbers(path, table["dice"])
         for column, meaning in _NUMBERS.items():
             if column in table:
-                table[column] = _numbers(path, table[column], meaning)
+                table[column] = numbers(path, table[column], meaning)
         table["hd95"] = table.get("hd95", np.nan)
         if "output" in table:
             table["output"] = table["output"].str.strip()
-        keys = [column for column in ("output", "case", "subset", "region") if column in table]
-        twice = table[table.duplicated(keys)]
-        if len(twice):
-            raise InputError(f"{path}: {', '.join(map(str, twice[keys].iloc[0]))} stands there twice; one row each")
+        check_once(path, table, [column for column in ("output", "case", "subset", "region") if column in table])
         return cls(table, protocol)
 
     def write(self, path: str | os.PathLike) -> None:
@@ -133,23 +118,3 @@ class Scores:
         if wanted not in outputs:
             raise InputError(f"the scores hold no output {wanted!r}; evaluate a model that was trained with refinement")
         return outputs[wanted]
-
-
-def _numbers(path: Path, column: pd.Series, meaning: str) -> pd.Series:
-    """A column as numbers from 0, NaN where the file says that there is none."""
-    values = pd.to_numeric(column, errors="coerce")
-    absent = column.str.strip().str.lower().isin(["", "nan", "na", "n/a", "none"])
-    wrong = np.flatnonzero(~(absent | ((values >= 0) & np.isfinite(values))))
-    if wrong.size:
-        raise InputError(
-            f"{path}: row {wrong[0] + 2}: {column.name} must be {meaning}, found {column.iloc[wrong[0]]!r}; leave the "
-            "cell empty where there is none"
-        )
-    return values
-
-
-def _subset(path: Path, row: int, text: str) -> str:
-    try:
-        return subset_name(parse_subset(str(text).lower()))
-    except InputError as error:
-        raise InputError(f"{path}: row {row}: {error}") from error

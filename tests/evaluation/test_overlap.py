@@ -1,0 +1,79 @@
+"""Overlap and false alarms apart: each counted by hand on scores that mix them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from smml.errors import InputError
+from smml.evaluation import Scores
+from smml.evaluation.overlap import false_alarms, misses, present, present_dice, tells_presence
+
+# Case, subset, region, Dice, true and predicted ml.
+ROWS = [
+    ("a", "T1", "WT", 0.8, 30.0, 29.0),
+    ("b", "T1", "WT", 0.6, 10.0, 12.0),
+    ("c", "T1", "WT", 0.0, 5.0, 0.0),
+    ("a", "T1", "ET", 0.0, 0.0, 0.4),
+    ("b", "T1", "ET", 0.0, 0.0, 1.4),
+    ("c", "T1", "ET", 1.0, 0.0, 0.0),
+    ("a", "T2", "ET", 0.0, 0.0, 6.0),
+    ("b", "T2", "ET", 1.0, 0.0, 0.0),
+    # Something is called, but none of what is there.
+    ("c", "T2", "ET", 0.0, 2.0, 3.0),
+    ("d", "T2", "ET", 0.5, 2.0, 3.0),
+]
+
+
+def made(rows=ROWS) -> Scores:
+    return Scores(pd.DataFrame(rows, columns=["case", "subset", "region", "dice", "truth_ml", "predicted_ml"]))
+
+
+def test_dice_is_averaged_over_the_cases_that_have_the_region():
+    table = present_dice(made())
+    assert table.index.tolist() == [("T2", "ET"), ("T1", "WT"), ("T1", "ET")], "subsets and regions in table order"
+    assert table.loc[("T1", "WT")].tolist() == [3, pytest.approx(1.4 / 3)]
+    assert table.loc[("T2", "ET")].tolist() == [2, pytest.approx(0.25)]
+    assert table.loc[("T1", "ET"), "present"] == 0
+    assert np.isnan(table.loc[("T1", "ET"), "dice"]), "where no case has the region there is no such mean"
+
+
+def test_false_alarms_are_counted_over_the_cases_without_the_region_with_their_median_volume():
+    table = false_alarms(made())
+    assert table.loc[("T1", "ET")].tolist() == [3, 2, pytest.approx(2 / 3), pytest.approx(0.9)]
+    assert table.loc[("T2", "ET")].tolist() == [2, 1, 0.5, 6.0], "what is called beside a region is no false alarm"
+    assert table.loc[("T1", "WT"), ["absent", "called"]].tolist() == [0, 0]
+    assert table.loc[("T1", "WT"), ["share", "median_ml"]].isna().all()
+    together = false_alarms(made(), by=("region",))
+    assert together.loc["ET"].tolist() == [5, 3, pytest.approx(0.6), pytest.approx(1.4)]
+
+
+def test_a_region_is_missed_if_no_voxel_of_it_is_found():
+    table = misses(made())
+    assert table.loc[("T1", "WT")].tolist() == [3, 1, pytest.approx(1 / 3)]
+    assert table.loc[("T2", "ET")].tolist() == [2, 1, 0.5], "what is called elsewhere finds nothing"
+    assert table.loc[("T1", "ET"), ["present", "missed"]].tolist() == [0, 0], "an empty region cannot be missed"
+    assert np.isnan(table.loc[("T1", "ET"), "share"])
+
+
+def test_presence_without_volumes_counts_alike_and_volumes_stay_unknown():
+    full = made()
+    frame = full.frame.assign(present=full.frame["truth_ml"] > 0).drop(columns=["truth_ml", "predicted_ml"])
+    bare = Scores(frame)
+    pd.testing.assert_frame_equal(present_dice(bare), present_dice(full))
+    pd.testing.assert_frame_equal(misses(bare), misses(full))
+    counts = ["absent", "called", "share"]
+    pd.testing.assert_frame_equal(false_alarms(bare)[counts], false_alarms(full)[counts])
+    assert false_alarms(bare)["median_ml"].isna().all()
+
+
+@pytest.mark.parametrize("count", [present, present_dice, false_alarms, misses])
+@pytest.mark.parametrize("truth", [None, np.nan])
+def test_where_presence_cannot_be_told_nothing_is_counted(count, truth):
+    frame = made().frame
+    if truth is None:
+        frame = frame.drop(columns="truth_ml")
+    else:
+        frame.loc[3, "truth_ml"] = truth
+    assert not tells_presence(Scores(frame))
+    with pytest.raises(InputError, match="do not say where a region is there; expected the column truth_ml"):
+        count(Scores(frame))
