@@ -194,9 +194,16 @@ def evaluate(
 
 @app.command()
 def compare(
-    results: Annotated[list[str], typer.Argument(help="NAME=FILE.csv or NAME=FOLDER, or the path alone; first: base.")],
+    results: Annotated[
+        list[str],
+        typer.Argument(
+            help="NAME=FILE or NAME=FOLDER, or the path alone; first: base. Files of smml evaluate, MiMoSe, nnU-Net "
+            "(summary.json) and brats-evaluation; behind the last two what was given, as in nnunet=summary.json@all."
+        ),
+    ],
     published: Annotated[
-        str, typer.Option(help="Add published means of brats2015, brats2018 or brats2020; for results on these alone.")
+        str,
+        typer.Option(help="Add published means of brats2015, brats2018, brats2020 or brats2023; for results on these."),
     ] = "",
     output: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
 ) -> None:
@@ -204,20 +211,7 @@ def compare(
     from smml import evaluation
     from smml.files import write_text
 
-    tables = {}
-    for result in results:
-        name, separator, path = result.partition("=")
-        # What exists under its whole name is a path, whatever it holds: folders of a search are called lr=0.1.
-        if Path(result).exists() or not separator:
-            whole = Path(result).absolute()
-            name, path = whole.name if whole.is_dir() else whole.stem, result
-        read = evaluation.Scores.read(path).outputs()
-        for kind, scores in read.items():
-            title = f"{name}, {kind}" if len(read) > 1 and kind else name
-            if title in tables:
-                raise InputError(f"two results are called {title!r}; name them, as in NAME={result}")
-            tables[title] = scores
-    table = evaluation.compare(tables)
+    table = evaluation.compare(evaluation.read_named_results(results))
     reference = evaluation.published(published, table.pairs) if published else None
     text = evaluation.format_comparison(table, reference)
     typer.echo(text)

@@ -4,7 +4,9 @@ from smml.evaluation.added import Loss, added_sequences, format_added, largest_l
 from smml.evaluation.bootstrap import Interval, bootstrap_mean
 from smml.evaluation.compare import Comparison, compare, format_comparison, published
 from smml.evaluation.evaluate import evaluate
+from smml.evaluation.formats import read_named_results, read_result
 from smml.evaluation.metrics import boundary_recall, dice, hd95
+from smml.evaluation.overlap import false_alarms, misses, present_dice
 from smml.evaluation.scores import Scores
 from smml.evaluation.tables import format_table, refinement_table, summary_table, write_report
 
@@ -19,12 +21,17 @@ __all__ = [
     "compare",
     "dice",
     "evaluate",
+    "false_alarms",
     "format_added",
     "format_comparison",
     "format_table",
     "hd95",
     "largest_loss",
+    "misses",
+    "present_dice",
     "published",
+    "read_named_results",
+    "read_result",
     "refinement_table",
     "summary_table",
     "write_report",

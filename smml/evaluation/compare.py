@@ -1,6 +1,6 @@
 """Any set of results side by side, ours or another tool's: means over the subsets, differences with intervals."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,11 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
-from smml.evaluation.bootstrap import bootstrap_mean, bootstrap_mean_over_subsets
-from smml.evaluation.published import PROTOCOLS
+from smml.evaluation.bootstrap import Interval, bootstrap_mean, bootstrap_mean_over_subsets
+from smml.evaluation.distances import common_distances
+from smml.evaluation.overlap import false_alarms, misses, present_dice
+from smml.evaluation.pairing import common_pairs, presence
+from smml.evaluation.published import PROTOCOLS, Figure
 from smml.evaluation.scores import Scores
 from smml.modalities import SUBSETS, subset_name
 
@@ -19,22 +22,31 @@ class Comparison:
     """Results side by side.
 
     Attributes:
-        frame: one row per result, by its name. "Dice WT" ... and "HD95 WT" ...: mean over cases, then over subsets
-            (Dice 0 to 1, mm). "Dice WT change" ...: the difference to the first row, and "Dice WT low", "Dice WT high"
-            its 95 % interval, from a paired bootstrap over cases; NaN in the first row.
+        frame: one row per result, by its name. "Dice WT" ...: the literature's mean, over cases, then over subsets
+            (0 to 1; both empty counts 1, a false alarm 0). "Dice WT change" ...: the difference to the first row, and
+            "Dice WT low", "Dice WT high" its 95 % interval, from a paired bootstrap over cases; NaN in the first row.
+            "HD95 WT" ...: in mm, over the cases and subsets of which all results have one; "no HD95 WT" ...: of how
+            many pairs of case and subset this result has none. Over these pairs, as :mod:`smml.evaluation.overlap`
+            counts them: "present Dice WT" ..., "present WT", "missed WT", "absent WT", "false alarms WT" and "false
+            alarm ml WT" (median). NaN where the files do not tell.
         protocol: over what, and how the changes came about.
         pairs: what was compared: (case, subset).
+        left_out: by region, of how many pairs not all results have an HD95.
+        notes: where the results are not of one kind, and what was done about it.
     """
 
     frame: pd.DataFrame
     protocol: str
     pairs: list[tuple[str, str]]
+    left_out: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def compare(results: Mapping[str, Scores], *, resamples: int = 10_000) -> Comparison:
     """Results side by side over what all of them have: the same cases and subsets.
 
-    A subset that a case lacks in every result, as a case without T2 does, is left out and counted.
+    A subset that a case lacks in every result, as a case without T2 does, is left out and counted. A region that a
+    result lacks altogether, as a network's that was trained on labels, stays empty in its row.
 
     Args:
         results: scores by name, one output each (:meth:`Scores.outputs`); the first is what the others are compared
@@ -47,82 +59,106 @@ def compare(results: Mapping[str, Scores], *, resamples: int = 10_000) -> Compar
     if not results:
         raise InputError("nothing to compare: give at least one result")
     tables = {name: scores.frame.set_index(["case", "subset", "region"]) for name, scores in results.items()}
-    pairs, left_out = _common_pairs(tables)
+    pairs, left_out, notes = common_pairs(tables)
     cases = sorted({case for case, _ in pairs})
     order = [name for name in map(subset_name, SUBSETS) if name in {subset for _, subset in pairs}]
-    wanted = pd.MultiIndex.from_tuples([(*pair, region) for pair in pairs for region in REGIONS])
-    # By case and subset, NaN where a case lacks a subset.
-    dice: dict[str, dict[str, pd.DataFrame]] = {}
-    rows = {}
-    for name, table in tables.items():
-        gaps = wanted.difference(table.index)
-        if len(gaps):
-            raise InputError(
-                f"{name}: has no score of {', '.join(gaps[0])}, which another region or result has; score it too, or "
-                "remove this subset of the case from all results"
-            )
-        chosen = table.loc[wanted].rename_axis(["case", "subset", "region"])
-        dice[name] = {
-            region: chosen.xs(region, level="region")["dice"].unstack("subset").loc[cases, order] for region in REGIONS
-        }
-        distance = chosen["hd95"].groupby(["region", "subset"]).mean().groupby("region").mean()
-        rows[name] = {f"Dice {region}": float(dice[name][region].mean().mean()) for region in REGIONS}
-        rows[name] |= {f"HD95 {region}": float(distance[region]) for region in REGIONS}
+    tables = {name: _chosen(name, table, pairs) for name, table in tables.items()}
     first = next(iter(results))
-    for name, row in rows.items():
+    # By case and subset, NaN where a case lacks a subset.
+    dice = {
+        name: {
+            region: part["dice"].droplevel("region").unstack("subset").loc[cases, order]
+            for region, part in table.groupby(level="region")
+        }
+        for name, table in tables.items()
+    }
+    distances = common_distances(tables)
+    there, differences = presence(tables)
+    rows: dict[str, dict[str, float]] = {}
+    for name, table in tables.items():
+        row = {f"Dice {r}": float(dice[name][r].mean().mean()) if r in dice[name] else np.nan for r in REGIONS}
+        row |= {f"HD95 {region}": distances.means[name][region] for region in REGIONS}
         for region in REGIONS:
-            change = (dice[name][region] - dice[first][region]).to_numpy()
             columns = [f"Dice {region} {part}" for part in ("change", "low", "high")]
-            if name == first:
+            if name == first or region not in dice[name] or region not in dice[first]:
                 row |= dict.fromkeys(columns, np.nan)
                 continue
-            if np.isnan(change).any():
-                interval = bootstrap_mean_over_subsets(change, resamples=resamples)
-            else:
-                interval = bootstrap_mean(change.mean(axis=1), resamples=resamples)
+            interval = _interval(dice[name][region] - dice[first][region], resamples)
             row |= dict(zip(columns, (interval.mean, interval.low, interval.high), strict=True))
+        row |= {f"no HD95 {region}": distances.missing[name][region] for region in REGIONS}
+        rows[name] = row | _apart(table, there[name])
+        lacks = [region for region in REGIONS if region not in dice[name]]
+        if lacks:
+            notes.append(f"{name} has no scores of {', '.join(lacks)}")
+        if there[name] is None:
+            notes.append(f"of {name} it cannot be told which regions are there: no file says so (truth_ml)")
+    protocols = {name: scores.protocol for name, scores in results.items()}
+    if len(set(protocols.values())) > 1:
+        notes += [f"{name}: {protocol}" for name, protocol in protocols.items() if protocol != "not stated"]
+    notes += differences + ([distances.note] if distances.note else [])
+    return Comparison(
+        pd.DataFrame.from_dict(rows, orient="index"),
+        _protocol(first, len(cases), len(order), len(pairs), left_out, distances.left_out),
+        pairs,
+        distances.left_out,
+        tuple(notes),
+    )
+
+
+def _chosen(name: str, table: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
+    """The rows of these pairs, in all regions that the result has."""
+    held = set(table.index.get_level_values("region"))
+    wanted = pd.MultiIndex.from_tuples(
+        [(*pair, region) for pair in pairs for region in REGIONS if region in held], names=table.index.names
+    )
+    gaps = wanted.difference(table.index)
+    if len(gaps):
+        raise InputError(
+            f"{name}: has no score of {', '.join(gaps[0])}, which another region or result has; score it too, or "
+            "remove this subset of the case from all results"
+        )
+    return table.loc[wanted]
+
+
+def _interval(change: pd.DataFrame, resamples: int) -> Interval:
+    values = change.to_numpy()
+    if np.isnan(values).any():
+        return bootstrap_mean_over_subsets(values, resamples=resamples)
+    return bootstrap_mean(values.mean(axis=1), resamples=resamples)
+
+
+def _apart(table: pd.DataFrame, there: pd.Series | None) -> dict[str, float]:
+    """Overlap where a region is there, misses and false alarms, by the names of the columns."""
+    columns = ("present Dice", "present", "missed", "absent", "false alarms", "false alarm ml")
+    row = {f"{column} {region}": np.nan for column in columns for region in REGIONS}
+    if there is None:
+        return row
+    scores = Scores(table.drop(columns="truth_ml", errors="ignore").assign(present=there).reset_index())
+    overlap = present_dice(scores)["dice"].groupby(level="region", observed=True).mean()
+    missed, alarms = misses(scores, by=("region",)), false_alarms(scores, by=("region",))
+    for region in missed.index:
+        values = (overlap[region], *missed.loc[region, ["present", "missed"]])
+        values += tuple(alarms.loc[region, ["absent", "called", "median_ml"]])
+        row |= {f"{column} {region}": float(value) for column, value in zip(columns, values, strict=True)}
+    return row
+
+
+def _protocol(first: str, cases: int, subsets: int, pairs: int, left_out: int, no_distance: dict[str, int]) -> str:
     without = (
-        f"; {left_out} of {left_out + len(pairs)} pairs of case and subset left out, because no result has them"
+        f"; {left_out} of {left_out + pairs} pairs of case and subset left out, because no result has them"
         if left_out
         else ""
     )
-    protocol = (
-        f"{len(cases)} cases and {len(order)} subsets that all results have{without}; change to {first!r} with 95 % "
-        "interval, paired bootstrap over cases"
+    each = ", ".join(f"{region} {count}" for region, count in no_distance.items())
+    return (
+        f"{cases} cases and {subsets} subsets that all results have{without}; Dice is the literature's mean, in which "
+        "both empty counts 1 and a false alarm 0; HD95 is over the pairs of case and subset of which all results with "
+        f"distances have one, left out of {pairs}: {each}; change to {first!r} with 95 % interval, paired bootstrap "
+        "over cases"
     )
-    return Comparison(pd.DataFrame.from_dict(rows, orient="index"), protocol, pairs)
 
 
-def _common_pairs(tables: Mapping[str, pd.DataFrame]) -> tuple[list[tuple[str, str]], int]:
-    """(case, subset) that are compared, in order, and how many more these cases and subsets would make.
-
-    Raises:
-        InputError: nothing in common, or some results have a pair of these cases and subsets that others lack: leaving
-            it out would let a result choose what it is measured on.
-    """
-    have = {name: set(table.index.droplevel("region")) for name, table in tables.items()}
-    cases = set.intersection(*({case for case, _ in pairs} for pairs in have.values()))
-    subsets = set.intersection(*({subset for _, subset in pairs} for pairs in have.values()))
-    order = [name for name in map(subset_name, SUBSETS) if name in subsets]
-    grid = [(case, subset) for case in sorted(cases) for subset in order]
-    pairs = [pair for pair in grid if any(pair in own for own in have.values())]
-    if not pairs:
-        what = "case" if not cases else "subset"
-        raise InputError(f"the results {', '.join(have)} share no {what}; compare them on the same data")
-    for name, own in have.items():
-        gap = next((pair for pair in pairs if pair not in own), None)
-        if gap:
-            other = next(other for other in have if gap in have[other])
-            raise InputError(
-                f"{name}: has no score of {', '.join(gap)}, which {other} has; score it too, or remove its rows from "
-                "the other results"
-            )
-    left = {case for case, _ in pairs}
-    kept = {subset for _, subset in pairs}
-    return pairs, len(left) * len(kept) - len(pairs)
-
-
-def published(protocol: str, pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[float, float, float]]:
+def published(protocol: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Figure]:
     """Published means for results on these cases over all 15 subsets, and never for others.
 
     Args:
@@ -130,7 +166,7 @@ def published(protocol: str, pairs: Iterable[tuple[str, str]]) -> dict[str, tupl
         pairs: case and subset of what was scored, as :attr:`Comparison.pairs` lists them.
 
     Returns:
-        Mean Dice of WT, TC and ET over the 15 subsets, in per cent, by method.
+        Mean Dice of WT, TC and ET over the 15 subsets, in per cent, by method, and where each stands.
 
     Raises:
         InputError: an unknown protocol, cases of another data set (simulated ones, say), another number of them, or
@@ -160,28 +196,61 @@ def published(protocol: str, pairs: Iterable[tuple[str, str]]) -> dict[str, tupl
             f"published figures of {wanted.title} are means over all {len(SUBSETS)} subsets of sequences, these "
             f"results have only {len(subsets[partial])} of case {partial}: not the same protocol; leave --published out"
         )
-    return wanted.means
+    return wanted.figures
 
 
-def format_comparison(comparison: Comparison, reference: Mapping[str, tuple[float, float, float]] | None = None) -> str:
-    """The comparison as Markdown: Dice in per cent with intervals in points, HD95 in mm, then published means.
+def format_comparison(comparison: Comparison, reference: Mapping[str, Figure] | None = None) -> str:
+    """The comparison as Markdown: means with intervals, what they mix, the protocol, and notes.
+
+    Dice in per cent with intervals in points, HD95 in mm. Published means stand below the results' own.
 
     Args:
         comparison: of :func:`compare`.
-        reference: published means of WT, TC and ET in per cent, by the name of the method; printed below, apart.
+        reference: published means by the name of the method, of :func:`published`.
     """
+    frame = comparison.frame
     head = ["result", *(f"Dice {region}" for region in REGIONS), *(f"HD95 {region}" for region in REGIONS)]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    for name, row in comparison.frame.iterrows():
+    for name, row in frame.iterrows():
         cells = [str(name)]
         for region in REGIONS:
             change, low, high = (100 * row[f"Dice {region} {part}"] for part in ("change", "low", "high"))
-            text = f"{100 * row[f'Dice {region}']:.1f}"
+            text = _number(100 * row[f"Dice {region}"])
             if not np.isnan(change):
                 text += f" ({change:+.1f}; {low:+.1f} to {high:+.1f})"
             cells.append(text)
-        cells += ["–" if np.isnan(row[f"HD95 {region}"]) else f"{row[f'HD95 {region}']:.1f}" for region in REGIONS]
+        cells += [_number(row[f"HD95 {region}"]) for region in REGIONS]
         lines.append("| " + " | ".join(cells) + " |")
-    for name, means in (reference or {}).items():
-        lines.append("| " + " | ".join([f"{name} (published)", *(f"{v:.1f}" for v in means), "–", "–", "–"]) + " |")
-    return "\n".join([*lines, "", comparison.protocol + "."])
+    for name, figure in (reference or {}).items():
+        means = [f"{value:.1f}" for value in figure.means]
+        lines.append("| " + " | ".join([f"{name} (published: {figure.source})", *means, "–", "–", "–"]) + " |")
+    lines += ["", _APART, *("| " + " | ".join(cells) + " |" for cells in _apart_rows(frame))]
+    return "\n".join([*lines, "", comparison.protocol + ".", *(f"\nNote: {note}." for note in comparison.notes)])
+
+
+_APART = "| result | region | Dice where it is | missed where it is | called where it is not | no HD95 |\n" + (
+    "|---|---" + "|---:" * 4 + "|"
+)
+
+
+def _apart_rows(frame: pd.DataFrame) -> Iterator[list[str]]:
+    for name, row in frame.iterrows():
+        for region in REGIONS:
+            called = _share(row[f"false alarms {region}"], row[f"absent {region}"])
+            volume = row[f"false alarm ml {region}"]
+            yield [
+                str(name),
+                region,
+                _number(100 * row[f"present Dice {region}"]),
+                _share(row[f"missed {region}"], row[f"present {region}"]),
+                called if np.isnan(volume) else f"{called}, median {volume:.2g} ml",
+                "–" if np.isnan(row[f"no HD95 {region}"]) else f"{row[f'no HD95 {region}']:.0f}",
+            ]
+
+
+def _number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.1f}"
+
+
+def _share(count: float, of: float) -> str:
+    return f"{count:.0f} of {of:.0f} ({100 * count / of:.0f} %)" if of > 0 else "–"

@@ -68,9 +68,7 @@ class Scores:
         path = Path(path)
         path = path / "scores.csv" if path.is_dir() else path
         table = read_cells(path)
-        check_columns(
-            path, table, list(_COLUMNS), f"{','.join(_COLUMNS)}[,hd95][,output], a row per case and region"
-        )
+        check_columns(path, table, list(_COLUMNS), f"{','.join(_COLUMNS)}[,hd95][,output], a row per case and region")
         check_named(path, table["case"])
         table["subset"] = subset_cells(path, table["subset"])
         odd = sorted(set(table["region"]) - set(REGIONS))

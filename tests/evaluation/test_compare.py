@@ -1,6 +1,7 @@
 """Results side by side: the same cases and subsets, honest intervals, published figures only where they belong."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from smml.errors import InputError
 from smml.evaluation import Scores, bootstrap_mean, compare, format_comparison, published, summary_table
 from smml.evaluation.bootstrap import bootstrap_mean_over_subsets
+from smml.evaluation.published import PROTOCOLS, Figure
 from smml.modalities import SUBSETS, subset_name
 
 REGIONS = ("WT", "TC", "ET")
@@ -136,12 +138,194 @@ def test_the_interval_over_subsets_is_that_of_the_cases_means_where_nothing_is_m
 
 def test_the_table_on_screen():
     text = format_comparison(
-        compare({"base": made_scores(), "better": made_scores(shift=0.1)}), {"Other": (80, 70, 60)}
+        compare({"base": made_scores(), "better": made_scores(shift=0.1)}),
+        {"Other": Figure((80, 70, 60), "a/b, README.md, 2025-01-31")},
     )
     lines = text.splitlines()
     assert lines[2].startswith("| base | ")
     assert "(+10.0; +10.0 to +10.0)" in lines[3]
-    assert lines[4] == "| Other (published) | 80.0 | 70.0 | 60.0 | – | – | – |"
+    assert lines[4] == "| Other (published: a/b, README.md, 2025-01-31) | 80.0 | 70.0 | 60.0 | – | – | – |"
+
+
+# ---------------------------------------------------------------- distances that are missing
+
+
+def with_hd95(distances: dict[str, float], region: str = "WT", missed: float = np.nan) -> Scores:
+    """Scores with these HD95 by case, "miss" for a case of which nothing is found; ``missed`` is its HD95."""
+    rows = [
+        {
+            "case": case,
+            "subset": "FLAIR",
+            "region": one,
+            "dice": 0.0 if distance == "miss" and one == region else 0.8,
+            "hd95": (missed if distance == "miss" else distance) if one == region else 2.0,
+            "truth_ml": 9.0,
+            "predicted_ml": 0.0 if distance == "miss" and one == region else 8.0,
+        }
+        for case, distance in distances.items()
+        for one in REGIONS
+    ]
+    return Scores(pd.DataFrame(rows))
+
+
+FINDS = {"a": 10.0, "b": 10.0, "c": 60.0, "d": 60.0}
+MISSES = FINDS | {"c": "miss", "d": "miss"}
+
+
+def test_whoever_misses_the_hard_lesions_gains_no_hd95_by_it():
+    """Two results that differ only in misses: the one that finds more is nowhere worse, and the misses are told."""
+    for order in (("finds", "misses"), ("misses", "finds")):
+        both = {"finds": with_hd95(FINDS), "misses": with_hd95(MISSES)}
+        table = compare({name: both[name] for name in order}, resamples=10)
+        frame = table.frame
+        assert frame["HD95 WT"].to_dict() == dict.fromkeys(order, 10.0)
+        assert table.left_out == {"WT": 2, "TC": 0, "ET": 0}
+        assert frame["no HD95 WT"].to_dict() == {"finds": 0, "misses": 2}
+        assert frame.loc["finds", "Dice WT"] > frame.loc["misses", "Dice WT"]
+        text = format_comparison(table)
+        assert "left out of 4: WT 2, TC 0, ET 0" in text
+        assert "| misses | WT | 80.0 |" not in text
+        assert "| misses | WT | 40.0 | 2 of 4 (50 %) | – | 2 |" in text
+        assert "| finds | WT | 80.0 | 0 of 4 (0 %) | – | 0 |" in text
+
+
+def test_a_penalty_and_a_blank_are_the_same_miss():
+    """A penalty must not make a mean of 192 mm beside one that leaves such cases out, nor the other way round."""
+    results = {
+        "blank": with_hd95(FINDS | {"a": "miss"}),
+        "challenge": with_hd95(MISSES, missed=373.1287),
+        "older": with_hd95(FINDS | {"d": "miss"}, missed=374.0),
+    }
+    table = compare(results, resamples=10)
+    assert table.frame["HD95 WT"].to_dict() == dict.fromkeys(results, 10.0), "case b alone has one in all"
+    assert table.left_out["WT"] == 3
+    assert table.frame["no HD95 WT"].to_dict() == {"blank": 1, "challenge": 2, "older": 1}
+    assert table.notes == (
+        "an HD95 where one region is empty is taken as none in every result (blank leaves it out; challenge counts "
+        "373.13 mm; older counts 374 mm)",
+    )
+    finds = compare({"finds": with_hd95(FINDS), "challenge": results["challenge"]}, resamples=10)
+    assert finds.frame["HD95 WT"].tolist() == [10.0, 10.0], "also where the other result has no miss at all"
+    assert "(challenge counts 373.13 mm)" in finds.notes[0]
+
+
+def test_a_distance_that_was_measured_is_no_penalty():
+    """Disjoint regions in one brain are Dice 0 and lie up to its length apart; far voxels beside an overlap count."""
+    measured = with_hd95({"a": 10.0, "b": 150.0})
+    measured.frame.loc[measured.frame["case"] == "b", "dice"] = 0.0
+    outlier = with_hd95({"a": 10.0, "b": 240.0})
+    blank = with_hd95({"a": 10.0, "b": 20.0})
+    for odd, mean in ((measured, 80.0), (outlier, 125.0)):
+        table = compare({"odd": odd, "blank": blank}, resamples=10)
+        assert table.frame.loc["odd", "HD95 WT"] == mean
+        assert table.notes == ()
+
+
+def test_a_result_without_distances_leaves_those_of_the_others():
+    bare = with_hd95(FINDS)
+    bare.frame["hd95"] = np.nan
+    table = compare({"ours": with_hd95(MISSES), "bare": bare}, resamples=10)
+    assert table.frame.loc["ours", "HD95 WT"] == 10.0
+    assert table.frame.loc["bare", ["HD95 WT", "no HD95 WT"]].isna().all()
+    assert "| bare | 80.0 (+40.0; +0.0 to +80.0) | 80.0" in format_comparison(table)
+
+
+def test_where_no_case_has_a_distance_in_all_results_there_is_no_mean():
+    one = with_hd95({"a": 10.0, "b": "miss"}, region="ET")
+    two = with_hd95({"a": "miss", "b": 10.0}, region="ET")
+    table = compare({"one": one, "two": two}, resamples=10)
+    assert table.frame["HD95 ET"].isna().all()
+    assert table.left_out == {"WT": 0, "TC": 0, "ET": 2}
+
+
+# ---------------------------------------------------------------- overlap and false alarms apart
+
+
+def mixed(*, called: bool, volumes: bool = True) -> Scores:
+    """ET is there in case a and not in b and c; ``called`` in b, where it is not."""
+    rows = []
+    for case, region in itertools.product("abc", REGIONS):
+        absent = region == "ET" and case != "a"
+        alarm = called and case == "b" and absent
+        rows.append(
+            {"case": case, "subset": "T1", "region": region, "dice": (0.0 if alarm else 1.0) if absent else 0.6}
+            | {"hd95": np.nan if alarm else 0.0, "truth_ml": 0.0 if absent else 7.0, "predicted_ml": 1.25 * alarm}
+        )
+    frame = pd.DataFrame(rows)
+    return Scores(frame if volumes else frame.drop(columns=["truth_ml", "predicted_ml"]))
+
+
+def test_overlap_and_false_alarms_stand_apart():
+    table = compare({"quiet": mixed(called=False), "loud": mixed(called=True)}, resamples=10)
+    frame = table.frame
+    assert frame["Dice ET"].tolist() == [pytest.approx(2.6 / 3), pytest.approx(1.6 / 3)]
+    assert frame["present Dice ET"].tolist() == [pytest.approx(0.6)] * 2, "the same overlap, whoever cries wolf"
+    assert frame["false alarms ET"].tolist() == [0, 1]
+    assert frame["absent ET"].tolist() == [2, 2]
+    text = format_comparison(table)
+    assert "Dice is the literature's mean, in which both empty counts 1 and a false alarm 0" in text
+    assert "| loud | ET | 60.0 | 0 of 1 (0 %) | 1 of 2 (50 %), median 1.2 ml | 1 |" in text
+    assert "| quiet | ET | 60.0 | 0 of 1 (0 %) | 0 of 2 (0 %) | 0 |" in text
+    assert "| loud | WT | 60.0 | 0 of 3 (0 %) | – | 0 |" in text
+
+
+def test_a_truth_that_one_result_knows_serves_all_of_these_cases():
+    table = compare({"theirs": mixed(called=True, volumes=False), "ours": mixed(called=False)}, resamples=10)
+    assert table.frame.loc["theirs", ["present Dice ET", "false alarms ET"]].tolist() == [pytest.approx(0.6), 1]
+    assert np.isnan(table.frame.loc["theirs", "false alarm ml ET"])
+    assert table.notes == ()
+
+
+def test_where_no_file_knows_the_truth_it_is_said():
+    table = compare({"theirs": mixed(called=True, volumes=False)}, resamples=10)
+    assert table.frame["present Dice ET"].isna().all()
+    assert "of theirs it cannot be told which regions are there: no file says so" in format_comparison(table)
+
+
+def test_results_against_another_truth_are_told():
+    """The same identifiers, other images: simulated cases called like a data set's, or revised labels."""
+    other = mixed(called=False)
+    other.frame.loc[(other.frame["case"] == "c") & (other.frame["region"] == "WT"), "truth_ml"] = 7.5
+    other.frame.loc[(other.frame["case"] == "b") & (other.frame["region"] == "ET"), ["truth_ml", "dice"]] = 0.5, 0.4
+    (note,) = compare({"ours": mixed(called=False), "other": other}, resamples=10).notes
+    assert note == (
+        "other and ours were not scored against the same truth: 2 regions of cases differ, such as b, ET: 0 ml in "
+        "ours, 0.5 ml in other"
+    )
+    other = mixed(called=False)
+    other.frame["truth_ml"] *= 1.005
+    assert compare({"ours": mixed(called=False), "rounded": other}, resamples=10).notes == ()
+
+
+# ---------------------------------------------------------------- what the results have in common
+
+
+def test_what_is_left_out_because_not_all_results_have_it_is_told():
+    wide = made_scores(cases=("a", "b", "c", "d"), subsets=("FLAIR", "T1ce+T2", "T1"))
+    notes = compare({"wide": wide, "narrow": made_scores(cases=("b", "c", "e"))}, resamples=10).notes
+    assert "left out: 2 cases of wide; 1 case of narrow; 1 subset of wide" in notes[0]
+
+
+def test_cases_of_several_data_sets_are_told():
+    cases = ("BraTS20_Training_001", "BraTS2021_00002", "BraTS2021_00003", "BRATS_001", "HGG_brats_2013_pat0001_1")
+    notes = compare({"ours": made_scores(cases=cases), "theirs": made_scores(cases=cases)}, resamples=10).notes
+    assert "brats2021 (2)" in notes[0]
+    assert {"brats2020 (1)", "msd (1)", "brats2015 (1)"} <= set(notes[0].partition(": ")[2].split(", "))
+    with pytest.raises(
+        InputError, match=r"share no case \(ours has BraTS20_Training_001 of brats2020; theirs has BraTS-"
+    ):
+        compare({"ours": made_scores(cases=cases[:1]), "theirs": made_scores(cases=("BraTS-GLI-00001-000", "x"))})
+
+
+def test_a_region_that_a_result_lacks_altogether_stays_empty_in_its_row():
+    rows = made_scores(shift=0.1).frame
+    for order in (("ours", "labels"), ("labels", "ours")):
+        both = {"ours": made_scores(), "labels": Scores(rows[rows["region"] == "ET"])}
+        table = compare({name: both[name] for name in order}, resamples=10)
+        assert table.frame.loc["labels", ["Dice WT", "HD95 WT"]].isna().all()
+        assert table.frame.loc[order[1], "Dice ET change"] == pytest.approx(0.1 if order[1] == "labels" else -0.1)
+        assert np.isnan(table.frame.loc[order[1], "Dice WT change"])
+        assert "labels has no scores of WT, TC" in table.notes
 
 
 # ---------------------------------------------------------------- files
@@ -226,14 +410,28 @@ def pairs_of(cases) -> list[tuple[str, str]]:
 
 def test_published_figures_stand_beside_the_same_protocol_only():
     cases = [f"BraTS20_Training_{number:03d}" for number in range(100)]
-    assert published("brats2020", pairs_of(cases))["mmFormer"] == (87.08, 78.69, 64.08)
+    assert published("brats2020", pairs_of(cases))["mmFormer"].means == (87.08, 78.69, 64.08)
     with pytest.raises(InputError, match="BraTS2021_00001 is not of BraTS 2020"):
         published("brats2020", pairs_of(["BraTS2021_00001", *cases[1:]]))
     with pytest.raises(InputError, match="means over 100 cases, these results over 99"):
         published("brats2020", pairs_of(cases[1:]))
-    with pytest.raises(InputError, match="there are brats2020, brats2018, brats2015"):
-        published("brats2023", pairs_of(cases))
+    with pytest.raises(InputError, match="there are brats2023, brats2020, brats2018, brats2015"):
+        published("brats2025", pairs_of(cases))
     assert all("SMML" not in means for means in published("brats2020", pairs_of(cases)))
+
+
+def test_published_figures_of_2023_are_of_its_test_split():
+    cases = [f"BraTS-GLI-{number:05d}-000" for number in range(251)]
+    assert published("brats2023", pairs_of(cases))["IM-Fuse"].means == (90.2, 85.5, 74.3)
+    with pytest.raises(InputError, match="means over 251 cases, these results over 250"):
+        published("brats2023", pairs_of(cases[1:]))
+
+
+def test_every_published_figure_names_the_file_and_date_in_which_it_was_read():
+    for protocol in PROTOCOLS.values():
+        for method, figure in protocol.figures.items():
+            assert re.fullmatch(r"[\w-]+/[\w-]+, [\w/.-]+\.md, 20\d\d-\d\d-\d\d", figure.source), (method, figure)
+            assert all(20 < value < 100 for value in figure.means)
 
 
 @pytest.mark.parametrize("left_out", [slice(0, 1), slice(1420, 1421), slice(0, 1500, 15)])
