@@ -54,9 +54,9 @@ def common_distances(tables: Mapping[str, pd.DataFrame]) -> CommonDistances:
     note = ""
     if any("counts" in way for way in ways):
         note = f"an HD95 where one region is empty is taken as none in every result ({'; '.join(ways)})"
-    means = {name: dict.fromkeys(REGIONS, np.nan) for name in tables}
-    missing = {name: dict.fromkeys(REGIONS, np.nan) for name in tables}
-    left_out = dict.fromkeys(REGIONS, 0)
+    means: dict[str, dict[str, float]] = {name: dict.fromkeys(map(str, REGIONS), np.nan) for name in tables}
+    missing: dict[str, dict[str, float]] = {name: dict.fromkeys(map(str, REGIONS), np.nan) for name in tables}
+    left_out = dict.fromkeys(map(str, REGIONS), 0)
     for region in REGIONS:
         own = {name: _of(distance, region) for name, distance in distances.items()}
         own = {name: distance for name, distance in own.items() if len(distance)}
