@@ -1,18 +1,37 @@
-"""Dice and HD95 of one region of one case, as the field counts them (docs/CONVENTIONS.md, "Scores").
+"""Dice, HD95 and NSD of one region of one case, as the field counts them (docs/CONVENTIONS.md, "Scores").
 
-MONAI computes both; what an empty region counts is decided here, because the field's convention is not a library's.
+MONAI computes overlap and distances; what an empty region counts is decided here, because the field's convention is not
+a library's.
 """
 
 import math
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance
+from monai.metrics import compute_dice
+from monai.metrics.utils import get_edge_surface_distance
 from scipy import ndimage
 
 # The challenge's penalty in mm when exactly one of prediction and truth is empty: the diagonal of 240 x 240 x 155 mm.
 CHALLENGE_PENALTY = 373.13
+
+# Surfaces that are no further apart than this agree, in mm: a voxel edge of BraTS.
+NSD_TOLERANCE = 1.0
+
+
+@dataclass(frozen=True)
+class SurfaceScores:
+    """What the distances between two surfaces give.
+
+    Attributes:
+        hd95: 95th percentile of the distances, in mm; lower is better (:func:`hd95`).
+        nsd: normalised surface distance, a share in [0, 1]; higher is better (:func:`nsd`).
+    """
+
+    hd95: float
+    nsd: float
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -44,20 +63,93 @@ def hd95(
         one_empty: what counts where exactly one mask is empty: NaN (left out of means, and counted) or
             ``CHALLENGE_PENALTY``. Both empty is 0.
     """
+    return surface_scores(prediction, truth, spacing, one_empty=one_empty).hd95
+
+
+def nsd(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing: tuple[float, float, float],
+    *,
+    tolerance: float = NSD_TOLERANCE,
+) -> float:
+    """Normalised surface distance, also called surface Dice: the share of both surfaces that is near the other one.
+
+    Args:
+        prediction: boolean [X, Y, Z].
+        truth: boolean [X, Y, Z].
+        spacing: voxel edges in mm.
+        tolerance: distance in mm that still counts as near.
+
+    Returns:
+        Surface voxels of both masks within ``tolerance`` of the other surface, over all surface voxels of both: a share
+        in [0, 1]. Both empty is 1, one empty 0.
+    """
+    return surface_scores(prediction, truth, spacing, tolerance=tolerance).nsd
+
+
+def surface_scores(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing: tuple[float, float, float],
+    *,
+    one_empty: float = math.nan,
+    tolerance: float = NSD_TOLERANCE,
+) -> SurfaceScores:
+    """HD95 and NSD at the cost of one of them, since the distances are found once.
+
+    Args:
+        prediction: boolean [X, Y, Z].
+        truth: boolean [X, Y, Z].
+        spacing: voxel edges in mm.
+        one_empty: HD95 where exactly one mask is empty, as in :func:`hd95`.
+        tolerance: of the NSD in mm, as in :func:`nsd`.
+    """
     empty = (not prediction.any(), not truth.any())
     if all(empty):
-        return 0.0
+        return SurfaceScores(0.0, 1.0)
     if any(empty):
-        return one_empty
+        return SurfaceScores(one_empty, 0.0)
+    distances, _ = surface_distances(prediction, truth, spacing)
+    larger = max(float(torch.quantile(one_way, 0.95)) for one_way in distances)
+    near = torch.cat(distances) <= tolerance
+    return SurfaceScores(larger, float(near.double().mean()))
+
+
+def surface_distances(
+    prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float], *, areas: bool = False
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor] | None]:
+    """Distance in mm from each element of one surface to the nearest of the other.
+
+    Elements are the voxels of a mask that have one of their six neighbours outside, or, with ``areas``, the corners
+    where eight voxels meet of which some are inside (as in DeepMind's ``surface-distance``). The border of the array
+    counts as outside.
+
+    Args:
+        prediction: boolean [X, Y, Z], not empty.
+        truth: boolean [X, Y, Z], not empty.
+        spacing: voxel edges in mm.
+        areas: cut the surfaces between voxels, and give the area of each element too.
+
+    Returns:
+        Distances from the prediction's N elements, float32 [N], and from the truth's, [M]; and the areas in mm2 of the
+        same elements, or None.
+    """
     # Distances do not change when the common background is cut away, and are found sooner.
-    box = _bounding_box(prediction | truth)
-    both = torch.from_numpy(np.stack([prediction[box], truth[box]]))[:, None, None].float()
+    box = bounding_box(prediction | truth)
+    edges = [float(edge) for edge in spacing]
     with warnings.catch_warnings():
         # MONAI 1.6 warns about an argument that it passes to itself.
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
-        edges = [float(edge) for edge in spacing]
-        surface = compute_hausdorff_distance(both[0], both[1], percentile=95, spacing=edges)
-    return float(surface)
+        surfaces, distances, maps = get_edge_surface_distance(
+            torch.from_numpy(prediction[box]),
+            torch.from_numpy(truth[box]),
+            spacing=edges,
+            use_subvoxels=areas,
+            symmetric=True,
+        )
+    found = (distances[0], distances[1])
+    return found, (maps[0][surfaces[0]], maps[1][surfaces[1]]) if areas else None
 
 
 def boundary_recall(
@@ -84,10 +176,13 @@ def boundary_recall(
     return float((distance[edges[1]] <= tolerance).mean())
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Slices round the True voxels, one voxel wider where there is room, so that surfaces stay surfaces."""
+def bounding_box(mask: np.ndarray, margin: int = 1) -> tuple[slice, ...]:
+    """Slices round the True voxels of a mask that has some, ``margin`` voxels wider where there is room.
+
+    With a margin of one, surfaces stay surfaces.
+    """
     box = []
     for axis in range(mask.ndim):
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(max(0, hit[0] - 1), min(mask.shape[axis], hit[-1] + 2)))
+        box.append(slice(max(0, hit[0] - margin), min(mask.shape[axis], hit[-1] + 1 + margin)))
     return tuple(box)
