@@ -89,7 +89,8 @@ def evaluate(
         kept = KeptRows(keep, _identity(predictor, cases, what), names, writes=ranks.first)
         ranks.agree({"cases scored before": kept.done})
     left = range(kept.done if kept is not None else 0, len(cases))
-    check_cases([cases[n] for n in left if isinstance(cases[n], CaseFiles)], ranks=ranks, progress=progress)
+    unseen = [case for case in cases[left.start :] if isinstance(case, CaseFiles)]
+    check_cases(unseen, ranks=ranks, progress=progress)
     if kept is not None:
         kept.begin()
     return score_cases(predictor, cases, what, kept=kept, ranks=ranks, progress=progress)
