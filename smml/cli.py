@@ -45,6 +45,7 @@ def main() -> None:
     A traceback is left for faults of the program alone, with what to do about them.
     """
     try:
+        _refuse_empty(sys.argv[1:])
         app()
     except TrainingDiverged as error:
         sys.stderr.write(f"smml: {error}\n")
@@ -66,6 +67,44 @@ def main() -> None:
             sys.exit(1)
         sys.stderr.write(f"smml: {_who()}{said}\n")
         sys.exit(2)
+
+
+# Options whose own check of an empty value lists the names that they take, and those that empty says something to.
+_KNOW_EMPTY = ("--modalities", "--layout", "--published", "--arms", "--seeds", "--refinement", "--validation")
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """An empty word is no absent one: it comes from a variable of the shell that is not set, or misspelt."""
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, value = word.partition("=")
+        if not word:
+            name = before if before.startswith("--") and "=" not in before else "an argument"
+        elif option.startswith("--") and equals and not value:
+            name = option
+        else:
+            continue
+        if name not in _KNOW_EMPTY:
+            raise InputError(
+                f"{name}: expected a value, found an empty one; give it, or leave it out (was a variable of the shell "
+                "not set?)"
+            )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import smml
+
+        typer.echo(f"smml {smml.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """What belongs to no command; the help of the whole is that of ``app``."""
 
 
 @app.command()
@@ -202,9 +241,9 @@ def compare(
         ),
     ],
     published: Annotated[
-        str,
+        str | None,
         typer.Option(help="Add published means of brats2015, brats2018, brats2020 or brats2023; for results on these."),
-    ] = "",
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
 ) -> None:
     """Place results side by side: Dice and HD95 over the subsets, differences with 95 % intervals."""
@@ -212,7 +251,7 @@ def compare(
     from smml.files import write_text
 
     table = evaluation.compare(evaluation.read_named_results(results))
-    reference = evaluation.published(published, table.pairs) if published else None
+    reference = None if published is None else evaluation.published(published, table.pairs)
     text = evaluation.format_comparison(table, reference)
     typer.echo(text)
     if output is not None:
@@ -223,8 +262,8 @@ def compare(
 def study(
     output: Annotated[Path, typer.Argument(help="Folder of the study, made or completed.")],
     preset: Annotated[str, typer.Option(help="Sizes: cpu (two cores), probe (to try things), gpu or smoke.")] = "cpu",
-    arms: Annotated[str, typer.Option(help="Only these arms, such as pair,both; default: (a) to (f).")] = "",
-    seeds: Annotated[str, typer.Option(help="Only these of the preset's seeds, such as 0,2.")] = "",
+    arms: Annotated[str | None, typer.Option(help="Only these arms, such as pair,both; default: (a) to (f).")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Only these of the preset's seeds, such as 0,2.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the report of what is there.")] = False,
     results: Annotated[Path | None, typer.Option(help="Folder of the report; default: OUTPUT/report.")] = None,
     device: DeviceOption = "cpu",
@@ -237,11 +276,11 @@ def study(
     results = results or output / "report"
     check_report_folder(results, output)
     if not report:
-        chosen = [_whole_number("seeds", seed) for seed in seeds.split(",")] if seeds else None
+        chosen = [_whole_number("seeds", seed) for seed in seeds.split(",")] if seeds is not None else None
         import torch
 
         workers = workers or (torch.get_num_threads() if device == "cpu" else 1)
-        names = arms.split(",") if arms else None
+        names = arms.split(",") if arms is not None else None
         run_study(output, preset, arms=names, seeds=chosen, device=device, workers=workers)
     found = read_study(output)
     path = write_study(found, results, f"Ablation study `{found.settings['preset']}`, simulated cases")
@@ -253,11 +292,15 @@ def study(
 def predict(
     case: Annotated[list[str], typer.Option(help="Case folder, or image files; repeat it for several files.")],
     output: Annotated[Path, typer.Option(help="Segmentation to write: .nii.gz, .nii or .mha.")],
-    modalities: Annotated[str, typer.Option(help="Which to use, such as flair,t2; default: all there are.")] = "",
+    modalities: Annotated[
+        str | None, typer.Option(help="Which to use, such as flair,t2; default: all there are.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
     refine: RefineOption = None,
     probabilities: Annotated[Path | None, typer.Option(help="Also write the class probabilities (4D NIfTI).")] = None,
-    layout: Annotated[str, typer.Option(help="Write another data set's label values; default: the input's.")] = "",
+    layout: Annotated[
+        str | None, typer.Option(help="Write another data set's label values; default: the input's.")
+    ] = None,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
@@ -273,10 +316,10 @@ def predict(
     # Before the model, which takes longer to load: whoever mistyped a path is told at once.
     files = find_case(case if len(case) > 1 else case[0])
     _check_outputs(files, output, probabilities, Path(case[0]) if len(case) == 1 and Path(case[0]).is_dir() else None)
-    wanted = parse_subset(modalities) if modalities else None
+    wanted = None if modalities is None else parse_subset(modalities)
     loaded = read_case(files, wanted, label=False)
     predictor = _predictor(checkpoint, device, window, refine)
-    if layout:
+    if layout is not None:
         loaded = replace(loaded, layout=layout)
     result = predictor.predict(loaded)
     predictor.save(result, output, probabilities=probabilities)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import smml
 from smml import cli
 from smml.data import find_cases, read_case, write_case
 from smml.data.layouts import LAYOUTS
@@ -302,6 +303,47 @@ def test_unknown_names_list_the_valid_ones(run, case_folder, checkpoint, tmp_pat
     assert "cpu" in sentence(run(*predict, "--device", "warp"))
     assert "no such checkpoint" in sentence(run("predict", "--case", case_folder, "--checkpoint", "nope", *output))
     assert ".nii.gz" in sentence(run(*predict[:-1], tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "--case", "CASE", "--output", "OUT", "--modalities", ""], "flair, t1ce, t1, t2"),
+        (["predict", "--case", "CASE", "--output", "OUT", "--modalities="], "flair, t1ce, t1, t2"),
+        (["predict", "--case", "CASE", "--output", "OUT", "--layout", ""], "brats2015"),
+        (["predict", "--case", "CASE", "--output", "OUT", "--checkpoint", ""], "--checkpoint: expected a value"),
+        (["predict", "--case", "CASE", "--output", "OUT", "--checkpoint="], "--checkpoint: expected a value"),
+        (["predict", "--case", "", "--output", "OUT"], "--case: expected a value"),
+        (["predict", "--case", "CASE", "--output", ""], "--output: expected a value"),
+        (["predict", "--case", "CASE", "--output", "OUT", "--probabilities", ""], "--probabilities: expected a value"),
+        (["evaluate", "CASE", "--output="], "--output: expected a value"),
+        (["train", "CASE", "OUT", "--weights", ""], "--weights: expected a value"),
+        (["train", "CASE", "OUT", "--config", ""], "--config: expected a value"),
+        (["train", "", "OUT"], "an argument: expected a value"),
+        (["info", ""], "an argument: expected a value"),
+        (["study", "OUT", "--preset", "smoke", "--arms", ""], "both"),
+        (["study", "OUT", "--preset", "smoke", "--seeds", ""], "whole numbers"),
+    ],
+)
+def test_an_empty_value_is_not_an_absent_one(run, case_folder, tmp_path, monkeypatch, arguments, words):
+    """As of a variable of the shell that is not set: everything there is, or the working folder, was taken instead."""
+    monkeypatch.chdir(tmp_path)
+    given = {"CASE": case_folder, "OUT": tmp_path / "out.nii.gz"}
+    assert words in sentence(run(*(given.get(word, word) for word in arguments)))
+    assert not (tmp_path / "out.nii.gz").is_file()
+
+
+def test_published_means_of_an_empty_name_are_refused_with_the_names(run, tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "case,subset,region,dice\n" + "".join(f"a,flair,{region},0.5\n" for region in ("WT", "TC", "ET")),
+        encoding="utf-8",
+    )
+    assert "brats2018" in sentence(run("compare", tmp_path / "a.csv", "--published", ""))
+
+
+def test_the_version_is_printed_without_a_command(run):
+    status, out, _ = run("--version")
+    assert (status, out) == (0, f"smml {smml.__version__}\n")
 
 
 def test_a_label_value_of_another_data_set_is_refused(run, case_folder, tmp_path):

@@ -83,6 +83,7 @@ def archive() -> bytes:
         ("t1.mha", nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4)).to_bytes(), r"a NIfTI image; .*\.nii"),
         ("t1.mha", gzip.compress(bytes(800)), "a gzip file; unpack it"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",
 )
 def test_another_format_under_the_name_of_an_image_is_told_with_the_remedy(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
