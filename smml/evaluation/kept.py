@@ -70,7 +70,7 @@ class KeptRows:
         self._pending = ""
         content = self._path.read_bytes() if self._path.is_file() else b""
         # Of an evaluation that came to nothing there is nothing to lose, whosoever it was.
-        if content.count(b"\n") > 1:
+        if not _line(COLUMNS).encode().startswith(content):
             if not self._known.exists():
                 raise InputError(
                     f"{self._path}: holds scores, and no {IDENTITY} beside it says of what; choose another output, or "
@@ -135,7 +135,7 @@ class KeptRows:
         text = content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
         # Not splitlines, which also breaks at characters that a name may hold.
         lines = [f"{line}\n" for line in text.split("\n")[:-1]]
-        self._check(1, lines[0] == _line(COLUMNS))
+        self._check(1, lines[:1] == [_line(COLUMNS)])
         self._size, first = len(lines[0].encode()), 1
         for names in self._expected:
             block = lines[first : first + len(names)]
