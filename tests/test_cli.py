@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -492,6 +493,21 @@ def test_results_are_compared_side_by_side(run, tmp_path):
     status, _, err = run("compare", tmp_path / "ours.csv", "--published", "brats2020")
     assert status == 2
     assert "case a is not of BraTS 2020" in err
+
+
+def test_a_result_of_nnunet_is_compared_by_the_subset_behind_its_name(run, tmp_path):
+    rows = ["case,subset,region,dice,truth_ml", *(f"a,flair+t2,{region},0.5,9" for region in ("WT", "TC", "ET"))]
+    (tmp_path / "ours.csv").write_text("\n".join(rows), encoding="utf-8")
+    metrics = {region: {"Dice": 0.75, "n_ref": 9} for region in ("(1, 2, 3)", "(2, 3)", "3")}
+    entry = {"reference_file": "labelsTr/a.nii.gz", "metrics": metrics}
+    (tmp_path / "summary.json").write_text(json.dumps({"metric_per_case": [entry]}), encoding="utf-8")
+    status, out, _ = run("compare", tmp_path / "ours.csv", f"nnunet={tmp_path / 'summary.json'}@T2+FLAIR")
+    assert status == 0
+    assert "| nnunet | 75.0 (+25.0; " in out
+    assert "| ours | WT | 50.0 | 0 of 1 (0 %) | – | – |" in out
+    assert "Note: nnunet: nnU-Net's summary.json, given FLAIR+T2" in out
+    said = sentence(run("compare", tmp_path / "ours.csv", tmp_path / "summary.json"))
+    assert "add them, as in summary.json@all" in said
 
 
 def test_evaluate_leaves_out_what_has_no_segmentation_and_says_how_many(run, small_cohort, checkpoint, tmp_path):

@@ -238,6 +238,17 @@ def test_where_no_case_has_a_distance_in_all_results_there_is_no_mean():
     assert table.left_out == {"WT": 0, "TC": 0, "ET": 2}
 
 
+def test_hd95_is_a_mean_over_subsets_however_many_cases_are_left_in_each():
+    rows = [
+        {"case": case, "subset": subset, "region": region, "dice": 0.5, "hd95": {"T1": 30.0, "T2": 3.0}[subset]}
+        for case, subset, region in itertools.product("abc", ("T1", "T2"), REGIONS)
+    ]
+    gaps = Scores(pd.DataFrame(rows))
+    gaps.frame.loc[(gaps.frame["subset"] == "T1") & (gaps.frame["case"] != "a"), "hd95"] = np.nan
+    table = compare({"whole": Scores(pd.DataFrame(rows)), "gaps": gaps}, resamples=10)
+    assert table.frame["HD95 TC"].tolist() == [16.5, 16.5]
+
+
 # ---------------------------------------------------------------- overlap and false alarms apart
 
 
