@@ -5,7 +5,8 @@ from smml.evaluation.bootstrap import Interval, bootstrap_mean
 from smml.evaluation.compare import Comparison, compare, format_comparison, published
 from smml.evaluation.evaluate import evaluate
 from smml.evaluation.formats import read_named_results, read_result
-from smml.evaluation.metrics import boundary_recall, dice, hd95
+from smml.evaluation.lesions import LesionScores, lesion_scores, region_scores
+from smml.evaluation.metrics import SurfaceScores, boundary_recall, dice, hd95, nsd, surface_scores
 from smml.evaluation.overlap import false_alarms, misses, present_dice
 from smml.evaluation.scores import Scores
 from smml.evaluation.tables import format_table, refinement_table, summary_table, write_report
@@ -13,8 +14,10 @@ from smml.evaluation.tables import format_table, refinement_table, summary_table
 __all__ = [
     "Comparison",
     "Interval",
+    "LesionScores",
     "Loss",
     "Scores",
+    "SurfaceScores",
     "added_sequences",
     "bootstrap_mean",
     "boundary_recall",
@@ -27,12 +30,16 @@ __all__ = [
     "format_table",
     "hd95",
     "largest_loss",
+    "lesion_scores",
     "misses",
+    "nsd",
     "present_dice",
     "published",
     "read_named_results",
     "read_result",
     "refinement_table",
+    "region_scores",
     "summary_table",
+    "surface_scores",
     "write_report",
 ]

@@ -203,12 +203,12 @@ _Scores = tuple[
     Callable[[np.ndarray, np.ndarray, Spacing], LesionScores],
     Callable[[np.ndarray, np.ndarray, Spacing], SurfaceScores],
 ]
-_RULES: dict[str, _Scores] = {"2023": (_lesions_2023, _region_2023), "2026": (_lesions_2026, _region_2026)}
+RULES: dict[str, _Scores] = {"2023": (_lesions_2023, _region_2023), "2026": (_lesions_2026, _region_2026)}
 
 
 def _rules_of(year: str) -> _Scores:
-    if year not in _RULES:
+    if year not in RULES:
         raise InputError(
-            f"rules: expected {' or '.join(_RULES)}, found {year!r}; name the year whose rules are to count"
+            f"rules: expected {' or '.join(RULES)}, found {year!r}; name the year whose rules are to count"
         )
-    return _RULES[year]
+    return RULES[year]

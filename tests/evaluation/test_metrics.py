@@ -1,15 +1,27 @@
-"""Dice, HD95 and boundary recall against cases computed by hand, empty regions included."""
+"""Dice, HD95, NSD and boundary recall against MONAI and cases computed by hand, empty regions included."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.spatial.distance import cdist
 
+from smml.evaluation import metrics
 from smml.evaluation.evaluate import relabel_small_et
-from smml.evaluation.metrics import CHALLENGE_PENALTY, boundary_recall, dice, hd95
+from smml.evaluation.metrics import (
+    CHALLENGE_PENALTY,
+    SurfaceScores,
+    boundary_recall,
+    dice,
+    hd95,
+    nsd,
+    surface_scores,
+)
 
 
 def box(shape, *ranges):
@@ -84,6 +96,75 @@ def test_hd95_of_empty_regions_follows_the_convention():
     assert math.isnan(hd95(speck, empty, spacing))
     assert math.isnan(hd95(empty, speck, spacing))
     assert hd95(empty, speck, spacing, one_empty=CHALLENGE_PENALTY) == 373.13
+
+
+def monai_pair(a, b):
+    return torch.from_numpy(np.stack([a, b]))[:, None, None].float()
+
+
+SPACINGS = st.sampled_from([(1.0, 1.0, 1.0), (3.0, 1.5, 0.7), (0.9375, 0.9375, 6.0)])
+
+
+@st.composite
+def pairs_of_masks(draw):
+    """Two masks that are not empty: at random, of one voxel, or boxes, which often touch the border."""
+    shape = draw(st.tuples(*[st.integers(1, 7)] * 3))
+
+    def mask():
+        kind = draw(st.sampled_from(["random", "voxel", "box"]))
+        if kind == "random":
+            found = draw(arrays(bool, shape))
+        else:
+            found = np.zeros(shape, bool)
+            low = [draw(st.integers(0, size - 1)) for size in shape]
+            high = [
+                start + 1 if kind == "voxel" else draw(st.integers(start + 1, size))
+                for start, size in zip(low, shape, strict=True)
+            ]
+            found[tuple(map(slice, low, high))] = True
+        assume(found.any())
+        return found
+
+    return mask(), mask()
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs_of_masks(), SPACINGS, st.sampled_from([0.0, 0.7, 1.0, 2.5]))
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy")
+def test_hd95_and_nsd_are_those_of_monai_to_the_bit(masks, spacing, tolerance):
+    both = monai_pair(*masks)
+    theirs = compute_hausdorff_distance(both[0], both[1], percentile=95, spacing=list(spacing))
+    assert hd95(*masks, spacing) == float(theirs)
+    share = compute_surface_dice(both[0], both[1], [tolerance], include_background=True, spacing=list(spacing))
+    assert np.float32(nsd(*masks, spacing, tolerance=tolerance)) == share.numpy()[0, 0]
+    assert surface_scores(*masks, spacing, tolerance=tolerance) == SurfaceScores(
+        hd95(*masks, spacing), nsd(*masks, spacing, tolerance=tolerance)
+    )
+
+
+def test_nsd_of_two_bars_by_hand():
+    """Ends lie 3 voxels of 2 mm apart; the sides agree where both bars are."""
+    a = box((20, 6, 6), (2, 14), (2, 4), (2, 4))
+    b = box((20, 6, 6), (5, 17), (2, 4), (2, 4))
+    assert nsd(a, b, (2.0, 1.0, 1.0)) == 9 / 12  # every voxel of so thin a bar is surface; 9 of 12 layers are common
+    assert nsd(a, b, (2.0, 1.0, 1.0), tolerance=2.0) == 10 / 12
+    assert nsd(a, b, (2.0, 1.0, 1.0), tolerance=6.0) == 1
+
+
+def test_nsd_counts_both_empty_as_one_and_one_empty_as_zero():
+    empty, speck = np.zeros((4, 4, 4), bool), box((4, 4, 4), (1, 2), (1, 2), (1, 2))
+    assert nsd(empty, empty, (1.0, 1.0, 1.0)) == 1
+    assert nsd(speck, empty, (1.0, 1.0, 1.0)) == 0
+    assert nsd(empty, speck, (1.0, 1.0, 1.0)) == 0
+
+
+def test_distances_are_found_once_for_both_scores(monkeypatch):
+    calls = []
+    found = metrics.get_edge_surface_distance
+    monkeypatch.setattr(metrics, "get_edge_surface_distance", lambda *a, **k: calls.append(1) or found(*a, **k))
+    a = box((8, 8, 8), (1, 5), (1, 5), (1, 5))
+    surface_scores(a, np.roll(a, 1, 0), (1.0, 1.0, 1.0))
+    assert len(calls) == 1
 
 
 def test_the_challenge_penalty_is_the_diagonal_of_a_brats_volume():
