@@ -187,7 +187,7 @@ def evaluate(
     from smml import evaluation
     from smml.data import find_cases
     from smml.evaluation.metrics import CHALLENGE_PENALTY
-    from smml.evaluation.tables import check_report
+    from smml.evaluation.tables import APART, LITERATURE, check_report
     from smml.ranks import start_ranks
 
     _use_threads(threads)
@@ -219,7 +219,10 @@ def evaluate(
         return
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
     # First on screen: a disk that takes no more must not cost the sight of what took hours.
-    typer.echo(evaluation.format_table(evaluation.summary_table(scores)))
+    typer.echo(f"{LITERATURE}\n{evaluation.format_table(evaluation.summary_table(scores))}")
+    apart = evaluation.overlap_table(scores)
+    if apart is not None:
+        typer.echo(f"\n{APART}\n{evaluation.format_table(apart)}")
     both = evaluation.refinement_table(scores)
     if both is not None:
         typer.echo("\nstudent and refined, side by side\n" + evaluation.format_table(both))

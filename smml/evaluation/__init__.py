@@ -9,7 +9,7 @@ from smml.evaluation.lesions import LesionScores, lesion_scores, region_scores
 from smml.evaluation.metrics import SurfaceScores, boundary_recall, dice, hd95, nsd, surface_scores
 from smml.evaluation.overlap import false_alarms, misses, present_dice
 from smml.evaluation.scores import Scores
-from smml.evaluation.tables import format_table, refinement_table, summary_table, write_report
+from smml.evaluation.tables import format_table, overlap_table, refinement_table, summary_table, write_report
 
 __all__ = [
     "Comparison",
@@ -33,6 +33,7 @@ __all__ = [
     "lesion_scores",
     "misses",
     "nsd",
+    "overlap_table",
     "present_dice",
     "published",
     "read_named_results",

@@ -18,7 +18,7 @@ from smml.data.layouts import CaseFiles
 from smml.data.reading import read_case
 from smml.errors import InputError
 from smml.evaluation.kept import KeptRows
-from smml.evaluation.metrics import dice, hd95
+from smml.evaluation.metrics import SurfaceScores, dice, surface_scores
 from smml.evaluation.scores import Scores
 from smml.inference import Predictor
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
@@ -59,7 +59,7 @@ def evaluate(
         subsets: which subsets; by default all 15 in table order.
         one_empty: HD95 where exactly one of prediction and truth is empty: NaN (left out of means and counted) or
             ``metrics.CHALLENGE_PENALTY``.
-        distances: compute HD95, which takes longer than Dice; without it the column is NaN.
+        distances: compute HD95 and NSD, which take longer than Dice; without them the columns are NaN.
         branches: also score each student by itself, as outputs "branch 1" and "branch 2".
         keep: a folder for the rows of each case as soon as it is done (:mod:`smml.evaluation.kept`). The same
             evaluation called again goes on behind them, and ends with the rows of one that was never interrupted,
@@ -70,8 +70,8 @@ def evaluate(
     Returns:
         A row per case, subset, output and region: ``case``, ``subset`` ("T1ce+T2"), ``modalities`` (how many),
         ``output`` ("student": the mean of both; with refinement also "refined"; see ``branches``), ``region``,
-        ``dice``, ``hd95`` (mm), ``dice_post`` (ET below 500 mm3 relabelled NCR), ``truth_ml``, ``predicted_ml``; and
-        the protocol, which says how the numbers came about.
+        ``dice``, ``hd95`` (mm), ``nsd`` (0 to 1), ``dice_post`` (ET below 500 mm3 relabelled NCR), ``truth_ml``,
+        ``predicted_ml``; and the protocol, which says how the numbers came about.
 
     Raises:
         InputError: no case, a case without a label, one whose files cannot be used or whose classes are not the
@@ -231,6 +231,9 @@ def _score_case(predictor: Predictor, item: CaseFiles | Case, what: Scored) -> I
             post = relabel_small_et(labels, voxel, et=scheme.regions["ET"][0])
             for region in REGIONS:
                 found = scheme.region(labels, region)
+                surface = SurfaceScores(math.nan, math.nan)
+                if what.distances:
+                    surface = surface_scores(found, truth[region], case.spacing, one_empty=what.one_empty)
                 rows.append(
                     {
                         "case": case.id,
@@ -239,9 +242,8 @@ def _score_case(predictor: Predictor, item: CaseFiles | Case, what: Scored) -> I
                         "output": output,
                         "region": region,
                         "dice": dice(found, truth[region]),
-                        "hd95": hd95(found, truth[region], case.spacing, one_empty=what.one_empty)
-                        if what.distances
-                        else math.nan,
+                        "hd95": surface.hd95,
+                        "nsd": surface.nsd,
                         "dice_post": dice(scheme.region(post, region), truth[region]),
                         "truth_ml": float(truth[region].sum()) * voxel / 1000,
                         "predicted_ml": float(found.sum()) * voxel / 1000,

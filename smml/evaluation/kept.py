@@ -29,6 +29,7 @@ COLUMNS = (
     "region",
     "dice",
     "hd95",
+    "nsd",
     "dice_post",
     "truth_ml",
     "predicted_ml",

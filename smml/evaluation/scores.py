@@ -33,6 +33,7 @@ _COLUMNS = ("case", "subset", "region", "dice")
 # Columns that may be there, and may be empty: what their numbers are.
 _NUMBERS = {
     "hd95": "a distance in mm",
+    "nsd": "a share in [0, 1]",
     "modalities": "a number of modalities",
     "dice_post": "a Dice in [0, 1]",
     "truth_ml": "a volume in ml",

@@ -11,11 +11,19 @@ from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.evaluation.added import added_sequences, format_added, largest_loss
 from smml.evaluation.kept import IDENTITY, ROWS
+from smml.evaluation.overlap import false_alarms, misses, present, present_dice, tells_presence
 from smml.evaluation.scores import Scores
 from smml.files import write_text
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 
 MEAN = "mean"
+# Columns that hold shares, by how their names begin.
+_SHARES = ("Dice", "NSD", "missed", "false alarms")
+LITERATURE = "The literature's mean, in which a region that is not there counts 1, and 0 if any of it is called"
+APART = (
+    "What that mean mixes: overlap over the cases that have the region, the share of them in which it is missed, the "
+    "share of the others in which it is called, and the median of what is called there, in ml"
+)
 REPORT_FILES = (ROWS, "table.md")
 
 
@@ -60,6 +68,43 @@ def summary_table(scores: Scores, *, post_processed: bool = False, output: str |
     return table
 
 
+def overlap_table(scores: Scores, *, output: str | None = None) -> pd.DataFrame | None:
+    """What the literature's mean mixes, apart: overlap where the region is there, misses and false alarms.
+
+    Args:
+        scores: of :func:`smml.evaluation.evaluate`, or read from a file.
+        output: as for :func:`summary_table`.
+
+    Returns:
+        One row per subset, then "mean", which averages the rows above it; NaN where there is nothing to average. For
+        each region "Dice WT" (0 to 1) and, where the scores have it, "NSD WT", over the cases that have the region;
+        "missed WT", in which share of these no voxel of it was found; "false alarms WT", in which share of the cases
+        without the region some of it was called; "false ml WT", the median volume of these false alarms in ml. None
+        where the scores do not say which regions are there.
+
+    Raises:
+        InputError: the scores lack that output.
+    """
+    own = scores.output(output)
+    if not tells_presence(own):
+        return None
+    dice, missed, false = present_dice(own), misses(own), false_alarms(own)
+    columns = {"Dice": dice["dice"]}
+    if "nsd" in own.frame:
+        there = own.frame[present(own)]
+        columns["NSD"] = there.groupby(["subset", "region"])["nsd"].mean().reindex(dice.index)
+    columns |= {"missed": missed["share"], "false alarms": false["share"], "false ml": false["median_ml"]}
+    parts = {}
+    for name, column in columns.items():
+        by_region = column.unstack("region").reindex(columns=list(REGIONS))
+        parts |= {f"{name} {region}": by_region[region] for region in REGIONS}
+    table = pd.DataFrame(parts)
+    table.index = table.index.astype(str)
+    table.loc[MEAN] = table.mean()
+    table.index.name = "subset"
+    return table
+
+
 def refinement_table(scores: Scores) -> pd.DataFrame | None:
     """Student and refined side by side: one row per subset, then "mean"; None where nothing was refined.
 
@@ -78,10 +123,10 @@ def refinement_table(scores: Scores) -> pd.DataFrame | None:
 
 
 def format_table(table: pd.DataFrame) -> str:
-    """A Markdown table in the field's style: a dot for each modality given, Dice in per cent, HD95 in mm.
+    """A Markdown table in the field's style: a dot for each modality given, shares in per cent, HD95 in mm.
 
     Args:
-        table: of :func:`summary_table`.
+        table: of :func:`summary_table` or :func:`overlap_table`.
     """
     lines = [
         "| " + " | ".join([*(DISPLAY_NAMES[m] for m in MODALITIES), *table.columns]) + " |",
@@ -99,7 +144,7 @@ def format_table(table: pd.DataFrame) -> str:
             elif isinstance(value, float) and math.isnan(value):
                 values.append("–")
             else:
-                values.append(f"{100 * value:.1f}" if column.startswith("Dice") else f"{value:.1f}")
+                values.append(f"{100 * value:.1f}" if column.startswith(_SHARES) else f"{value:.1f}")
         lines.append("| " + " | ".join([*given, *values]) + " |")
     return "\n".join(lines)
 
@@ -140,11 +185,13 @@ def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple
     csv, markdown = (Path(folder) / name for name in REPORT_FILES)
     scores.write(csv)
     plain, post = summary_table(scores), summary_table(scores, post_processed=True)
-    both, added = refinement_table(scores), added_sequences(scores)
+    both, added, apart = refinement_table(scores), added_sequences(scores), overlap_table(scores)
     text = [
         f"# {title}",
         "",
         f"Protocol: {scores.protocol}. Dice in per cent.",
+        "",
+        f"{LITERATURE}:",
         "",
         format_table(plain),
         "",
@@ -152,6 +199,8 @@ def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple
         f"TC {100 * post.loc[MEAN, 'Dice TC']:.1f}, WT {100 * post.loc[MEAN, 'Dice WT']:.1f}.",
         "",
     ]
+    if apart is not None:
+        text += ["## Overlap, misses and false alarms", "", f"{APART}:", "", format_table(apart), ""]
     if both is not None:
         text[4:4] = ["## Refined, the final output", ""]
         text += ["## Student and refined, side by side", "", format_table(both), ""]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from smml.errors import InputError
-from smml.evaluation import Scores
+from smml.evaluation import Scores, format_table, overlap_table
 from smml.evaluation.overlap import false_alarms, misses, present, present_dice, tells_presence
 
 # Case, subset, region, Dice, true and predicted ml.
@@ -77,3 +77,28 @@ def test_where_presence_cannot_be_told_nothing_is_counted(count, truth):
     assert not tells_presence(Scores(frame))
     with pytest.raises(InputError, match="do not say where a region is there; expected the column truth_ml"):
         count(Scores(frame))
+
+
+def test_the_table_has_overlap_misses_and_false_alarms_of_each_region_and_their_mean_over_subsets():
+    table = overlap_table(made())
+    assert list(table.index) == ["T2", "T1", "mean"]
+    assert table.loc["T1", "Dice WT"] == pytest.approx(1.4 / 3)
+    assert table.loc["T1", ["missed WT", "false alarms ET", "false ml ET"]].tolist() == pytest.approx(
+        [1 / 3, 2 / 3, 0.9]
+    )
+    # T1 has no case with ET, so the mean over subsets is that of T2 alone.
+    assert table.loc["mean", "Dice ET"] == pytest.approx(0.25)
+    assert table.loc["mean", "false alarms ET"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert "| 46.7 |" in format_table(table)
+
+
+def test_the_tables_nsd_is_over_the_cases_that_have_the_region():
+    scores = made()
+    table = overlap_table(Scores(scores.frame.assign(nsd=[0.9, 0.5, 0.1, 0.0, 0.0, 1.0, 0.0, 1.0, 0.2, 0.4])))
+    assert table.loc["T1", "NSD WT"] == pytest.approx(0.5)
+    assert table.loc["T2", "NSD ET"] == pytest.approx(0.3)
+    assert "NSD WT" not in overlap_table(scores)
+
+
+def test_scores_that_do_not_say_what_is_there_have_no_such_table():
+    assert overlap_table(Scores(made().frame.drop(columns="truth_ml"))) is None
