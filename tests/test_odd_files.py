@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from odd_files import JSON_VALUES, bounded, damaged, mha_files, nifti_files, score_tables, zipped
 from safetensors.torch import save_file
@@ -126,6 +126,7 @@ def test_tensors_of_anything_else_are_no_sam(tmp_path, tensors, facts):
 
 
 @few
+@example(content=b"case,subset,region,dice\na,t1,WT,0.5,1,2\n")
 @given(content=score_tables())
 def test_any_table_of_scores_is_compared_or_told(tmp_path, content):
     good, odd = tmp_path / "good.csv", tmp_path / "odd.csv"

@@ -31,7 +31,8 @@ def read_cells(path: str | os.PathLike) -> pd.DataFrame:
         # A row that ends early lacks its last cells, which is as if they were blank.
         return pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
     except (OSError, ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from error
+        # pandas ends some of its reasons with a line break.
+        raise InputError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error
 
 
 def read_heads(path: str | os.PathLike) -> list[str]:
@@ -40,7 +41,8 @@ def read_heads(path: str | os.PathLike) -> list[str]:
     try:
         return list(pd.read_csv(path, dtype=str, nrows=0).columns)
     except (OSError, ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from error
+        # pandas ends some of its reasons with a line break.
+        raise InputError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error
 
 
 def check_columns(path: Path, table: pd.DataFrame, wanted: list[str], expected: str) -> None:
