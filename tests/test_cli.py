@@ -538,7 +538,7 @@ def test_evaluate_shows_its_table_even_if_it_cannot_write_it_and_then_has_nothin
 
     def scored(predictor, case, what):
         for name in module._names_of_rows(predictor, case, what):
-            numbers = {"modalities": 1, "dice": 0.5, "hd95": 2.0, "dice_post": 0.5, "truth_ml": 1.0}
+            numbers = {"modalities": 1, "dice": 0.5, "hd95": 2.0, "nsd": 0.5, "dice_post": 0.5, "truth_ml": 1.0}
             key = dict(zip(("case", "subset", "output", "region"), name, strict=True))
             yield [key | numbers | {"predicted_ml": 1.0}]
 

@@ -7,6 +7,7 @@ a library's.
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,15 +142,17 @@ def surface_distances(
     with warnings.catch_warnings():
         # MONAI 1.6 warns about an argument that it passes to itself.
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
-        surfaces, distances, maps = get_edge_surface_distance(
+        # Its declared type is that of a call that is neither symmetric nor by areas.
+        answer: Any = get_edge_surface_distance(
             torch.from_numpy(prediction[box]),
             torch.from_numpy(truth[box]),
             spacing=edges,
             use_subvoxels=areas,
             symmetric=True,
         )
+    surfaces, distances, *maps = answer
     found = (distances[0], distances[1])
-    return found, (maps[0][surfaces[0]], maps[1][surfaces[1]]) if areas else None
+    return found, (maps[0][0][surfaces[0]], maps[0][1][surfaces[1]]) if areas else None
 
 
 def boundary_recall(

@@ -94,7 +94,7 @@ def overlap_table(scores: Scores, *, output: str | None = None) -> pd.DataFrame 
         there = own.frame[present(own)]
         columns["NSD"] = there.groupby(["subset", "region"])["nsd"].mean().reindex(dice.index)
     columns |= {"missed": missed["share"], "false alarms": false["share"], "false ml": false["median_ml"]}
-    parts = {}
+    parts: dict[str, pd.Series] = {}
     for name, column in columns.items():
         by_region = column.unstack("region").reindex(columns=list(REGIONS))
         parts |= {f"{name} {region}": by_region[region] for region in REGIONS}

@@ -296,7 +296,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(finished, damage, messag
 def test_a_folder_that_cannot_be_written_costs_no_training(quick, tmp_path, monkeypatch):
     stop_at(monkeypatch, 1)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be made"):
         run(tmp_path / "file" / "run")
 
 

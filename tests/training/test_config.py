@@ -223,5 +223,5 @@ def test_every_option_of_the_training_of_sam_is_reached_too(smml, monkeypatch, t
     for each in dataclasses.fields(SAMTraining):
         others[each.name] = others.get(each.name) or each.default + 1
     smml("train-sam", tmp_path, *words_of(others))
-    smml("train-sam", tmp_path, "--weights", "")
+    smml("train-sam", tmp_path)
     assert seen == [SAMTraining(**others), SAMTraining()]
