@@ -6,7 +6,6 @@ from pathlib import Path
 
 import measure_witness
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from monai.metrics import compute_surface_dice
@@ -248,9 +247,16 @@ def report() -> dict:
 
 @pytest.mark.parametrize("rules", RULES)
 def test_the_codes_of_the_challenges_find_the_same(report, rules):
-    """Distances are float32 in ours and float64 in theirs."""
+    """Distances are float32 in ours and float64 in theirs. In one cell a surface's area up to one of two neighbouring
+    distances is exactly 95 % of it, so that the last bit of a sum decides between them.
+    """
     mine = measure_witness.ours(measure_witness.read_pairs(WITNESS / "pairs.npz"), rules)
-    pd.testing.assert_frame_equal(mine, measure_witness.numbers(report, rules), check_exact=False, rtol=1e-6, atol=1e-6)
+    apart = measure_witness.differences(mine, measure_witness.numbers(report, rules))
+    if rules == "2023":
+        assert apart.at["8 WT", "lesion hd95"] < 1
+        apart.at["8 WT", "lesion hd95"] = 0
+    assert apart.max().max() < 1e-5
+    assert len(apart) == 60
 
 
 def test_the_page_of_the_witness_is_made_again_to_the_byte(report):
