@@ -354,8 +354,8 @@ def as_markdown(report: dict) -> str:
         lines += ["", f"Of {rules}, differs by more than rounding: {where}."]
     if differ:
         lines += [
-            "Where the area up to some distance is exactly 95 % of a surface, the last bit of a sum decides which of two",
-            "neighbouring distances is the percentile, in the code as in ours.",
+            "Where the area up to some distance is exactly 95 % of a surface, the last bit of a sum decides which of",
+            "two neighbouring distances is the percentile, in the code as in ours.",
         ]
     lines += [
         "",
