@@ -308,6 +308,15 @@ def test_results_against_another_truth_are_told():
     assert compare({"ours": mixed(called=False), "rounded": other}, resamples=10).notes == ()
 
 
+def test_a_region_that_only_one_result_has_is_told_also_without_volumes():
+    told = [mixed(called=False), mixed(called=False)]
+    for scores in told:
+        scores.frame["present"] = scores.frame.pop("truth_ml") > 0
+    told[1].frame.loc[(told[1].frame["case"] == "c") & (told[1].frame["region"] == "ET"), "present"] = True
+    (note,) = compare({"ours": told[0], "other": told[1]}, resamples=10).notes
+    assert note.endswith("1 regions of cases differ, such as c, ET: not there in ours, there in other")
+
+
 # ---------------------------------------------------------------- what the results have in common
 
 
