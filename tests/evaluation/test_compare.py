@@ -143,6 +143,7 @@ def test_the_table_on_screen():
     )
     lines = text.splitlines()
     assert lines[2].startswith("| base | ")
+    assert "nan" not in text
     assert "(+10.0; +10.0 to +10.0)" in lines[3]
     assert lines[4] == "| Other (published: a/b, README.md, 2025-01-31) | 80.0 | 70.0 | 60.0 | – | – | – |"
 

@@ -311,9 +311,9 @@ def test_a_wrong_cell_of_the_challenges_is_told_with_its_place(tmp_path, changes
 
 def test_a_form_is_found_out_from_the_file(tmp_path):
     scores = ours(tmp_path / "scores.csv")
-    assert len(read_result(tmp_path).frame) == len(scores.frame)
-    (tmp_path / "scores.csv").unlink()
     nnunet(tmp_path / "summary.json")
+    assert len(read_result(tmp_path).frame) == len(scores.frame), "ours first"
+    (tmp_path / "scores.csv").unlink()
     assert read_result(tmp_path, "all").protocol.startswith("nnU-Net's"), "a folder of its predictions"
     (tmp_path / "odd.csv").write_text("patient,score\na,1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"columns patient, score are of no known result; expected case,subset,region"):
@@ -353,8 +353,19 @@ def test_a_path_with_an_at_or_an_equals_sign_is_a_path(tmp_path):
             "x",
             "scores",
         ]
+    with pytest.raises(InputError, match=r"run@2/nothing\.csv: no such result"):
+        read_named_results([f"{tmp_path / 'run@2' / 'nothing.csv'}"])
     nnunet(tmp_path / "run@2" / "summary.json")
     assert list(read_named_results([f"{tmp_path / 'run@2' / 'summary.json'}@t1"])) == ["summary"]
+
+
+def test_files_that_say_themselves_what_was_given_are_not_made_one(tmp_path):
+    """A name that is given twice by mistake, as of two runs on other subsets, must not make a mixture."""
+    rows = ours(tmp_path / "scores.csv").frame
+    for number, subset in enumerate(("T1", "T2")):
+        Scores(rows[rows["subset"] == subset]).write(tmp_path / f"{number}.csv")
+    with pytest.raises(InputError, match="two results are called 'a'; name them"):
+        read_named_results([f"a={tmp_path / '0.csv'}", f"a={tmp_path / '1.csv'}"])
 
 
 @pytest.mark.parametrize(
