@@ -178,7 +178,7 @@ def evaluate(
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Score a model on the 15 modality subsets: Dice and HD95 of WT, TC and ET.
+    """Score a model on the 15 modality subsets: Dice, HD95 and NSD of WT, TC and ET.
 
     The rows of each case are in scores.csv as soon as it is done; the same command goes on behind them.
     """
@@ -420,7 +420,7 @@ def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path
         # The second where a file system does not tell upper from lower case.
         return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
-    sources = [source.path for source in files.images.values()] + ([files.label] if files.label else [])
+    sources = files.paths
     named: list[tuple[str, Path, tuple[str, ...]]] = [("--output", output, (".nii.gz", ".nii", ".mha"))]
     if probabilities is not None:
         named.append(("--probabilities", probabilities, (".nii.gz", ".nii")))

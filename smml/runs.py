@@ -7,7 +7,7 @@ import io
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -89,6 +89,11 @@ def file_digest(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     return digest.hexdigest()[:12]
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """One digest of several files, in their order; see :func:`file_digest`."""
+    return hashlib.sha256("".join(map(file_digest, paths)).encode()).hexdigest()[:12]
 
 
 class TrainingLog:

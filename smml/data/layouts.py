@@ -193,6 +193,12 @@ class CaseFiles:
         return tuple(self.images)
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file once, the images before the label."""
+        images = dict.fromkeys(source.path for source in self.images.values())
+        return (*images, *([self.label] if self.label else []))
+
+    @property
     def scheme(self) -> LabelScheme:
         """Label values of the layout."""
         return layout_named(self.layout).scheme

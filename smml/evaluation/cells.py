@@ -27,19 +27,18 @@ def read_cells(path: str | os.PathLike) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such result; give a file of scores or the folder of `smml evaluate --output`")
-    try:
-        # A row that ends early lacks its last cells, which is as if they were blank.
-        return pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
-    except (OSError, ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        # pandas ends some of its reasons with a line break.
-        raise InputError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error
+    # A row that ends early lacks its last cells, which is as if they were blank.
+    return _read(path).fillna("")
 
 
 def read_heads(path: str | os.PathLike) -> list[str]:
     """The names of the columns alone; raises what :func:`read_cells` raises."""
-    path = Path(path)
+    return list(_read(Path(path), rows=0).columns)
+
+
+def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
     try:
-        return list(pd.read_csv(path, dtype=str, nrows=0).columns)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, nrows=rows)
     except (OSError, ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
         # pandas ends some of its reasons with a line break.
         raise InputError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error

@@ -23,6 +23,7 @@ from smml.evaluation.scores import Scores
 from smml.inference import Predictor
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
 from smml.ranks import Ranks
+from smml.runs import files_digest
 
 # A predicted ET below this volume becomes NCR in the post-processed score (500 voxels at 1 mm; docs/CONVENTIONS.md).
 SMALL_ET_MM3 = 500.0
@@ -177,17 +178,11 @@ def _identity(predictor: Predictor, cases: Sequence[CaseFiles | Case], what: Sco
 
 
 def _fingerprint(case: CaseFiles | Case) -> str:
-    """A digest that tells cases of one name apart: of the label, and of how large each image is."""
-    if isinstance(case, Case):
-        label, sizes = np.ascontiguousarray(case.label).tobytes(), [volume.nbytes for volume in case.volumes.values()]
-    else:
-        assert case.label is not None, "a case without one was refused"
-        try:
-            label = case.label.read_bytes()
-            sizes = [source.path.stat().st_size for source in case.images.values()]
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be opened ({error.strerror}); check the path") from error
-    return hashlib.sha256(label + str(sizes).encode()).hexdigest()[:12]
+    """A digest that tells cases of one name apart."""
+    if isinstance(case, CaseFiles):
+        return files_digest(case.paths)
+    sizes = [volume.nbytes for volume in case.volumes.values()]
+    return hashlib.sha256(np.ascontiguousarray(case.label).tobytes() + str(sizes).encode()).hexdigest()[:12]
 
 
 def protocol(cases: int, one_empty: float = math.nan) -> str:

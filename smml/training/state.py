@@ -11,7 +11,7 @@ from smml.data.layouts import CaseFiles
 from smml.errors import InputError
 from smml.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from smml.models.smml import SMML
-from smml.runs import file_digest
+from smml.runs import file_digest, files_digest
 from smml.training.config import TrainingConfig
 
 CHECKPOINT = "checkpoint.pt"
@@ -130,9 +130,9 @@ def run_identity(
     """
     return {
         "cases": _ids(files),
-        "cases_content": _content(files),
+        "cases_content": files_digest(path for case in files for path in case.paths),
         "validation_cases": _ids(held_out),
-        "validation_content": _content(held_out),
+        "validation_content": files_digest(path for case in held_out for path in case.paths),
         "weights": None if weights is None else str(weights),
         "weights_content": None if weights is None else file_digest(find_checkpoint(weights)),
     }
@@ -141,13 +141,3 @@ def run_identity(
 def _ids(files: Sequence[CaseFiles]) -> str:
     digest = hashlib.sha256("\n".join(case.id for case in files).encode()).hexdigest()
     return f"{len(files)} cases, ids {digest[:12]}"
-
-
-def _content(files: Sequence[CaseFiles]) -> str:
-    """One digest of all files of all cases."""
-    digest = hashlib.sha256()
-    for case in files:
-        paths = dict.fromkeys(source.path for source in case.images.values())
-        for path in [*paths, *([case.label] if case.label else [])]:
-            digest.update(file_digest(path).encode())
-    return digest.hexdigest()[:12]
