@@ -6,12 +6,14 @@
 github.com/banbooliang/SMML, fetched apart. What is compared runs in processes of its own that take turns, so that a
 machine that slows down slows all of them down; of each the median counts. On a busy machine nothing here means much.
 
-Writes results/speed/speed.json and speed.md: steps by preset, patch and precision, the parts of an inference, what kind
-of work fills a step, and how fast this machine multiplies and copies.
+Writes results/speed/speed.json and speed.md: steps by preset, patch and precision, the parts of an inference, what a
+user waits for (a new subset in the viewer, a SAM prior, a compiled training), what kind of work fills a step, and how
+fast this machine multiplies and copies.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -27,6 +29,7 @@ HOME = ROOT / "results" / "speed"
 # The subsets that have so many sequences: FLAIR first, as a patient would have them.
 PRESENT = {1: [1, 0, 0, 0], 2: [1, 1, 0, 0], 3: [1, 1, 0, 1], 4: [1, 1, 1, 1]}
 WORDS = ("float32", "bf16")
+GROUPS = ("steps", "parts", "waits", "compile", "official")
 CONVOLUTIONS = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::slow_conv3d_forward")
 
 
@@ -36,7 +39,7 @@ def main() -> None:
     parser.add_argument("--official", type=Path, help="folder with the official smml.py and layers.py")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=("steps", "parts", "official"), nargs="*")
+    parser.add_argument("--only", choices=GROUPS, nargs="*")
     parser.add_argument("--words", choices=WORDS, nargs="*", default=WORDS, help="of the official network's rows")
     parser.add_argument("--output", type=Path, default=HOME)
     parser.add_argument("--serve", nargs=4, metavar=("WHAT", "PRESET", "EDGE", "PRECISION"), help=argparse.SUPPRESS)
@@ -44,7 +47,7 @@ def main() -> None:
     if arguments.serve:
         serve(*arguments.serve, arguments.threads)
         return
-    wanted = arguments.only or ("steps", "parts", "official")
+    wanted = arguments.only or GROUPS
     from smml.files import write_text
 
     path = arguments.output / "speed.json"
@@ -68,6 +71,14 @@ def main() -> None:
             for what in ("encode 4", "fuse 4", "fuse 1")
             for word in WORDS
         ]
+    if "waits" in wanted:
+        contestants = {f"{name} float32": (tree, "float32") for name, tree in trees.items()}
+        found["waits"] = [
+            row(what, who, 96, contestants, *settings)
+            for what, who in (("new subset", "small"), ("prior", "tiny SAM"), ("priors", "tiny SAM"))
+        ]
+    if "compile" in wanted:
+        found["compile"] = [compiled("tiny", 32, word, arguments.threads) for word in WORDS]
     if "official" in wanted and arguments.official:
         official = arguments.official.resolve()
         fresh = [
@@ -90,7 +101,10 @@ def main() -> None:
         kept = [each for each in found.get("official", []) if (each["what"], *each["seconds"]) not in replaced]
         found["official"] = kept + fresh
     arguments.output.mkdir(parents=True, exist_ok=True)
-    found["made by"] = provenance(arguments)
+    made = provenance(arguments)
+    # Rows that were kept keep their contestant.
+    made["official"] = made["official"] or found.get("made by", {}).get("official")
+    found["made by"] = made
     write_text(path, json.dumps(found, indent=1) + "\n")
     write_text(arguments.output / "speed.md", table(found))
     print(table(found))
@@ -158,8 +172,17 @@ def serve(what: str, preset: str, edge: str, precision: str, threads: int) -> No
 
 
 def prepare(what: str, preset: str, edge: int, precision: str) -> Callable[[], object]:
-    """The work itself: "step", or of one student "encode K", "fuse K", "segment K" (K sequences), or "subsets"."""
+    """The work itself.
+
+    "step"; of one student "encode K", "fuse K", "segment K" (K sequences) or "subsets"; "new subset" of a volume that
+    is encoded; SAM's "prior" of one sequence from its slices, or the "priors" of three regions for all four.
+    """
     import torch
+
+    if what == "new subset":
+        return new_subset(preset, edge)
+    if what in ("prior", "priors"):
+        return sam_prior(edge, every=what == "priors")
 
     name, _, number = what.partition(" ")
     x = torch.randn(2 if name == "step" else 1, 4, edge, edge, edge)
@@ -199,13 +222,74 @@ def prepare(what: str, preset: str, edge: int, precision: str) -> Callable[[], o
     return quick(lambda: student(x, mask))
 
 
+def new_subset(preset: str, edge: int) -> Callable[[], object]:
+    """What the viewer's worker does for a subset that it has not seen, in windows of 64 voxels."""
+    import numpy as np
+
+    from smml import Predictor
+    from smml.data.case import Case
+    from smml.models import SMML
+
+    predictor = Predictor(SMML(preset), None, window=64)
+    random = np.random.default_rng(0)
+    volumes = {name: random.uniform(1, 100, (edge,) * 3).astype(np.float32) for name in ("flair", "t1ce", "t1", "t2")}
+    case = Case("noise", volumes, None, np.diag([2.0, 2.0, 2.0, 1.0]), "brats2021")
+    encoding = predictor.encode(case)
+    turns = itertools.cycle(("FLAIR+T1ce", "FLAIR+T1ce+T2"))
+    return lambda: predictor.segment(encoding, next(turns))
+
+
+def sam_prior(edge: int, *, every: bool) -> Callable[[], object]:
+    """The tiny SAM, untrained, on a ball of noise with nested balls as its prompts; nothing is kept between calls."""
+    import torch
+
+    from smml.sam import SAMPrior, build_tiny
+
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(edge))] * 3, indexing="ij"))
+    brain = (grid - (edge - 1) / 2).square().sum(dim=0) < (0.46 * edge) ** 2
+    image = torch.randn(1, 4, *brain.shape) * brain
+    distance = (grid - edge / 2).square().sum(dim=0).sqrt()
+    labels = sum((distance < radius).long() for radius in (24, 16, 12))
+    probabilities = torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 3])[labels], 4).movedim(-1, 0)[None].float()
+    sam = build_tiny().eval().requires_grad_(False)
+    mask = torch.tensor([[True] * 4 if every else [True, False, False, False]])
+    return lambda: SAMPrior(sam, planes=["axial"])(image, probabilities, mask)
+
+
+def compiled(preset: str, edge: int, precision: str, threads: int) -> dict:
+    """Seconds of a step as it is and with ``--compile``, and how long the compiled one takes to start."""
+    import torch
+
+    from smml.devices import keep_freed_memory
+
+    keep_freed_memory()
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    x = torch.randn(2, 4, edge, edge, edge)
+    plain = step(preset, edge, precision, x)
+    quick = step(preset, edge, precision, x, compile=True)
+    began = time.perf_counter()
+    quick()
+    first = time.perf_counter() - began
+    times: dict[str, list[float]] = {"plain": [], "compiled": []}
+    plain(), quick()
+    for _ in range(10):
+        for name, once in (("plain", plain), ("compiled", quick)):
+            began = time.perf_counter()
+            once()
+            times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print("compile", preset, edge, precision, medians, round(first, 1), flush=True)
+    return {"preset": preset, "edge": edge, "precision": precision, "first step": first, **medians}
+
+
 def one_by_one(student, shares, subsets) -> None:
     """Every subset, one after the other, as the predictor does with volumes of this size."""
     for subset in subsets:
         student.segment(shares, subset[None])
 
 
-def step(preset: str, edge: int, precision: str, x) -> Callable[[], object]:
+def step(preset: str, edge: int, precision: str, x, *, compile: bool = False) -> Callable[[], object]:
     """One optimiser step of both branches on a batch of two, with the default losses at full weight."""
     import torch
 
@@ -218,7 +302,11 @@ def step(preset: str, edge: int, precision: str, x) -> Callable[[], object]:
     # What the trainer of either tree takes.
     fused = {"fused": True} if "fused=True" in (Path.cwd() / "smml" / "training" / "trainer.py").read_text() else {}
     optimiser = torch.optim.Adam(model.parameters(), 1e-4, weight_decay=1e-4, amsgrad=True, **fused)
-    config = TrainingConfig(preset=preset, patch=edge, precision=precision, steps=1000)
+    config = TrainingConfig(preset=preset, patch=edge, precision=precision, steps=1000, compile=compile)
+    if compile:
+        from smml.training.step import accelerate
+
+        accelerate(model, config)
     masks = torch.tensor([[[1, 1, 0, 1], [1, 0, 0, 0]], [[0, 1, 1, 0], [1, 1, 1, 1]]], dtype=torch.bool)
     batch = {
         "image": x,
@@ -342,6 +430,25 @@ def table(found: dict) -> str:
         lines += ["## Parts of an inference", "", "One student of `paper`, 64³, by the number of sequences.", ""]
         lines += rows_of([r for r in found["parts"] if "now float32" in r["seconds"]], "before float32")
         lines += ["", *rows_of([r for r in found["parts"] if "now bf16" in r["seconds"]], "before bf16"), ""]
+    if "waits" in found:
+        lines += ["## What a user waits for", ""]
+        lines += [
+            "96³ voxels. A new subset of what is encoded (`small`, both branches, windows of 64); the tiny SAM's prior "
+            "of one sequence, and those of all four, three regions each, nothing kept from before.",
+            "",
+        ]
+        lines += [*rows_of(found["waits"], "before float32"), ""]
+    if "compile" in found:
+        lines += ["## `--compile`", "", "A training step, two patches. The first compiled step includes compiling.", ""]
+        lines += ["| step | plain | compiled | first compiled step | pays after |", "|---" * 5 + "|"]
+        for each in found["compile"]:
+            gain = each["plain"] - each["compiled"]
+            pays = f"{(each['first step'] - each['plain']) / gain:.0f} steps" if gain > 0 else "never"
+            lines.append(
+                f"| {each['preset']}, {each['edge']}³, {each['precision']} | {each['plain']:.3f} s | "
+                f"{each['compiled']:.3f} s | {each['first step']:.0f} s | {pays} |"
+            )
+        lines.append("")
     if "official" in found:
         lines += ["## Beside the official network", ""]
         lines += ["One student of `paper` and the official network, 128³, evaluation, by the number of sequences."]

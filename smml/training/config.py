@@ -69,7 +69,8 @@ class TrainingConfig:
             "auto" is the faster of the two on the device (:func:`smml.devices.fastest_precision`), and in a run that is
             resumed the one that it began with. The run's files name the one that was taken.
         ema: decay of the moving average of the weights (0.999, for example), which the predictor then uses; 0: none.
-        compile: compile encoders and decoders with torch.compile, which takes minutes at the first step.
+        compile: compile encoders and decoders with torch.compile, which takes minutes at the first step. For a
+            GPU: on a CPU a compiled step is slower than a plain one (results/speed/speed.md).
         recompute: keep no activations inside encoders and decoders but compute them again in the backward pass: a third
             more time for a fraction of the memory, and the same results.
         validate_every: steps between validations (:mod:`smml.training.validation`); 0: none.
@@ -122,7 +123,7 @@ class TrainingConfig:
     accumulate: int = option(1, "Parts in which a step's batch goes through, to save memory.", count(10_000))
     precision: TrainingPrecision = option("auto", "float32, bf16 for autocast of the networks, or auto: the faster.")
     ema: float = option(0.0, "Decay of averaged weights for prediction, such as 0.999; 0: none.", BELOW_ONE)
-    compile: bool = option(False, "Compile encoders and decoders first.")
+    compile: bool = option(False, "Compile encoders and decoders first; for a GPU, on a CPU it only costs.")
     recompute: bool = option(False, "Slower, with a fraction of the memory.")
     validate_every: int = option(0, "Steps between validations; 0: none.", count(10_000_000, off=True))
     validation: str = option("", "Folder of cases to validate on; empty holds some out.")
