@@ -26,7 +26,8 @@ from smml.sam.torchvision_gap import Sam
 
 # Of the brain's voxels: what lies outside is shown like the nearer of the two.
 WINDOW_PERCENTILES = (0.5, 99.5)
-_DARKEST, _WHITE = 48.0, 255.0
+# The grey of the brain's darkest voxels, and white.
+DARKEST, _WHITE = 48.0, 255.0
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def to_grey(slices: Tensor, window: tuple[float, float] | None = None) -> Tensor
         window: (low, high) of :func:`intensity_window`, or None to take that of these slices.
     """
     low, high = window or intensity_window(slices)
-    grey = _DARKEST + ((slices.float() - low) / (high - low)).clamp(0, 1) * (_WHITE - _DARKEST)
+    grey = DARKEST + ((slices.float() - low) / (high - low)).clamp(0, 1) * (_WHITE - DARKEST)
     return torch.where(_brain(slices), grey, torch.zeros((), device=slices.device))
 
 

@@ -15,7 +15,7 @@ from smml.data.simulation.draws import STREAMS, Draws
 from smml.data.simulation.fields import Grid
 from smml.data.simulation.lattice import Window, noise, resample, slice_matrix, whole
 from smml.data.simulation.lesion import KINDS
-from smml.data.simulation.subject import LOOKS, Subject, simulate_subject, subject_kind
+from smml.data.simulation.subject import LOOKS, Subject, simulate_anatomy, simulate_subject, subject_kind
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
@@ -228,3 +228,25 @@ def test_an_unknown_look_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="choose from first, typical, varied"):
         simulate_cohort(tmp_path / "c", 1, **QUIET | {"look": "real"})
     assert not (tmp_path / "c").exists()
+
+
+# ---------------------------------------------------------------- the head without a tumour
+
+
+def test_anatomy_is_the_subjects_own_head_and_what_its_images_show():
+    healthy, ill = indices(1, "healthy")[0], indices(1, "ring")[0]
+    images, tissues = simulate_anatomy(SEED, healthy, spacing=4.0)
+    for name, volume in subject(healthy, "typical").volumes.items():
+        assert np.array_equal(images[name], volume)
+    images, tissues = simulate_anatomy(SEED, ill, spacing=4.0)
+    assert not np.array_equal(images["flair"], subject(ill, "typical").volumes["flair"])
+    assert set(tissues) == {"white", "grey", "csf", "brain"}
+    for fraction in tissues.values():
+        assert not fraction[images["t1"] == 0].any()
+        assert 0 <= fraction.min() < 0.5 < fraction.max() <= 1
+    parts = tissues["white"] + tissues["grey"] + tissues["csf"]
+    assert (parts <= tissues["brain"] + 1e-4).all()
+    assert parts.sum() > 0.9 * tissues["brain"].sum()
+    # White matter is brighter than grey on T1, CSF darkest.
+    mean = {name: images["t1"][tissues[name] > 0.8].mean() for name in ("white", "grey", "csf")}
+    assert mean["white"] > mean["grey"] > mean["csf"]

@@ -14,6 +14,7 @@ import torch
 
 from smml.errors import InputError
 from smml.sam import TinyConfig, build_tiny, load_sam, read_tiny, save_tiny
+from smml.sam.slices import DARKEST
 from smml.sam.training import train
 from smml.sam.training.config import SAMTraining, learning_rate
 from smml.sam.training.prompts import mask_box
@@ -358,6 +359,17 @@ def test_brightness_changes_but_black_stays_black(pools):
         assert not bool(value[grey == 0].any())
         assert 0 <= float(value.min()) < float(value.max()) <= 255
     assert len({round(float(value.mean()), 3) for value in seen}) == 20
+
+
+def test_a_quarter_of_slices_is_shown_from_black_to_the_highest_intensity():
+    random = np.random.default_rng(0)
+    grey = torch.full((8, 8), DARKEST)
+    grey[:, 4:] = 255
+    seen = [train._recolour(grey, random) for _ in range(400)]
+    # The darkest tissue comes out near black; otherwise it stays well above.
+    plain = [value for value in seen if float(value[:, :4].mean()) < 0.07 * 255]
+    assert 0.2 < len(plain) / len(seen) < 0.3
+    assert min(float(value[:, 4:].mean()) for value in plain) < 0.5 * 255
 
 
 def test_batches_are_drawn_by_kind_whatever_the_size_of_the_pools(pools):

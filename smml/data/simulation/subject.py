@@ -1,6 +1,7 @@
 """One simulated subject from one pair of numbers, the cohort's seed and the subject's index, in one of three looks."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,14 +72,9 @@ def simulate_subject(
         InputError: an unknown look.
     """
     edition = find_look(look)
-    threads = torch.get_num_threads()
-    # The order of summation, and with it the last bit, may depend on the number of threads.
-    torch.set_num_threads(1)
-    try:
-        grid = Grid(spacing, torch.device(device))
+    grid = Grid(spacing, torch.device(device))
+    with _one_thread():
         images, labels, kind = edition.simulate(seed, index, grid)
-    finally:
-        torch.set_num_threads(threads)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = grid.origin
     return Subject(
@@ -87,6 +83,36 @@ def simulate_subject(
         affine=affine,
         kind=kind,
     )
+
+
+def simulate_anatomy(
+    seed: int, index: int, *, spacing: float = 3.0
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The head of subject ``index`` in the look "typical", without any tumour, and the tissues in it.
+
+    Args:
+        seed: the cohort's seed, 0 or more.
+        index: the subject's number in the cohort, 0 or more.
+        spacing: voxel edge in mm.
+
+    Returns:
+        Images by modality as in :attr:`Subject.volumes`, and fractions of "white" and "grey" matter, "csf" and "brain"
+        in a voxel, 0 where the images are; float32 [X, Y, Z] in [0, 1].
+    """
+    with _one_thread():
+        images, tissues = second.simulate_anatomy(seed, index, Grid(spacing, torch.device("cpu")), _SECOND["typical"])
+    return {name: part.numpy() for name, part in images.items()}, {name: part.numpy() for name, part in tissues.items()}
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The order of summation, and with it the last bit, may depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def subject_kind(seed: int, index: int, *, look: str = "first") -> str:

@@ -1,9 +1,9 @@
 """What the tiny SAM learns from: slices of simulated lesions and anatomy, and synthetic shapes, with their objects.
 
-Nothing here knows classes: an object is a mask in a slice. Lesions come from ``simulate_subject``; anatomy from the
-warped template without a tumour (pieces of its tissues, the brain as a whole); shapes are ellipses, blobs and rings of
-any contrast on an empty, an uneven or a brain-like background. Planes are axial, coronal and sagittal, spacings 2 and
-3 mm, all four sequences. Everything is *simulated*.
+Nothing here knows classes: an object is a mask in a slice. Lesions come from ``simulate_subject``, in both looks;
+anatomy from heads without a tumour (pieces of their tissues, the brain as a whole); shapes are ellipses, blobs and
+rings of any contrast on an empty, an uneven or a brain-like background. Planes are axial, coronal and sagittal,
+spacings 2 and 3 mm, all four sequences. Everything is *simulated*.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,7 @@ import torch
 from scipy import ndimage
 
 from smml.data.labels import BRATS_2015, REGIONS
-from smml.data.simulation.anatomy import draw_warp, sample_anatomy
-from smml.data.simulation.fields import Grid
-from smml.data.simulation.signal import render
-from smml.data.simulation.subject import Subject, simulate_subject
+from smml.data.simulation.subject import Subject, simulate_anatomy, simulate_subject
 from smml.modalities import MODALITIES
 from smml.sam.slices import SquareFit, intensity_window, to_grey
 
@@ -28,6 +25,13 @@ TRAINING_SEED, HELD_OUT_SEED = 90, 91
 VISIBLE = {("WT", "flair"), ("WT", "t2"), ("TC", "t1ce"), ("ET", "t1ce")}
 # The sequences of lesion scenes: T1 shows none of their objects.
 _SHOWING = tuple(name for name in MODALITIES if name in {sequence for _, sequence in VISIBLE})
+
+# Half of the lesions as protocols show them, half in contrasts far beyond; anatomy, whose tissues a sequence of the
+# second kind may not tell apart, as protocols show it.
+_LOOKS = ("typical", "varied")
+# Heads of the anatomy are others than those with lesions.
+_HEALTHY_FROM = 100_000
+_TISSUES = {"white": "white matter", "grey": "grey matter", "csf": "CSF", "brain": "brain"}
 
 SMALLEST_OBJECT = 12  # voxels; below that a mask is a handful of pixels of SAM's square
 _OBJECTS = 4  # kept a slice
@@ -94,7 +98,7 @@ def lesion_scenes(
     Objects are those of WT, TC, ET and the necrosis in them that the sequence shows (``VISIBLE``): the whole region of
     a slice (several pieces, holes) and its largest piece. Objects that cannot be seen would teach to guess, and did.
     """
-    subject = simulate_subject(seed, index, spacing=spacing)
+    subject = simulate_subject(seed, index, spacing=spacing, look=_LOOKS[index % len(_LOOKS)])
     if subject.kind == "healthy":
         return
     windows = _windows({name: subject.volumes[name] for name in _SHOWING})
@@ -123,17 +127,13 @@ def anatomy_scenes(
     seed: int, index: int, count: int, *, spacing: float, size: int, pixels: int, random: np.random.Generator
 ) -> Iterator[Scene]:
     """About ``count`` scenes of a brain without a tumour: connected pieces of its tissues, and the brain."""
-    generator = torch.Generator().manual_seed(seed * 100_003 + index)
-    grid = Grid(spacing, torch.device("cpu"))
-    anatomy = sample_anatomy(draw_warp(generator)(grid), spacing)
-    volumes = {name: volume.numpy() for name, volume in render(anatomy, None, grid, generator).items()}
+    volumes, fractions = simulate_anatomy(seed, _HEALTHY_FROM + index, spacing=spacing)
     windows = _windows(volumes)
-    shares = {"white matter": anatomy.white, "grey matter": anatomy.grey, "CSF": anatomy.csf, "brain": anatomy.brain}
-    tissues = {name: share.numpy() > 0.5 for name, share in shares.items()}
+    tissues = {_TISSUES[name]: fraction > 0.5 for name, fraction in fractions.items()}
     for _ in range(count):
         name = MODALITIES[random.integers(len(MODALITIES))]
         axis = int(random.integers(3))
-        length = anatomy.brain.shape[axis]
+        length = volumes[name].shape[axis]
         position = int(random.integers(length // 5, length - length // 5))
         turn = _draw_turn(random)
         objects = {}

@@ -31,7 +31,7 @@ from smml.locks import claimed
 from smml.runs import CONFIG, LOG, TrainingLog, file_digest, provenance
 from smml.sam.calls import embed, predict_on_square
 from smml.sam.load import WEIGHTS, read_tiny, save_tiny
-from smml.sam.slices import SquareFit
+from smml.sam.slices import DARKEST, SquareFit
 from smml.sam.tiny import TinyConfig, build_tiny
 from smml.sam.torchvision_gap import Sam
 from smml.sam.training.config import SAMTraining, learning_rate
@@ -231,10 +231,18 @@ def _draw_prompts(scene: Scene, random: np.random.Generator) -> _Prompted:
 
 
 def _recolour(grey: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Another brightness, contrast and noise of [h, w]; black stays black. A tenth is shown as a negative."""
+    """Another brightness, contrast and noise of [h, w]; black stays black.
+
+    A tenth is shown as a negative, and a quarter as who calls SAM directly often shows it: from 0 to the highest
+    intensity, so that the darkest tissue is as black as the background and a bright vessel darkens the rest.
+    """
     value = grey.float() / 255
-    if random.random() < 0.1:
+    kind = random.random()
+    if kind < 0.1:
         value = 1.2 - value
+    elif kind < 0.35:
+        darkest = DARKEST / 255
+        value = (value - darkest) / (1 - darkest) * random.uniform(0.4, 1.0)
     value = value.clamp(min=0) ** float(np.exp(random.uniform(-0.3, 0.3)))
     value = value * random.uniform(0.8, 1.15) + random.uniform(-0.05, 0.05)
     if random.random() < 0.3:
