@@ -25,6 +25,8 @@
 # data is used, and no result here says anything about patients.
 
 # %%
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import plotly.express as px
@@ -33,9 +35,15 @@ import torch
 from smml import course, figures
 from smml.data import LAYOUTS, read_case
 from smml.data.preprocessing import normalise, prepare
-from smml.data.simulation.signal import SEQUENCES, T1_ENHANCED, TISSUES
+from smml.data.simulation.contrast import draw_protocol, draw_tissues
+from smml.data.simulation.draws import Middle
+from smml.modalities import MODALITIES
 
 figures.use_theme()
+
+# Every simulated subject has tissues and protocols of its own; these are the middle of what they are drawn from.
+tissues, enhanced = draw_tissues(Middle())
+protocols = {name: draw_protocol(Middle(), name) for name in MODALITIES}
 
 # %%
 files = course.training_cohort(course.size(full=16, fast=4))
@@ -54,8 +62,10 @@ largest = max(cases, key=lambda case: int((case.label == 3).sum()))
 figures.modality_figure(largest)
 
 # %% [markdown]
-# Look for the bright rim: it is in T1ce and nowhere else. Look for the full extent of the oedema: FLAIR shows it best,
-# because it makes the fluid in the ventricles dark; T2 shows it too, beside equally bright fluid. T1 shows little.
+# Look for the enhancing tumour: it is bright on T1ce and nowhere else, but not all that is bright there is tumour;
+# vessels and the brain's coverings take up the agent too. Look for the full extent of the oedema: FLAIR shows it best,
+# because it makes the fluid in the ventricles dark; T2 shows it too, beside equally bright fluid. On T1 all of the
+# tumour is somewhat dark, one part hardly more than another.
 #
 # ## Why: the signal equation
 #
@@ -69,40 +79,38 @@ figures.modality_figure(largest)
 
 
 # %%
-def flair(t1, t2, pd, tr=9000, te=120, ti=2500):
+def flair(t1, t2, pd, tr, te, ti):
     return pd * abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2)
 
 
-oedema, fluid = TISSUES["ED"], TISSUES["csf"]
-for tissue in (oedema, fluid):
-    assert np.isclose(flair(tissue.t1, tissue.t2, tissue.pd), SEQUENCES["flair"].signal(tissue))
-print(f"FLAIR: oedema {flair(oedema.t1, oedema.t2, oedema.pd):.3f}, fluid {flair(fluid.t1, fluid.t2, fluid.pd):.3f}")
+times = protocols["flair"]
+for name in ("ED", "csf"):
+    tissue = tissues[name]
+    by_hand = flair(tissue.t1, tissue.t2, tissue.pd, times.tr, times.te, times.ti)
+    assert np.isclose(by_hand, times.signal(tissue))
+    print(f"{name:3s} T1 {tissue.t1:.0f} ms, T2 {tissue.t2:.0f} ms, so {by_hand:.3f} on FLAIR")
 
 # %%
 signals = {}
-for sequence, settings in SEQUENCES.items():
-    for name in ("white", "grey", "csf", "ED", "ET", "NCR"):
-        tissue = TISSUES[name]
-        if sequence == "t1ce" and name in T1_ENHANCED:  # the range of T1 once the agent has leaked in
-            tissue = type(tissue)(np.mean(T1_ENHANCED[name]), tissue.t2, tissue.pd)
-        signals[sequence, name] = settings.signal(tissue) / settings.signal(TISSUES["white"])
+for sequence, protocol in protocols.items():
+    shown = tissues | enhanced if sequence == "t1ce" else tissues
+    for name in ("white", "grey", "csf", "ED", "ET", "NCR", "vessel"):
+        signals[sequence, name] = protocol.signal(shown[name]) / protocol.signal(shown["white"])
 frame = pd.Series(signals).rename_axis(["sequence", "tissue"]).rename("signal / white matter").reset_index()
 px.bar(frame, x="sequence", y="signal / white matter", color="tissue", barmode="group",
        title="What the equations give: signal relative to white matter", height=360, width=900)  # fmt: skip
 
 # %% [markdown]
-# T1ce is the T1 sequence run again after contrast agent, with the same $T_R$ and $T_E$. **This is why T1 alone is
-# hopeless for ET:** without the agent, enhancing tumour has nearly the $T_1$ of oedema and of tumour that does not
-# enhance. Only necrosis is longer, and a little darker, which is not much beside the noise of an image.
+# T1ce is a T1 sequence after contrast agent; here with the same $T_R$ and $T_E$. **This is why T1 alone is hopeless for
+# ET:** without the agent, enhancing tumour has nearly the $T_1$ of oedema and of tumour that does not enhance. Only
+# necrosis is longer, and a little darker, which is not much beside the noise of an image.
 
 # %%
-for name in ("ET", "ED", "NCR", "NET", "white"):
-    tissue = TISSUES[name]
-    print(f"{name:5s} T1 {tissue.t1:4.0f} ms, so {SEQUENCES['t1'].signal(tissue):.3f} on the sequence T1")
-low, high = T1_ENHANCED["ET"]
-print(f"with contrast agent, ET's T1 is {low:.0f} to {high:.0f} ms")
-same = [SEQUENCES["t1"].tr == SEQUENCES["t1ce"].tr, SEQUENCES["t1"].te == SEQUENCES["t1ce"].te]
-assert all(same)
+assert protocols["t1"] == protocols["t1ce"]
+for name in ("white", "ED", "NET", "NCR", "ET"):
+    print(f"{name:5s} T1 {tissues[name].t1:4.0f} ms, so {protocols['t1'].signal(tissues[name]):.3f} on the sequence T1")
+after = enhanced["ET"]
+print(f"ET with contrast agent: T1 {after.t1:.0f} ms, so {protocols['t1ce'].signal(after):.3f} on T1ce")
 
 # %% [markdown]
 # What the voxels do not show, no network can read from them: a mask of ET from T1 alone is a guess from the shape of
@@ -110,9 +118,9 @@ assert all(same)
 #
 # ## And in the images
 #
-# The equations know nothing of noise, bias fields, blur and mixed voxels. Measured in the simulated cohort: the median
-# of each class over the median of normal brain: grey matter and fluid too, so that on T1 a class may lie above 1 here
-# and below white matter in the figure above.
+# The equations know nothing of noise, bias fields, thick slices and mixed voxels, and every subject has tissues and
+# protocols of its own. Measured in the simulated cohort: the median of each class over the median of normal brain,
+# grey matter and fluid too.
 
 # %%
 rows = []
@@ -123,21 +131,21 @@ for case in cases:
             if (case.label == value).sum() > 30:
                 ratio = np.median(volume[case.label == value]) / normal
                 rows.append({"sequence": name, "class": label, "ratio": ratio})
-contrast = pd.DataFrame(rows).groupby(["sequence", "class"])["ratio"].mean().unstack().loc[list(SEQUENCES)]
+contrast = pd.DataFrame(rows).groupby(["sequence", "class"])["ratio"].mean().unstack().loc[list(MODALITIES)]
 contrast.round(2)
 
 # %%
 enhancing = contrast["ET"] - contrast["NCR/NET"]
 print(f"ET stands out from the rest of the core by {enhancing['t1ce']:+.2f} on T1ce, {enhancing['t1']:+.2f} on T1,")
 print(f"{enhancing['flair']:+.2f} on FLAIR and {enhancing['t2']:+.2f} on T2 (units: normal brain = 1).")
-assert enhancing["t1ce"] > 3 * enhancing.drop("t1ce").abs().max()
+assert enhancing["t1ce"] > 1.5 * enhancing.drop("t1ce").abs().max()
 
 # %% [markdown]
 # ## What lies on disk
 #
-# The simulator writes the files of a real data set, so what reads them here reads yours. The layout is told from the
-# names; label values and axes are the data set's own (BraTS stores ET as 4, and its images run to the left and to the
-# back: LPS).
+# The simulator writes files as BraTS has them (it stores ET as 4, and its images run to the left and to the back: LPS),
+# so what reads them here reads yours. Only the ids are its own: what is simulated must never be taken for a patient.
+# The layout is told from the names; with `layout="brats2023"`, say, the names and label values are that data set's.
 
 # %%
 case = largest
@@ -149,16 +157,22 @@ print("layout", case.layout)
 # %% [markdown]
 # ## Preparing a case: each sequence by itself
 #
-# Turn to RAS+, resample, then give the brain of *each sequence* mean 0 and standard deviation 1, and leave the
-# background at 0. Public code crops and normalises with all four sequences, "missing" ones too; then a sequence that
-# the network must not know still decides what it sees. Here nothing is shared:
+# Turn to RAS+, tell the brain from the background, cut off extreme voxels, resample, divide out the slow shading of the
+# coil, then give the brain of *each sequence* mean 0 and standard deviation 1, and leave the background at 0. Public
+# code crops and normalises with all four sequences, "missing" ones too; then a sequence that the network must not know
+# still decides what it sees. Here nothing is shared:
 
 # %%
 prepared = prepare(case)
-image = normalise(prepared.geometry.forward(case.volumes["flair"]))
-assert np.array_equal(prepared.image[0].numpy(), image.numpy())
-inside = prepared.image[0][prepared.image[0] != 0]
-print(f"FLAIR inside the brain: mean {inside.mean():.3f}, standard deviation {inside.std():.3f}")
+alone = prepare(replace(case, volumes={"flair": case.volumes["flair"]}))
+assert torch.equal(alone.image[0], prepared.image[0])  # the other three changed no bit of it
+image, brain = prepared.image[0], prepared.brain[0]
+print(f"FLAIR inside the brain: mean {image[brain].mean():.3f}, standard deviation {image[brain].std():.3f}")
+
+scanner = torch.where(brain, 900 + 250 * image, 0)  # other units of brightness
+by_hand = (scanner[brain] - scanner[brain].mean()) / scanner[brain].std(correction=0)
+assert torch.allclose(normalise(scanner, brain)[brain], by_hand, atol=1e-4)
+assert torch.allclose(by_hand, image[brain], atol=1e-3)
 
 # %% [markdown]
 # The way back is part of the preparation: one-hot labels that go there and back are unchanged, to the voxel.
@@ -177,10 +191,12 @@ px.box(volumes.melt("case", var_name="region", value_name="ml"), x="region", y="
 # %% [markdown]
 # ## Key points
 #
-# - T1ce alone separates ET; FLAIR and T2 carry the oedema; T1 adds little on its own.
+# - T1ce alone separates ET, though vessels are bright there too; FLAIR and T2 carry the oedema; T1 adds little on its
+#   own.
 # - A case keeps its own grid, axes and label values; the network's view is made per sequence and can be undone.
-# - The simulator has these contrasts because it was given them. It has no surgery cavities, no haemorrhage, no motion,
-#   one scanner, and average anatomy. A method that works here has passed a first test, no more.
+# - The simulator has these contrasts because it was given them. Its heads are one average head, warped, folded and aged;
+#   it has no surgery cavities, no motion, no disease but gliomas and the scars of age. A method that works here has
+#   passed a first test, no more.
 #
 # ## Exercises
 #
@@ -201,14 +217,14 @@ def nulling_time(t1, tr):
 
 # %%
 with course.check("1.1"):
-    t1, tr = TISSUES["csf"].t1, SEQUENCES["flair"].tr
+    t1, tr = tissues["csf"].t1, protocols["flair"].tr
     ti = nulling_time(t1, tr)
-    assert 0 < ti < tr, f"{ti:.0f} ms: the inversion lies between two excitations, 0 and {tr} ms apart"
+    assert 0 < ti < tr, f"{ti:.0f} ms: the inversion lies between two excitations, 0 and {tr:.0f} ms apart"
     left = 1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)
     assert abs(left) < 1e-9, (
         f"at {ti:.0f} ms {left:+.3f} of the magnetisation is left; solve for the time where none is"
     )
-    print(f"fluid is nulled at {ti:.0f} ms; this FLAIR's inversion time is {SEQUENCES['flair'].ti} ms")
+    print(f"fluid is nulled at {ti:.0f} ms; this FLAIR's inversion time is {protocols['flair'].ti:.0f} ms")
 
 # %% [markdown]
 # ### Exercise 1.2: Regions from the values on disk
@@ -276,7 +292,8 @@ def my_normalise(volume):
 with course.check("1.4"):
     brain = np.zeros((10, 10, 10), np.float32)
     brain[2:8, 2:8, 2:8] = np.random.default_rng(1).uniform(50, 150, (6, 6, 6))
-    mine, expected = my_normalise(brain), normalise(torch.from_numpy(brain)).numpy()
+    mine = my_normalise(brain)
+    expected = normalise(torch.from_numpy(brain), torch.from_numpy(brain != 0)).numpy()
     wide = my_normalise(np.pad(brain, 5))[5:-5, 5:-5, 5:-5]
     assert np.allclose(mine, wide, atol=1e-4), "more air around the brain must not change the brain"
     assert not mine[brain == 0].any(), "the background is no longer 0"

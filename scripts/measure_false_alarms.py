@@ -3,7 +3,7 @@
     python scripts/measure_false_alarms.py --checkpoint small --subjects 20 --seed 2 --output results/simulator/small
 
 Writes false-alarms.csv (a row per subject, subset and region), false-alarms.json (with command, versions and hardware)
-and false-alarms.md. The subjects are the first healthy ones of the cohort ``seed``, which is about one in fourteen.
+and false-alarms.md. The subjects are the first healthy ones of the cohort ``seed``, which is about one in five.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from smml.data import REGIONS, Case, CaseFiles, find_cases, write_case
 from smml.data.simulation.cohort import as_stored
+from smml.data.simulation.imaging import LOOKS
 from smml.data.simulation.subject import simulate_subject, subject_kind
 from smml.evaluation.evaluate import evaluate
 from smml.files import write_text
@@ -30,7 +31,7 @@ from smml.runs import made_with
 from smml.workers import in_processes
 
 LIMIT_ML = 1.0
-LAYOUT = "brats2021"
+LAYOUT = "simulated"
 
 
 def main() -> None:
@@ -38,12 +39,13 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="small")
     parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2, help="cohort seed; training used another")
+    parser.add_argument("--look", choices=LOOKS, default="typical", help="of the subjects")
     parser.add_argument("--output", type=Path, default=Path("results/simulator/small"))
     parser.add_argument("--workers", type=int, default=2, help="processes, with a thread each")
     arguments = parser.parse_args()
     spacing = load_checkpoint(arguments.checkpoint).spacing[0]
     with tempfile.TemporaryDirectory() as folder:
-        cases = healthy_subjects(Path(folder), arguments.subjects, arguments.seed, spacing)
+        cases = healthy_subjects(Path(folder), arguments.subjects, arguments.seed, arguments.look, spacing)
         jobs = [(arguments.checkpoint, case) for case in cases]
         done = tqdm(in_processes(score, jobs, arguments.workers), total=len(jobs), unit="subject")
         scores = pd.concat(sorted(done, key=lambda frame: frame["case"].iloc[0]), ignore_index=True)
@@ -56,6 +58,7 @@ def main() -> None:
         "command": "python " + " ".join(sys.argv),
         "limit_ml": LIMIT_ML,
         "subjects": arguments.subjects,
+        "look": arguments.look,
         "quiet": table.to_dict(orient="index"),
         **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
@@ -72,11 +75,11 @@ def score(checkpoint: str, case: CaseFiles) -> pd.DataFrame:
     return frame[frame["output"] == frame["output"].iloc[-1]]
 
 
-def healthy_subjects(folder: Path, count: int, seed: int, spacing: float) -> list[CaseFiles]:
-    """The first ``count`` healthy subjects of the cohort ``seed``, written to ``folder``."""
+def healthy_subjects(folder: Path, count: int, seed: int, look: str, spacing: float) -> list[CaseFiles]:
+    """The first ``count`` healthy subjects of the cohort ``seed``, in a look, written to ``folder``."""
     healthy = (index for index in itertools.count() if subject_kind(seed, index) == "healthy")
     for index in itertools.islice(healthy, count):
-        subject = as_stored(simulate_subject(seed, index, spacing=spacing), LAYOUT)
+        subject = as_stored(simulate_subject(seed, index, spacing=spacing, look=look), LAYOUT)
         write_case(Case(f"{index:05d}", *subject, LAYOUT), folder)
     return find_cases(folder)
 
@@ -99,7 +102,7 @@ def as_markdown(table: pd.DataFrame, report: dict, arguments: argparse.Namespace
         "# False alarms in healthy subjects",
         "",
         f"`{arguments.checkpoint}` on {arguments.subjects} healthy **simulated** subjects, cohort seed "
-        f"{arguments.seed}, which training did not see. Per cent of the subjects in whom less than {LIMIT_ML:g} ml is "
+        f"{arguments.seed}, look `{arguments.look}`, which training did not see. Per cent of the subjects in whom less than {LIMIT_ML:g} ml is "
         "called WT, TC or ET, and the mean volume called WT.",
         "",
         f"| subset | {' | '.join(REGIONS)} | mean WT, ml |",

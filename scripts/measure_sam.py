@@ -172,7 +172,7 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
 
 def predictions(students: Predictor, subject: Subject, spacing: float) -> dict[str, dict[str, torch.Tensor]]:
     """Probabilities [X, Y, Z] of the regions, as students say that are given one sequence, by sequence and region."""
-    case = Case("held out", subject.volumes, None, subject.affine, "brats2021")
+    case = Case("held out", subject.volumes, None, subject.affine, "simulated")
     encoding = students.encode(case)
     found = {}
     for segmentation in students.segment_all(encoding, [(name,) for name in subject.volumes]):

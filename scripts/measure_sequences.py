@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from smml.data import REGIONS, Case, read_case, simulate_cohort
+from smml.data.simulation.imaging import LOOKS
 from smml.evaluation import boundary_recall, dice, summary_table
 from smml.evaluation.evaluate import evaluate
 from smml.evaluation.tables import MEAN, format_table, write_report
@@ -35,11 +36,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="tiny")
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--seed", type=int, default=2, help="cohort seed; training used another")
+    parser.add_argument("--look", choices=LOOKS, default="typical", help="of the cases")
     parser.add_argument("--output", type=Path, default=Path("results/simulator"))
     arguments = parser.parse_args()
     predictor = Predictor.from_checkpoint(arguments.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        files = simulate_cohort(folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed)
+        files = simulate_cohort(
+            folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed, look=arguments.look
+        )
         cases = [read_case(file) for file in files]
         recorder = OedemaRecorder(predictor)
         scores = evaluate(recorder, cases)
@@ -53,6 +57,7 @@ def main() -> None:
         "checkpoint": arguments.checkpoint,
         "protocol": scores.protocol,
         "seed": arguments.seed,
+        "look": arguments.look,
         **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "means": json.loads(table.to_json(orient="index")),
@@ -67,10 +72,12 @@ def main() -> None:
 def as_markdown(report: dict, cases: int) -> str:
     """``sequences.md``, from what ``sequences.json`` holds and the number of cases."""
     table = pd.DataFrame.from_dict(report["means"], orient="index").astype(float)  # null is NaN
+    # The first simulator, of which there are reports, had one look.
+    look = f", look `{report['look']}`" if "look" in report else ""
     lines = [
         "# Do simulated cases need their sequences?",
         "",
-        f"`{report['checkpoint']}` on {cases} **simulated** cases, cohort seed {report['seed']}, which "
+        f"`{report['checkpoint']}` on {cases} **simulated** cases, cohort seed {report['seed']}{look}, which "
         'training did not see. Dice in per cent, HD95 in mm; "ED recall" is the share of the boundary of the oedema '
         "that lies within 2 voxels of the predicted one, in per cent.",
         "",

@@ -28,7 +28,8 @@ from scipy import ndimage
 import smml
 from smml.data import find_cases, read_case
 from smml.data.simulation.atlas import load_atlas
-from smml.data.simulation.subject import LOOKS, simulate_subject
+from smml.data.simulation.imaging import LOOKS
+from smml.data.simulation.subject import simulate_subject
 from smml.files import write_text
 from smml.modalities import MODALITIES
 

@@ -113,8 +113,8 @@ def simulate(
     cases: Annotated[int, typer.Option(help="How many subjects.")] = 24,
     spacing: Annotated[float, typer.Option(help="Voxel edge in mm.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Cohort seed; other seeds share no subject.")] = 0,
-    layout: Annotated[str, typer.Option(help="Data set whose file names and label values are used.")] = "brats2021",
-    look: Annotated[str, typer.Option(help="first (what the shipped weights know), typical or varied.")] = "first",
+    layout: Annotated[str, typer.Option(help="Data set whose file names and label values are used.")] = "simulated",
+    look: Annotated[str, typer.Option(help="typical (protocols as they are) or varied (for training).")] = "typical",
     device: DeviceOption = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses all cores.")] = 0,
 ) -> None:

@@ -94,7 +94,7 @@ def test_simulate_train_evaluate_predict_and_info_from_end_to_end(run, tmp_path)
     assert "FLAIR+T1ce+T1+T2" in text
     status, text, _ = run("info", data)
     assert status == 0
-    assert "2 simulated cases (brats2021), 2 with a segmentation" in text
+    assert "2 simulated cases (simulated), 2 with a segmentation" in text
     assert "kernel relation_loss" in text
 
 
@@ -424,9 +424,9 @@ def test_a_bad_case_is_told_before_the_first_step_and_before_the_first_score(
         assert "label value 7 is not one of 0, 1, 2, 4" in sentence(run(*words))
     others = Path(shutil.copytree(small_cohort, tmp_path / "others"))
     for case in find_cases(others):
-        case.label.parent.rename(others / case.id.replace("BraTS2021_0", "BraTS2021_9"))
+        case.label.parent.rename(others / case.id.replace("Simulated_0", "Simulated_9"))
     for file in others.rglob("*.nii.gz"):
-        file.rename(file.with_name(file.name.replace("BraTS2021_0", "BraTS2021_9")))
+        file.rename(file.with_name(file.name.replace("Simulated_0", "Simulated_9")))
     for case in find_cases(others):
         damage(case.label.parent, "flair", lambda v: v + (v > 0))
     said = sentence(run("train", others, tmp_path / "run", "--validate-every", 1, "--validation", foreign))
@@ -438,7 +438,7 @@ def test_info_looks_at_every_case_and_lists_the_bad_ones(run, foreign, small_coh
     status, out, err = run("info", "--check", foreign)
     assert status == 2
     assert "label value 7 is not one of 0, 1, 2, 4" in out
-    assert f"{foreign}: 1 of its cases cannot be used (BraTS2021_00002)" in err
+    assert f"{foreign}: 1 of its cases cannot be used (Simulated_00002)" in err
     status, out, _ = run("info", small_cohort, "--check")
     assert status == 0
     assert out.splitlines()[-1].startswith("every label, and the header")

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from smml.data.appearance import vary_appearance
 from smml.data.layouts import CaseFiles, find_cases
-from smml.data.preprocessing import SHIPPED, PreparedCase, find_preprocessing, prepare
+from smml.data.preprocessing import LATEST, PreparedCase, find_preprocessing, prepare
 from smml.data.reading import read_case
 from smml.data.resampling import divided
 from smml.errors import InputError
@@ -55,7 +55,7 @@ class CohortDataset(Dataset):
             because a network that never sees healthy tissue raises false alarms there.
         cache_bytes: prepared cases are kept in memory up to this size in all; the others are read again each time. The
             processes of a loader, each of which keeps cases of its own, have equal shares of it.
-        preprocessing: version of how images are prepared; None is that of the shipped weights.
+        preprocessing: version of how images are prepared; None is the newest.
         appearance: strength of the changes of contrast, bias, noise and resolution (:mod:`smml.data.appearance`); 0
             makes none. They are part of ``augment``.
         priors: for refinement, where a sample's masks and priors come from; None draws masks freely.
@@ -98,8 +98,8 @@ class CohortDataset(Dataset):
         self.num_classes = len(self.cases[0].scheme.classes)
         self.patch, self.spacing, self.samples, self.seed = patch, spacing, samples, seed
         self.augment, self.tumour_share, self.priors = augment, tumour_share, priors
-        self.preprocessing = SHIPPED if preprocessing is None else preprocessing
-        self.masked, self.appearance = find_preprocessing(self.preprocessing).masked, appearance
+        self.preprocessing, self.appearance = LATEST if preprocessing is None else preprocessing, appearance
+        find_preprocessing(self.preprocessing)
         self._kept: dict[int, tuple[PreparedCase, dict[str, np.ndarray]]] = {}
         self._kept_bytes, self.cache_bytes = 0, cache_bytes
 
@@ -147,7 +147,7 @@ class CohortDataset(Dataset):
         prepared, places = self._prepared(number)
         whole = _label_of(prepared)
         # With its mask beside it, so that turning can tell the brain's edge from the background.
-        image = torch.cat([prepared.image, prepared.brain.float()]) if self._turns_masks else prepared.image
+        image = torch.cat([prepared.image, prepared.brain.float()]) if self.augment else prepared.image
         sample = {"image": image, "label": whole[None].float()}
         masks, priors = None, None
         if self.priors is not None:
@@ -159,9 +159,8 @@ class CohortDataset(Dataset):
         # Plain tensors in memory of their own: MONAI's carry metadata, and a view would keep the whole volume alive.
         image = torch.as_tensor(np.asarray(sample["image"]).copy())
         label = torch.as_tensor(np.asarray(sample["label"])[0].astype(np.uint8))
-        if self._turns_masks:
-            image, _ = divided(*image.chunk(2))
         if self.augment:
+            image, _ = divided(*image.chunk(2))
             image = _vary_intensity(image, random)
         if self.augment and self.appearance:
             # Numbers of their own here too: the strength does not change which patch is cut, nor the masks.
@@ -175,10 +174,6 @@ class CohortDataset(Dataset):
         if priors is not None:
             result["priors"] = torch.as_tensor(np.asarray(sample["priors"]).copy()).unflatten(0, priors.shape[:3])
         return result
-
-    @property
-    def _turns_masks(self) -> bool:
-        return self.masked and self.augment
 
     def _draw_centre(
         self, places: dict[str, np.ndarray], shape: torch.Size, random: np.random.Generator

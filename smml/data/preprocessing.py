@@ -7,7 +7,7 @@ mask is shared between modalities, so nothing of one can reach the network throu
 A network wants its images as they were in its training, so the ways of preparing have numbers, and a checkpoint stores
 its own:
 
-1. The brain is what is not exactly 0. Images are interpolated with their background, without smoothing first.
+1. (No longer here: the brain was what is not exactly 0, and its edge was interpolated with the background.)
 2. The brain is what :func:`smml.data.brain.find_brain` finds. Extreme intensities are cut off, and resampling averages
    the brain's voxels alone (:mod:`smml.data.resampling`).
 3. As 2, and the slow part of the intensities, which is the coil's, is divided out.
@@ -114,7 +114,7 @@ def prepare(
     Args:
         case: with at least one modality.
         spacing: voxel edges in mm that the network was trained at (axes in RAS+ order), or None to keep the case's.
-        preprocessing: version that the network was trained with; None is that of the shipped weights.
+        preprocessing: version that the network was trained with; None is the newest, which the shipped weights know.
 
     Returns:
         See :class:`PreparedCase`. A case that does not look skull-stripped is warned of.
@@ -122,14 +122,14 @@ def prepare(
     Raises:
         InputError: no such version.
     """
-    way = find_preprocessing(SHIPPED if preprocessing is None else preprocessing)
+    prepare_image = find_preprocessing(LATEST if preprocessing is None else preprocessing)
     geometry = plan_geometry(case, spacing)
     image, brains = torch.zeros(len(MODALITIES), *geometry.shape), {}
     for m, name in enumerate(MODALITIES):
         if name in case.volumes:
             turned = geometry.turned(case.volumes[name])
             brains[name] = find_brain(turned)
-            image[m] = way.image(turned, brains[name], geometry)
+            image[m] = prepare_image(turned, brains[name], geometry)
     warn_of_skull(case.id, brains, float(np.prod(case.spacing)) / 1000)
     label = None if case.label is None else geometry.forward(case.label, nearest=True)
     available = torch.tensor([name in case.volumes for name in MODALITIES])
@@ -156,45 +156,32 @@ def _three(values: Iterable[_Number]) -> tuple[_Number, _Number, _Number]:
     return x, y, z
 
 
-def normalise(volume: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and standard deviation 1 over the non-zero voxels of [X, Y, Z]; zeros stay 0.
+def normalise(volume: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the brain's voxels of [X, Y, Z], which ``brain`` (bool) marks; else 0.
 
     A volume that is constant inside the brain becomes 0 everywhere.
     """
-    brain = volume != 0
+    result = torch.zeros_like(volume)
     if not bool(brain.any()):
-        return torch.zeros_like(volume)
+        return result
     values = volume[brain].double()
     deviation = values.std(correction=0)
-    result = torch.zeros_like(volume)
     if deviation > 1e-6 * values.abs().max():
         result[brain] = ((values - values.mean()) / deviation).to(volume.dtype)
     return result
 
 
-def _plain(volume: np.ndarray, brain: Brain, geometry: Geometry) -> torch.Tensor:
-    """Version 1."""
-    return normalise(geometry.resampled(torch.from_numpy(volume)))
-
-
 def _masked(volume: np.ndarray, brain: Brain, geometry: Geometry, coil: float = 0.0) -> torch.Tensor:
     """Version 2, and with the width ``coil`` in mm of the smooth part version 3."""
-    result = torch.zeros(geometry.shape)
     if not brain.mask.any():
-        return result
+        return torch.zeros(geometry.shape)
     low, high = tissue_range(volume[brain.mask])
     # The background becomes 0 before anything else: of an image whose 0 was moved, only that is a zero of intensity.
     tissue = torch.from_numpy((volume.clip(low, high) - brain.background).astype(np.float32))
     tissue, mask = resize_masked(tissue, torch.from_numpy(brain.mask), geometry.shape)
-    if not bool(mask.any()):
-        return result
-    if coil:
+    if coil and bool(mask.any()):
         tissue = _without_coil(tissue, mask, geometry.spacing, coil)
-    values = tissue[mask].double()
-    deviation = values.std(correction=0)
-    if deviation > 1e-6 * values.abs().max():
-        result[mask] = ((values - values.mean()) / deviation).float()
-    return result
+    return normalise(tissue, mask)
 
 
 def _without_coil(
@@ -214,26 +201,11 @@ def _without_coil(
     return even
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """One version of how an image is prepared.
-
-    Attributes:
-        image: one modality: volume float32 [X, Y, Z] in RAS+, its brain, and the geometry -> float32 [x, y, z].
-        masked: whether the brain's edge is kept free from the background wherever an image is interpolated.
-    """
-
-    image: Callable[[np.ndarray, Brain, Geometry], torch.Tensor]
-    masked: bool
-
-
-PREPROCESSINGS: dict[int, Preprocessing] = {
-    1: Preprocessing(_plain, masked=False),
-    2: Preprocessing(_masked, masked=True),
-    3: Preprocessing(partial(_masked, coil=_COIL), masked=True),
-}
-# What new trainings use, and what the weights that ship with the package were trained with.
-LATEST, SHIPPED = 2, 1
+# From one modality's volume float32 [X, Y, Z] in RAS+, its brain and the geometry to float32 [x, y, z].
+Preprocessing = Callable[[np.ndarray, Brain, Geometry], torch.Tensor]
+PREPROCESSINGS: dict[int, Preprocessing] = {2: _masked, 3: partial(_masked, coil=_COIL)}
+# What new trainings use.
+LATEST = 3
 
 
 def find_preprocessing(version: int) -> Preprocessing:

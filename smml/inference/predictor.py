@@ -20,7 +20,7 @@ import torch
 from smml.data.case import Case
 from smml.data.labels import LabelScheme, scheme_for_classes
 from smml.data.layouts import layout_named
-from smml.data.preprocessing import SHIPPED, find_preprocessing, prepare
+from smml.data.preprocessing import LATEST, find_preprocessing, prepare
 from smml.data.writing import write_probabilities, write_segmentation
 from smml.devices import keep_freed_memory
 from smml.errors import InputError
@@ -65,8 +65,8 @@ class Predictor:
         keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
         prior: SAM's priors for the refinement networks; None leaves the refinement out.
         precision: "float32", or "bf16" for autocast of the networks: faster on a GPU, and a little different.
-        preprocessing: version that the model was trained with (see ``smml.data.preprocessing``); None is that of the
-            shipped weights.
+        preprocessing: version that the model was trained with (see ``smml.data.preprocessing``); None is the
+            newest.
 
     Raises:
         InputError: sizes out of range, an unknown precision or version, a model of other sequences, or a prior for a
@@ -101,7 +101,7 @@ class Predictor:
                 f"cases have {len(MODALITIES)} sequences ({', '.join(MODALITIES)}), but the model takes "
                 f"{model.config.num_modalities}; use a model of these"
             )
-        self.preprocessing = SHIPPED if preprocessing is None else preprocessing
+        self.preprocessing = LATEST if preprocessing is None else preprocessing
         find_preprocessing(self.preprocessing)
         self.model, self.device = model.eval().to(device), torch.device(device)
         if self.device.type == "cpu":

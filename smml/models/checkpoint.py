@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import smml
-from smml.data.preprocessing import PREPROCESSINGS
+from smml.data.preprocessing import LATEST, PREPROCESSINGS
 from smml.errors import InputError
 from smml.files import replacing
 from smml.mistaken import true_kind_of
@@ -45,8 +45,7 @@ class Checkpoint:
         training: optimiser and random states, None in shipped weights.
         versions: of smml and torch that wrote it.
         ema: the moving average of the weights, where training kept one; it is what predicts.
-        preprocessing: version of how the images of the training were prepared (see ``smml.data.preprocessing``); files
-            that do not say so are of version 1.
+        preprocessing: version of how the images of the training were prepared (see ``smml.data.preprocessing``).
         refinement: the SAM whose priors the refinement networks were trained with (see ``smml.sam.load_sam``); empty
             for a model without refinement.
     """
@@ -63,7 +62,7 @@ class Checkpoint:
     )
     refinement: str = ""
     ema: dict[str, torch.Tensor] | None = None
-    preprocessing: int = 1
+    preprocessing: int = LATEST
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -158,6 +157,8 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
     ema = facts.get("ema")
     if not are_tensors(weights) or not (ema is None or are_tensors(ema)):
         raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
+    if SHIPPED in path.parents and "preprocessing" not in facts:
+        facts["preprocessing"] = LATEST  # until the next weights
     try:
         checkpoint = _checked(facts, weights)
     except InputError as error:
@@ -170,8 +171,8 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
     if checkpoint.preprocessing not in PREPROCESSINGS:
         known = ", ".join(map(str, PREPROCESSINGS))
         raise InputError(
-            f"{path}: was trained on images prepared as in version {checkpoint.preprocessing!s:.40}, and this "
-            f"version of smml has {known}; take the smml that it was trained with, or train it again"
+            f"{path}: was trained on images prepared as in version {checkpoint.preprocessing!s:.40}, and this smml "
+            f"prepares them as in {known}; train it anew, or use the release or commit of smml that made it"
         )
     _check_size(path, checkpoint.student, preset)
     with torch.device("meta"):
@@ -202,6 +203,7 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         if name in facts and not isinstance(facts[name], kind):
             raise InputError(f"{name} must be a {getattr(kind, '__name__', 'dict')}, found {facts[name]!r:.80}")
     x, y, z = map(float, spacing)
+    # Files that are older than the versions name none.
     preprocessing = facts.get("preprocessing", 1)
     if type(preprocessing) is not int:
         raise InputError(f"preprocessing must be a whole number, found {preprocessing!r:.80}")

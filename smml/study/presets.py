@@ -130,8 +130,7 @@ class StudyPreset:
 
 
 # 15 trainings, of coarse images and not to the end: some three hours on two CPU cores, a thread each. The rate was
-# chosen on other subjects (cohort seed 312, arm "pair", 110 steps: a lower loss than 1e-3). The preprocessing is that
-# of the committed study: runs with another one must not be mixed with it.
+# chosen on other subjects (cohort seed 312, arm "pair", 110 steps: a lower loss than 1e-3).
 _CPU = StudyPreset(
     spacing=4.0,
     training_cases=80,
@@ -140,7 +139,7 @@ _CPU = StudyPreset(
     seeds=(0, 1, 2),
     training={
         "preset": "tiny", "steps": 500, "batch_size": 2, "patch": 32, "learning_rate": 2e-3, "tumour_share": 0.5,
-        "checkpoint_every": 50, "preprocessing": 1,
+        "checkpoint_every": 50,
     },
 )  # fmt: skip
 

@@ -94,7 +94,7 @@ def make_priors(
         patch: edge of the training patch, for the size of the windows.
         pairs: of masks a case.
         seed: of the masks.
-        preprocessing: version that the model is trained with; None is that of the shipped weights.
+        preprocessing: version that the model is trained with; None is the newest.
         ranks: the processes that share out the cases, and where each computes; all of them must call, and see the
             folder.
         progress: show a progress bar.

@@ -6,6 +6,7 @@ import torch
 
 from smml.data.appearance import vary_appearance
 from smml.data.dataset import CohortDataset
+from smml.data.preprocessing import PREPROCESSINGS
 
 PATCH = 32
 
@@ -77,7 +78,7 @@ def test_strength_moves_neither_the_patch_nor_its_masks(small_cohort):
     assert changed
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", PREPROCESSINGS)
 def test_turning_a_patch_leaves_no_dark_edge(small_cohort, version):
     """A brain of one intensity has it up to its edge, however the patch lies: only then training sees what use sees."""
     dataset = CohortDataset(small_cohort, patch=PATCH, seed=5, preprocessing=version, tumour_share=0.0)

@@ -272,10 +272,10 @@ def test_cases_are_resampled_to_the_asked_spacing(small_cohort):
 
 
 def test_a_case_that_lacks_sequences_on_disk_trains(tmp_path, small_cohort):
-    folder = tmp_path / "BraTS2021_00000"
-    shutil.copytree(small_cohort / "BraTS2021_00000", folder)
+    folder = tmp_path / "Simulated_00000"
+    shutil.copytree(small_cohort / "Simulated_00000", folder)
     for name in ("flair", "t1"):
-        (folder / f"BraTS2021_00000_{name}.nii.gz").unlink()
+        (folder / f"Simulated_00000_{name}.nii.gz").unlink()
     dataset = CohortDataset(tmp_path, patch=PATCH)
     for i in range(5):
         sample = dataset[i]

@@ -1,4 +1,4 @@
-"""The looks of the second edition: reproducible, one subject in every look and at every spacing, and like patients."""
+"""The looks of the simulator: reproducible, one subject in every look and at every spacing, and like patients."""
 
 import functools
 import json
@@ -13,15 +13,15 @@ from smml.data.reading import read_case
 from smml.data.simulation.cohort import simulate_cohort
 from smml.data.simulation.draws import STREAMS, Draws
 from smml.data.simulation.fields import Grid
+from smml.data.simulation.imaging import LOOKS
 from smml.data.simulation.lattice import Window, noise, resample, slice_matrix, whole
 from smml.data.simulation.lesion import KINDS
-from smml.data.simulation.subject import LOOKS, Subject, simulate_anatomy, simulate_subject, subject_kind
+from smml.data.simulation.subject import Subject, simulate_anatomy, simulate_subject, subject_kind
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
 SEED = 20
-NEW = ("typical", "varied")
-QUIET = {"spacing": 6, "seed": SEED, "progress": False, "workers": 1, "look": "typical"}
+QUIET = {"spacing": 6, "seed": SEED, "progress": False, "workers": 1}
 STATISTICS = Path(__file__).resolve().parents[2] / "results" / "simulator-statistics"
 
 
@@ -32,7 +32,7 @@ def subject(index: int, look: str, spacing: float = 4.0) -> Subject:
 
 def indices(count: int, *kinds: str) -> list[int]:
     """The first subjects of these kinds."""
-    found = [index for index in range(60) if subject_kind(SEED, index, look="typical") in kinds]
+    found = [index for index in range(60) if subject_kind(SEED, index) in kinds]
     assert len(found) >= count
     return found[:count]
 
@@ -44,7 +44,7 @@ def files(root: Path) -> dict[str, bytes]:
 # ---------------------------------------------------------------- same seed, same bytes
 
 
-@pytest.mark.parametrize("look", NEW)
+@pytest.mark.parametrize("look", LOOKS)
 def test_same_seed_gives_same_bytes_and_a_subject_does_not_depend_on_how_many_there_are(tmp_path, look):
     simulate_cohort(tmp_path / "two", 2, **QUIET | {"look": look})
     simulate_cohort(tmp_path / "one", 1, **QUIET | {"look": look})
@@ -53,7 +53,7 @@ def test_same_seed_gives_same_bytes_and_a_subject_does_not_depend_on_how_many_th
     assert all(many[name] == content for name, content in few.items())
 
 
-@pytest.mark.parametrize("look", NEW)
+@pytest.mark.parametrize("look", LOOKS)
 def test_a_subject_does_not_depend_on_the_number_of_threads_nor_on_global_random_numbers(look):
     threads = torch.get_num_threads()
     try:
@@ -81,8 +81,8 @@ def test_streams_of_a_subject_and_of_its_neighbours_differ():
 
 @pytest.mark.parametrize("index", range(6))
 def test_labels_do_not_depend_on_the_look(index):
-    typical, varied = (subject(index, look) for look in NEW)
-    assert typical.kind == varied.kind == subject_kind(SEED, index, look="varied")
+    typical, varied = (subject(index, look) for look in LOOKS)
+    assert typical.kind == varied.kind == subject_kind(SEED, index)
     np.testing.assert_array_equal(typical.labels, varied.labels)
     assert not np.array_equal(typical.volumes["t1"], varied.volumes["t1"])
 
@@ -123,7 +123,7 @@ def test_noise_and_slices_lie_at_places_in_mm_whatever_the_window():
 # ---------------------------------------------------------------- what subjects are
 
 
-@pytest.mark.parametrize("look", NEW)
+@pytest.mark.parametrize("look", LOOKS)
 def test_every_sequence_is_there_in_the_whole_brain_and_labels_are_inside_it(look):
     for index in range(8):
         case = subject(index, look)
@@ -139,7 +139,7 @@ def test_every_sequence_is_there_in_the_whole_brain_and_labels_are_inside_it(loo
 
 
 def test_a_fifth_is_healthy_and_three_tenths_do_not_enhance():
-    kinds = [subject_kind(SEED, index, look="varied") for index in range(600)]
+    kinds = [subject_kind(SEED, index) for index in range(600)]
     for kind, share in KINDS.items():
         assert kinds.count(kind) / 600 == pytest.approx(share, abs=0.05)
     assert KINDS["healthy"] == pytest.approx(0.20)
@@ -168,7 +168,7 @@ def test_tumours_have_the_volumes_of_brats():
     assert 0.2 < np.median(core_ml / whole_ml) < 0.7
 
 
-@pytest.mark.parametrize("look", NEW)
+@pytest.mark.parametrize("look", LOOKS)
 def test_enhancing_tumour_is_brighter_on_t1ce_than_on_t1(look):
     for index in indices(8, "ring", "solid"):
         case = subject(index, look)
@@ -186,7 +186,7 @@ def test_enhancing_tumour_is_brighter_on_t1ce_than_on_t1(look):
 # ---------------------------------------------------------------- like patients, as the committed report says
 
 
-@pytest.mark.parametrize("look", NEW)
+@pytest.mark.parametrize("look", LOOKS)
 def test_the_report_is_of_the_look_as_it_is(look):
     report = json.loads((STATISTICS / f"{look}.json").read_text(encoding="utf-8"))
     assert f"look '{look}', version {LOOKS[look].version}" in report["what"]
@@ -200,7 +200,7 @@ def ranges() -> list[dict]:
 @pytest.mark.parametrize("row", ranges(), ids=lambda row: row["name"])
 def test_typical_lies_where_patients_lie_and_varied_covers_their_range(row):
     typical, varied = (
-        json.loads((STATISTICS / f"{look}.json").read_text(encoding="utf-8"))["rows"][row["name"]] for look in NEW
+        json.loads((STATISTICS / f"{look}.json").read_text(encoding="utf-8"))["rows"][row["name"]] for look in LOOKS
     )
     assert row["low"] <= typical["median"] <= row["high"]
     assert varied["p5"] <= row["low"]
@@ -211,7 +211,7 @@ def test_typical_lies_where_patients_lie_and_varied_covers_their_range(row):
 
 
 def test_a_cohort_has_ids_of_its_own_and_says_its_look(tmp_path):
-    (case,) = simulate_cohort(tmp_path / "c", 1, **QUIET | {"layout": "simulated"})
+    (case,) = simulate_cohort(tmp_path / "c", 1, **QUIET)
     assert (case.id, case.layout) == ("Simulated_00000", "simulated")
     assert find_cases(tmp_path / "c") == [case]
     expected = simulate_subject(SEED, 0, spacing=6, look="typical")
@@ -221,11 +221,11 @@ def test_a_cohort_has_ids_of_its_own_and_says_its_look(tmp_path):
     notice = json.loads((tmp_path / "c" / "simulated.json").read_text(encoding="utf-8"))
     assert (notice["look"], notice["look_version"]) == ("typical", LOOKS["typical"].version)
     with pytest.raises(InputError, match="look='typical' instead of 'varied'"):
-        simulate_cohort(tmp_path / "c", 1, **QUIET | {"layout": "simulated", "look": "varied"})
+        simulate_cohort(tmp_path / "c", 1, **QUIET | {"look": "varied"})
 
 
 def test_an_unknown_look_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match="choose from first, typical, varied"):
+    with pytest.raises(InputError, match="choose from typical, varied"):
         simulate_cohort(tmp_path / "c", 1, **QUIET | {"look": "real"})
     assert not (tmp_path / "c").exists()
 

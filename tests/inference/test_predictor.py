@@ -66,9 +66,9 @@ def assert_close(array, tensor):
 
 def test_cases_are_prepared_by_the_version_of_the_model(model):
     case = make_case((48, 32, 32))
-    plain, masked = (Predictor(model, (1.5, 1.5, 1.5), window=48, preprocessing=version) for version in (1, 2))
-    assert torch.equal(plain.encode(case).prepared.image, prepare(case, (1.5, 1.5, 1.5), preprocessing=1).image)
-    assert torch.equal(masked.encode(case).prepared.image, prepare(case, (1.5, 1.5, 1.5), preprocessing=2).image)
+    older, newer = (Predictor(model, (1.5, 1.5, 1.5), window=48, preprocessing=version) for version in (2, 3))
+    assert torch.equal(older.encode(case).prepared.image, prepare(case, (1.5, 1.5, 1.5), preprocessing=2).image)
+    assert torch.equal(newer.encode(case).prepared.image, prepare(case, (1.5, 1.5, 1.5), preprocessing=3).image)
     with pytest.raises(InputError, match="preprocessing must be one of the versions"):
         Predictor(model, None, preprocessing=99)
 

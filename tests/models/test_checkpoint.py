@@ -77,21 +77,24 @@ def test_the_version_of_the_preprocessing_travels_and_decides_how_cases_are_prep
     assert Predictor.from_checkpoint(tmp_path / f"new{suffix}").preprocessing == 2
 
 
-def test_a_file_without_a_version_of_the_preprocessing_is_of_the_first(tmp_path, saved, monkeypatch):
-    """All files were that were written before there was a second one, the shipped weights among them."""
+@each_format
+@pytest.mark.parametrize("said", [True, False])
+def test_a_file_of_the_first_preprocessing_is_refused_also_where_it_names_none(
+    tmp_path, saved, monkeypatch, suffix, said
+):
+    """None is named by the files that were written before there was a second one."""
     facts = saved.facts()
     del facts["preprocessing"]
-    monkeypatch.setattr(Checkpoint, "facts", lambda self: facts)
-    save_checkpoint(dataclasses.replace(saved, preprocessing=2), tmp_path / "old.pt")
-    assert load_checkpoint(tmp_path / "old.pt").preprocessing == 1
-    assert load_checkpoint("small").preprocessing == load_checkpoint("tiny-refined").preprocessing == 1
+    monkeypatch.setattr(Checkpoint, "facts", lambda self: facts | ({"preprocessing": 1} if said else {}))
+    save_checkpoint(saved, tmp_path / f"old{suffix}")
+    assert_refused(tmp_path / f"old{suffix}", "in version 1, and this smml prepares them as in 2, 3; train it anew, or use")
 
 
 @each_format
 def test_a_version_of_the_preprocessing_that_is_not_here_is_refused_and_both_are_named(tmp_path, saved, suffix):
     path = tmp_path / f"later{suffix}"
     save_checkpoint(dataclasses.replace(saved, preprocessing=99), path)
-    assert_refused(path, "prepared as in version 99, and this version of smml has 1, 2, 3; take the smml")
+    assert_refused(path, "prepared as in version 99, and this smml prepares them as in 2, 3; train it anew")
 
 
 def test_training_state_travels_with_pt_and_not_with_shipped_weights(whole, saved):

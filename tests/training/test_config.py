@@ -99,7 +99,7 @@ OTHERS = {
     "refinement_weight": 0.6, "refinement_min_class_weight": 0.7, "prior_masks": 3, "tumour_share": 0.9,
     "gradient_clip": 1.5, "accumulate": 2, "precision": "bf16", "ema": 0.99, "compile": True, "recompute": True,
     "validate_every": 5, "validation": "held", "holdout": 0.2, "patience": 3, "tensorboard": True, "augment": False,
-    "appearance": 0.5, "preprocessing": 1, "seed": 11, "checkpoint_every": 9, "workers": 1, "cache": 1.5,
+    "appearance": 0.5, "preprocessing": 2, "seed": 11, "checkpoint_every": 9, "workers": 1, "cache": 1.5,
     "device": "cuda:1",
 }  # fmt: skip
 

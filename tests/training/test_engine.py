@@ -256,11 +256,11 @@ def visits(layout: str, *names: str) -> list[CaseFiles]:
 
 def test_images_that_are_trained_on_under_another_name_are_refused(small_cohort, tmp_path):
     for case in find_cases(small_cohort):
-        folder = tmp_path / case.id.replace("BraTS2021_0", "BraTS2021_9")
+        folder = tmp_path / case.id.replace("Simulated_0", "Simulated_9")
         folder.mkdir()
         for path in case.label.parent.iterdir():
-            shutil.copyfile(path, folder / path.name.replace("BraTS2021_0", "BraTS2021_9"))
-    with pytest.raises(InputError, match="is the image of case BraTS2021_00000, which is trained on"):
+            shutil.copyfile(path, folder / path.name.replace("Simulated_0", "Simulated_9"))
+    with pytest.raises(InputError, match="is the image of case Simulated_00000, which is trained on"):
         split_cases(find_cases(small_cohort), run_config(validate_every=1, validation=str(tmp_path)))
 
 

@@ -257,16 +257,22 @@ def test_a_folder_with_a_run_is_refused_unless_it_is_to_be_resumed(small_cohort,
     assert ((reference / "checkpoint.pt").read_bytes(), (reference / "log.csv").read_bytes()) == before
 
 
-def test_a_run_from_before_there_were_versions_goes_on_as_it_began_and_not_with_another(reference, tmp_path):
+def test_a_run_goes_on_with_options_that_came_after_it_and_as_it_was_prepared(reference, tmp_path):
     shutil.copytree(reference, tmp_path / "old")
     path = tmp_path / "old" / "checkpoint.pt"
     content = torch.load(path, weights_only=True)
-    content.pop("preprocessing"), content["config"].pop("preprocessing"), content["config"].pop("appearance")
+    content["preprocessing"] = 2
+    content["config"].pop("preprocessing"), content["config"].pop("appearance")
     torch.save(content, path)
     wanted = content["config"] | {"appearance": 0.0}
-    assert resume_point(tmp_path / "old", wanted | {"preprocessing": 1}, True).step == STEPS
-    with pytest.raises(InputError, match="preprocessing=1 instead of 2"):
-        resume_point(tmp_path / "old", wanted | {"preprocessing": 2}, True)
+    assert resume_point(tmp_path / "old", wanted | {"preprocessing": 2}, True).step == STEPS
+    with pytest.raises(InputError, match="preprocessing=2 instead of 3"):
+        resume_point(tmp_path / "old", wanted | {"preprocessing": 3}, True)
+    # From before there were versions: prepared as nothing is any more.
+    content.pop("preprocessing")
+    torch.save(content, path)
+    with pytest.raises(InputError, match="prepared as in version 1"):
+        resume_point(tmp_path / "old", wanted, True)
 
 
 def stopped(folder: Path, cohort: Path, validation: Path, weights: Path) -> tuple[TrainingConfig, Path]:
@@ -347,7 +353,7 @@ def test_a_run_goes_on_with_another_number_of_gpus(monkeypatch, stored, index, t
     [
         ({"seed": 4}, "seed=3 instead of 4"),
         ({"steps": 9}, "steps=4 instead of 9"),
-        ({"preprocessing": 1}, "preprocessing=2 instead of 1"),
+        ({"preprocessing": 2}, "preprocessing=3 instead of 2"),
         ({"preset": "small", "gate": "none"}, "gate='lower_ce' instead of 'none', preset='tiny' instead of 'small'"),
     ],
 )

@@ -1,8 +1,11 @@
 """What is the same for all heads: the MNI152 tissue maps, and where vessels, ventricles and nuclei lie in them.
 
-Everything is in template space (MNI, mm, RAS+), made once a process and then only sampled. The tissue maps are those
-of ``anatomy`` (ICBM 152 nonlinear 2009a symmetric, (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre,
-McGill University); the courses of vessels are rough polylines drawn from textbooks.
+Everything is in template space (MNI, mm, RAS+), made once a process and then only sampled. The courses of vessels are
+rough polylines drawn from textbooks.
+
+Source of the tissue maps: ICBM 152 nonlinear 2009a symmetric template, as shipped inside nilearn's package and loaded
+at run time (never redistributed here). Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal
+Neurological Institute, McGill University; free to use, copy, modify and distribute provided that this notice is kept.
 """
 
 import functools

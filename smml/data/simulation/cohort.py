@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 import smml
 from smml.data.case import Case
 from smml.data.layouts import LAYOUTS, CaseFiles, find_cases
-from smml.data.simulation.subject import Subject, find_look, simulate_subject
+from smml.data.simulation.imaging import find_look
+from smml.data.simulation.subject import Subject, simulate_subject
 from smml.data.writing import write_case
 from smml.devices import find_device
 from smml.errors import InputError
@@ -33,8 +34,8 @@ def simulate_cohort(
     *,
     spacing: float = 3.0,
     seed: int = 0,
-    layout: str = "brats2021",
-    look: str = "first",
+    layout: str = "simulated",
+    look: str = "typical",
     device: str = "cpu",
     workers: int | None = None,
     progress: bool = True,
@@ -47,12 +48,12 @@ def simulate_cohort(
     Args:
         root: folder to make or to complete.
         cases: how many subjects.
-        spacing: voxel edge in mm; about 1 s a case at 3 mm and 2.3 s at 2 mm on one CPU core, half of that
-            with the looks of the second edition.
+        spacing: voxel edge in mm; about 0.5 s a case at 3 mm and 1.2 s at 2 mm on one CPU core.
         seed: cohort seed; other seeds share no subject.
-        layout: file names, formats and label values, a key of ``smml.data.LAYOUTS``.
-        look: "first" (what the shipped weights were trained on), "typical" (protocols as they are) or "varied" (for
-            training: contrasts, artefacts and resolution far beyond that). The last two show the same subjects.
+        layout: file names, formats and label values, a key of ``smml.data.LAYOUTS``; the ids of "simulated"
+            ("Simulated_00003") are no patient's.
+        look: "typical" (protocols as they are) or "varied" (for training: contrasts, artefacts and resolution far
+            beyond that), of the same subjects.
         device: torch device that computes.
         workers: processes on the CPU; None uses all cores, 1 stays in this process.
         progress: show a progress bar.
@@ -64,10 +65,10 @@ def simulate_cohort(
         InputError: an argument is out of range, or the folder holds a cohort of other settings or other files.
     """
     _check_arguments(cases, spacing, seed, layout, device)
-    edition = find_look(look)
+    version = find_look(look).version
     root = Path(root)
     settings = {"simulated": True, "spacing_mm": spacing, "seed": seed, "layout": layout, "look": look}
-    settings["look_version"] = edition.version
+    settings["look_version"] = version
     if not (root / PROVENANCE).exists():
         # Two that begin at once with other settings would mix their cases; with the same ones they write the same.
         with claimed(root, wait=True):

@@ -7,6 +7,7 @@ barrier leaks or where there is none: in enhancing tumour, vessels, dura and cho
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from smml.data.simulation.draws import Draws
 from smml.modalities import MODALITIES
@@ -31,8 +32,29 @@ class Contrast:
     deviation: float
 
 
-# T1 in ms, T2 in ms, proton density.
-_Tissue = tuple[float, float, float]
+class Tissue(NamedTuple):
+    """Relaxation times in ms and proton density relative to water."""
+
+    t1: float
+    t2: float
+    pd: float
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Repetition, echo and inversion time of one sequence in ms; without an inversion ``ti`` is None."""
+
+    tr: float
+    te: float
+    ti: float | None = None
+
+    def signal(self, tissue: Tissue) -> float:
+        """Signal of a tissue, relative to water at full recovery."""
+        decay = tissue.pd * math.exp(-self.te / tissue.t2)
+        if self.ti is None:
+            return decay * (1 - math.exp(-self.tr / tissue.t1))
+        return decay * abs(1 - 2 * math.exp(-self.ti / tissue.t1) + math.exp(-self.tr / tissue.t1))
+
 
 # Share of white matter, grey matter and CSF in a normal brain.
 _SHARES = {"white": 0.38, "grey": 0.46, "csf": 0.16}
@@ -47,13 +69,12 @@ def draw_contrasts(draws: Draws, *, freedom: float) -> dict[str, Contrast]:
             a range far wider than physics. What remains a rule: oedema is brighter than white matter on FLAIR and T2,
             and enhancing tumour stands out more on T1ce than on T1.
     """
-    tissues, enhanced = _draw_tissues(draws)
+    tissues, enhanced = draw_tissues(draws)
     contrasts = {}
     for name in MODALITIES:
-        signal = _draw_protocol(draws, name)
-        levels = {
-            key: signal(*(enhanced.get(key, value) if name == "t1ce" else value)) for key, value in tissues.items()
-        }
+        protocol = draw_protocol(draws, name)
+        shown = tissues | enhanced if name == "t1ce" else tissues
+        levels = {key: protocol.signal(tissue) for key, tissue in shown.items()}
         mean = sum(share * levels[key] for key, share in _SHARES.items())
         deviation = math.sqrt(sum(share * (levels[key] - mean) ** 2 for key, share in _SHARES.items()))
         # A protocol without contrast between tissues does not exist: its lesions would be brighter than any.
@@ -64,8 +85,12 @@ def draw_contrasts(draws: Draws, *, freedom: float) -> dict[str, Contrast]:
     return contrasts
 
 
-def _draw_tissues(draws: Draws) -> tuple[dict[str, _Tissue], dict[str, _Tissue]]:
-    """Relaxation times and density by tissue, before and after contrast agent."""
+def draw_tissues(draws: Draws) -> tuple[dict[str, Tissue], dict[str, Tissue]]:
+    """A subject's tissues by name (``TISSUES``), and those that contrast agent reaches once more, after it.
+
+    Args:
+        draws: the stream "contrast", or :class:`~smml.data.simulation.draws.Middle` for the typical subject.
+    """
 
     def about(value: float, share: float = 0.05) -> float:
         return value * math.exp(draws.normal(share))
@@ -73,39 +98,39 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, _Tissue], dict[str, _Tissue]]
     between = draws.between
     wet = between(0, 1)
     tissues = {
-        "white": (about(830), about(80), 0.70),
-        "grey": (about(1330), about(103), about(0.81, 0.02)),
-        "csf": (about(4000, 0.04), about(1500), 1.0),
+        "white": Tissue(about(830), about(80), 0.70),
+        "grey": Tissue(about(1330), about(103), about(0.81, 0.02)),
+        "csf": Tissue(about(4000, 0.04), about(1500), 1.0),
     }
     deep = between(0.3, 0.9)
     t1, t2, pd = (w + deep * (g - w) for w, g in zip(tissues["white"], tissues["grey"], strict=True))
-    tissues["deep"] = (t1, t2 * between(0.82, 1.0), pd)
-    tissues["gliosis"] = (between(1100, 1600), between(150, 280), 0.87)
-    tissues["ED"] = (1550 + 650 * wet + draws.normal(100), 180 + 100 * wet + draws.normal(10), 0.89 + 0.05 * wet)
-    tissues["NET"] = (between(1500, 2200), between(150, 250), between(0.84, 0.94))
-    tissues["ET"] = (between(1650, 2250), between(160, 265), between(0.84, 0.90))
+    tissues["deep"] = Tissue(t1, t2 * between(0.82, 1.0), pd)
+    tissues["gliosis"] = Tissue(between(1100, 1600), between(150, 280), 0.87)
+    tissues["ED"] = Tissue(1550 + 650 * wet + draws.normal(100), 180 + 100 * wet + draws.normal(10), 0.89 + 0.05 * wet)
+    tissues["NET"] = Tissue(between(1500, 2200), between(150, 250), between(0.84, 0.94))
+    tissues["ET"] = Tissue(between(1650, 2250), between(160, 265), between(0.84, 0.90))
     kind = draws.choice({"necrosis": 0.55, "cyst": 0.25, "thick": 0.20})
     tissues["NCR"] = {
-        "necrosis": (between(2150, 3150), between(180, 380), between(0.86, 0.95)),
-        "cyst": (between(2900, 3900), between(300, 1200), between(0.95, 1.0)),
-        "thick": (between(1700, 2300), between(140, 260), between(0.84, 0.92)),
+        "necrosis": Tissue(between(2150, 3150), between(180, 380), between(0.86, 0.95)),
+        "cyst": Tissue(between(2900, 3900), between(300, 1200), between(0.95, 1.0)),
+        "thick": Tissue(between(1700, 2300), between(140, 260), between(0.84, 0.92)),
     }[kind]
     tissues["blood"] = {
-        "fresh": (between(1200, 1800), between(35, 70), 0.85),
-        "old": (between(350, 800), between(60, 200), 0.9),
+        "fresh": Tissue(between(1200, 1800), between(35, 70), 0.85),
+        "old": Tissue(between(350, 800), between(60, 200), 0.9),
     }[draws.choice({"fresh": 0.4, "old": 0.6})]
-    tissues["calcium"] = (between(900, 1500), between(25, 60), between(0.3, 0.6))
+    tissues["calcium"] = Tissue(between(900, 1500), between(25, 60), between(0.3, 0.6))
     tissues["calcium core"] = tissues["calcium"]
     for name in ("artery", "vein", "vessel", "sinus"):
         # Flowing blood loses signal in spin echoes.
-        tissues[name] = (between(1200, 1800), between(60, 160), between(0.35, 0.95))
-    tissues["dura"] = (between(900, 1400), between(40, 90), between(0.6, 0.8))
-    tissues["plexus"] = (between(1400, 2500), between(90, 180), 0.85)
-    tissues["outside"] = (between(800, 3500), between(50, 160), between(0.3, 0.8))
+        tissues[name] = Tissue(between(1200, 1800), between(60, 160), between(0.35, 0.95))
+    tissues["dura"] = Tissue(between(900, 1400), between(40, 90), between(0.6, 0.8))
+    tissues["plexus"] = Tissue(between(1400, 2500), between(90, 180), 0.85)
+    tissues["outside"] = Tissue(between(800, 3500), between(50, 160), between(0.3, 0.8))
 
-    def leak(name: str, low: float, high: float) -> _Tissue:
+    def leak(name: str, low: float, high: float) -> Tissue:
         t1, t2, pd = tissues[name]
-        return 1 / (1 / t1 + between(low, high)), t2, max(pd, 0.8)
+        return Tissue(1 / (1 / t1 + between(low, high)), t2, max(pd, 0.8))
 
     # Relaxation rates added, 1/ms. T1 of 700 ms stands out little, of 200 ms more than anything.
     enhanced = {
@@ -116,33 +141,28 @@ def _draw_tissues(draws: Draws) -> tuple[dict[str, _Tissue], dict[str, _Tissue]]
         "sinus": leak("sinus", 0.0025, 0.0090),
         "dura": leak("dura", 0.0010, 0.0040),
         "plexus": leak("plexus", 0.0008, 0.0045),
-        "grey": (1 / (1 / tissues["grey"][0] + between(0.0, 0.00006)), *tissues["grey"][1:]),
+        "grey": tissues["grey"]._replace(t1=1 / (1 / tissues["grey"].t1 + between(0.0, 0.00006))),
         "NCR": leak("NCR", 0.0, 0.00006) if draws.chance(0.8) else leak("NCR", 0.0, 0.0003),
     }
     return tissues, enhanced
 
 
-def _draw_protocol(draws: Draws, name: str):
-    """The signal of a tissue (T1, T2, PD) in one drawn protocol."""
-    inversion = None
+def draw_protocol(draws: Draws, name: str) -> Protocol:
+    """The protocol of one sequence.
+
+    Args:
+        draws: as for :func:`draw_tissues`.
+        name: one of ``MODALITIES``.
+    """
     if name == "flair":
         tr, te = draws.between(8000, 11000), draws.between(95, 140)
         # Near the null of CSF.
-        inversion = 4000 * math.log(2 / (1 + math.exp(-tr / 4000))) * draws.between(0.93, 1.04)
-    elif name == "t2":
-        tr, te = draws.between(3500, 6500), draws.between(80, 115)
-    elif draws.chance(0.4):
-        tr, te, inversion = draws.between(1800, 2300), draws.between(2.5, 5), draws.between(850, 1050)
-    else:
-        tr, te = draws.between(420, 720), draws.between(8, 15)
-
-    def signal(t1: float, t2: float, pd: float) -> float:
-        decay = pd * math.exp(-te / t2)
-        if inversion is None:
-            return decay * (1 - math.exp(-tr / t1))
-        return decay * abs(1 - 2 * math.exp(-inversion / t1) + math.exp(-tr / t1))
-
-    return signal
+        return Protocol(tr, te, 4000 * math.log(2 / (1 + math.exp(-tr / 4000))) * draws.between(0.93, 1.04))
+    if name == "t2":
+        return Protocol(draws.between(3500, 6500), draws.between(80, 115))
+    if draws.chance(0.4):
+        return Protocol(draws.between(1800, 2300), draws.between(2.5, 5), draws.between(850, 1050))
+    return Protocol(draws.between(420, 720), draws.between(8, 15))
 
 
 # Standard deviation of what freedom adds to a tissue's level.

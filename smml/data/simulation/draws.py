@@ -45,3 +45,26 @@ class Draws:
             if position < 0:
                 return key
         return next(iter(shares))
+
+
+class Middle(Draws):
+    """No random numbers: the middle of every range, and whatever is most frequent."""
+
+    def __init__(self) -> None:
+        pass
+
+    def between(self, low: float, high: float) -> float:
+        """The mean of both ends."""
+        return (low + high) / 2
+
+    def normal(self, width: float = 1.0, mean: float = 0.0) -> float:
+        """The mean."""
+        return mean
+
+    def chance(self, share: float) -> bool:
+        """True if that is so in half of the draws or more."""
+        return share >= 0.5
+
+    def choice(self, shares: dict[str, float]) -> str:
+        """The most frequent key."""
+        return max(shares, key=lambda key: shares[key])

@@ -15,6 +15,7 @@ from smml.data.simulation.draws import Draws
 from smml.data.simulation.head import Head
 from smml.data.simulation.lattice import Window, along_axes, blur_matrix, noise, slice_matrix
 from smml.data.simulation.lesion import Lesion
+from smml.errors import InputError
 from smml.modalities import MODALITIES
 
 Range = tuple[float, float]
@@ -98,6 +99,17 @@ VARIED = Look(
     cut=0.2,
 )
 LOOKS = {"typical": TYPICAL, "varied": VARIED}
+
+
+def find_look(name: str) -> Look:
+    """The look of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in LOOKS:
+        raise InputError(f"unknown look {name!r}: choose from {', '.join(LOOKS)}")
+    return LOOKS[name]
 
 
 def image(

@@ -1,4 +1,4 @@
-"""A glioma grown in one subject's head, and its compartments: the second edition.
+"""A glioma grown in one subject's head, and its compartments.
 
 Growth is the Fisher-Kolmogorov equation du/dt = div(D grad u) + rho u (1 - u) for the tumour cell density u in [0, 1]
 (Swanson et al., 2000; Harpold et al., 2007), with D about ten times larger in white than in grey matter, zero in CSF,
