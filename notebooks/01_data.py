@@ -194,9 +194,9 @@ px.box(volumes.melt("case", var_name="region", value_name="ml"), x="region", y="
 # - T1ce alone separates ET, though vessels are bright there too; FLAIR and T2 carry the oedema; T1 adds little on its
 #   own.
 # - A case keeps its own grid, axes and label values; the network's view is made per sequence and can be undone.
-# - The simulator has these contrasts because it was given them. Its heads are one average head, warped, folded and aged;
-#   it has no surgery cavities, no motion, no disease but gliomas and the scars of age. A method that works here has
-#   passed a first test, no more.
+# - The simulator has these contrasts because it was given them. Its heads are one average head, warped, folded and
+#   aged; it has no surgery cavities, no motion, no disease but gliomas and the scars of age. A method that works here
+#   has passed a first test, no more.
 #
 # ## Exercises
 #

@@ -243,7 +243,7 @@ for name, values in (("one method", one), ("the other", other), ("difference, pa
 #
 # `smml study FOLDER --preset cpu` trains arms (a) to (f) for three seeds on simulated subjects and scores them on
 # held-out ones, over the 15 subsets; `--arms` names others, as the end of the report does. What is committed in
-# [results/study/cpu](../results/study/cpu/study.md):
+# [results/study/cpu](../results/study/cpu/study.md) was made with the first simulator, at the commit that it names:
 
 # %%
 folder = course.results_folder() / "study" / "cpu"

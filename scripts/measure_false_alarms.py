@@ -102,8 +102,8 @@ def as_markdown(table: pd.DataFrame, report: dict, arguments: argparse.Namespace
         "# False alarms in healthy subjects",
         "",
         f"`{arguments.checkpoint}` on {arguments.subjects} healthy **simulated** subjects, cohort seed "
-        f"{arguments.seed}, look `{arguments.look}`, which training did not see. Per cent of the subjects in whom less than {LIMIT_ML:g} ml is "
-        "called WT, TC or ET, and the mean volume called WT.",
+        f"{arguments.seed}, look `{arguments.look}`, which training did not see. Per cent of the subjects in whom less "
+        f"than {LIMIT_ML:g} ml is called WT, TC or ET, and the mean volume called WT.",
         "",
         f"| subset | {' | '.join(REGIONS)} | mean WT, ml |",
         "|---|---:|---:|---:|---:|",

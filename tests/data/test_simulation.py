@@ -22,7 +22,7 @@ from smml.data.simulation.subject import Subject, simulate_anatomy, simulate_sub
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
-SEED = 20
+SEED = 27
 QUIET = {"spacing": 6, "seed": SEED, "progress": False, "workers": 1}
 
 
@@ -32,8 +32,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def subjects() -> list[Subject]:
-    """The first five of the tests' cohort."""
-    return [simulate_subject(SEED, index, spacing=6) for index in range(5)]
+    """A ring, a low-grade tumour, a ring and a healthy head."""
+    return [simulate_subject(SEED, index, spacing=6) for index in range(4)]
 
 
 # ---------------------------------------------------------------- same seed, same bytes
@@ -120,7 +120,7 @@ def test_an_interrupted_cohort_is_completed(tmp_path, four):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seed": 21}, "seed=20 instead of 21"),
+        ({"seed": 21}, "seed=27 instead of 21"),
         ({"spacing": 5}, "spacing_mm=6 instead of 5"),
         ({"layout": "msd"}, "layout='simulated' instead of 'msd'"),
     ],

@@ -78,16 +78,18 @@ def test_the_version_of_the_preprocessing_travels_and_decides_how_cases_are_prep
 
 
 @each_format
-@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("named", [True, False])
 def test_a_file_of_the_first_preprocessing_is_refused_also_where_it_names_none(
-    tmp_path, saved, monkeypatch, suffix, said
+    tmp_path, saved, monkeypatch, suffix, named
 ):
     """None is named by the files that were written before there was a second one."""
     facts = saved.facts()
     del facts["preprocessing"]
-    monkeypatch.setattr(Checkpoint, "facts", lambda self: facts | ({"preprocessing": 1} if said else {}))
+    monkeypatch.setattr(Checkpoint, "facts", lambda self: facts | ({"preprocessing": 1} if named else {}))
     save_checkpoint(saved, tmp_path / f"old{suffix}")
-    assert_refused(tmp_path / f"old{suffix}", "in version 1, and this smml prepares them as in 2, 3; train it anew, or use")
+    assert_refused(
+        tmp_path / f"old{suffix}", "in version 1, and this smml prepares them as in 2, 3; train it anew, or use"
+    )
 
 
 @each_format

@@ -18,7 +18,7 @@ from smml.data.simulation.subject import Subject, simulate_anatomy, simulate_sub
 from smml.modalities import MODALITIES
 from smml.sam.slices import SquareFit, intensity_window, to_grey
 
-# The course's cohorts have the seeds 0 and 1000, those of evaluations, tests and pictures 1, 2, 3 and 20.
+# The course's cohorts have the seeds 0 and 1000, those of evaluations, tests and pictures 1, 2, 3, 20 and 27.
 TRAINING_SEED, HELD_OUT_SEED = 90, 91
 
 # Where a region can be seen: oedema on FLAIR and T2, the core and its rim on T1ce (smml/data/simulation).
