@@ -62,16 +62,12 @@ class Geometry:
         # A copy even where nothing turns: what is prepared must not share memory with the case.
         return np.array(nib.apply_orientation(volume, self.to_canonical), order="C")
 
-    def forward(self, volume: np.ndarray, *, nearest: bool = False) -> torch.Tensor:
-        """Turn and resample one volume [X, Y, Z]; float32, or uint8 with ``nearest`` (labels)."""
-        return self.resampled(torch.from_numpy(self.turned(volume)), nearest=nearest)
-
-    def resampled(self, turned: torch.Tensor, *, nearest: bool = False) -> torch.Tensor:
-        """Resample one turned volume [X, Y, Z]; float32, or uint8 with ``nearest`` (labels)."""
+    def resample_labels(self, label: np.ndarray) -> torch.Tensor:
+        """Turn and resample labels [X, Y, Z], each voxel from the nearest one, uint8 [x, y, z]."""
+        turned = torch.from_numpy(self.turned(label))
         if self.shape != self.canonical_shape:
-            mode = {"mode": "nearest-exact"} if nearest else {"mode": "trilinear", "align_corners": False}
-            turned = F.interpolate(turned[None, None].float(), size=self.shape, **mode)[0, 0]
-        return turned.to(torch.uint8 if nearest else torch.float32)
+            turned = F.interpolate(turned[None, None].float(), size=self.shape, mode="nearest-exact")[0, 0]
+        return turned.to(torch.uint8)
 
     def inverse(self, channels: torch.Tensor) -> torch.Tensor:
         """Bring [K, x, y, z] (probabilities) back to the case's own grid, float32 [K, X, Y, Z] on the CPU."""
@@ -131,7 +127,7 @@ def prepare(
             brains[name] = find_brain(turned)
             image[m] = prepare_image(turned, brains[name], geometry)
     warn_of_skull(case.id, brains, float(np.prod(case.spacing)) / 1000)
-    label = None if case.label is None else geometry.forward(case.label, nearest=True)
+    label = None if case.label is None else geometry.resample_labels(case.label)
     available = torch.tensor([name in case.volumes for name in MODALITIES])
     return PreparedCase(image=image, available=available, label=label, geometry=geometry)
 
