@@ -37,9 +37,10 @@ def sphere(shape=(40, 44, 38), centre=(22, 17, 20), radius=9.0) -> np.ndarray:
 
 
 def write_sphere(root: Path, label: np.ndarray | None = None, names=MODALITIES, number: int = 1) -> None:
-    """A case whose images are bright exactly where its label is."""
+    """A case whose images are bright exactly where its label is; tissue varies, or it would be background."""
     inside = sphere() if label is None else label > 0
-    volumes = {name: np.where(inside, 1000, 100).astype(np.float32) for name in names}
+    tissue = np.random.default_rng(number).uniform(100, 130, inside.shape)
+    volumes = {name: np.where(inside, 1000, tissue).astype(np.float32) for name in names}
     write_case(Case(str(number), volumes, inside.astype(np.uint8), np.eye(4), "brats2021"), root)
 
 
@@ -224,7 +225,8 @@ def test_intensities_vary_by_modality_and_by_a_tenth_at_most_and_the_background_
         image = CohortDataset(tmp_path, patch=48, seed=4)[i]["image"]
         for channel in image:
             top = float(channel.max())
-            assert abs(top - high) <= 0.1 * abs(high) + 0.1 + 1e-4
+            # Turning averages: of what the coil's removal leaves uneven, the brightest voxel loses a little.
+            assert abs(top - high) <= 0.1 * abs(high) + 0.1 + 0.02
             assert float(channel.min()) >= 1.1 * low - 0.1 - 1e-4
             changed.append(round(top, 4))
     assert len(set(changed)) > 25  # each modality of each sample varies on its own
@@ -388,7 +390,7 @@ def test_image_label_and_prior_stay_together_through_cut_turn_and_flip(tmp_path)
     voxel = tuple(int(edge) // 2 + 3 for edge in marked.shape)
     marked[voxel] = True
     prepared.label[:] = torch.from_numpy(marked)
-    prepared.image[:] = torch.from_numpy(marked).float()
+    prepared.image[:] = 1 + torch.from_numpy(marked).float()  # all of it brain
     priors = MarkedPriors(marked)
     places = set()
     for seed in range(12):

@@ -167,9 +167,11 @@ def test_a_marked_block_stays_where_it_is_in_the_body(codes, spacing):
     """Found again by its position in mm, in image and label alike."""
     volume = np.zeros((24, 30, 18), np.float32)
     volume[6:9, 18:24, 3:6] = 100
+    # What one value shares would be taken for the background.
+    tissue = np.random.default_rng(0).uniform(20, 30, volume.shape).astype(np.float32)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = (-11, 5, 40)
-    case = turned(with_arrays({"flair": 1 + volume}, (volume > 0).astype(np.uint8), affine), codes)
+    case = turned(with_arrays({"flair": tissue + volume}, (volume > 0).astype(np.uint8), affine), codes)
     prepared = prepare(case, spacing)
     corner = affine[:3, 3] - 1.0  # the outer corner of the first voxel, which resampling keeps
     expected = affine[:3, 3] + 2 * np.array([7, 20.5, 4])
