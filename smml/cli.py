@@ -1,10 +1,12 @@
-"""The command ``smml``: simulate, train, train-sam, evaluate, compare, study, predict, info.
+"""The command ``smml``: simulate, train, train-sam, evaluate, calibrate, compare, study, predict, info.
 
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
 
+import errno
 import os
 import sys
+import tempfile
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -198,16 +200,7 @@ def evaluate(
     with start_ranks(device) as ranks:
         # Before the model, which takes longer to load, and long before the scores: what forbids them is told at once.
         check_report(output)
-        everyone = find_cases(data)
-        found = [case for case in everyone if case.label is not None]
-        if not found:
-            raise InputError(
-                f"{data}: none of its {len(everyone)} cases has a segmentation to compare with; name a folder of "
-                "labelled cases"
-            )
-        if len(found) < len(everyone):
-            unlabelled = len(everyone) - len(found)
-            _say(f"{data}: {unlabelled} of {len(everyone)} cases left out, because they have no segmentation")
+        found = _labelled(data)
         found = found[:cases] if cases else found
         predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
@@ -232,6 +225,51 @@ def evaluate(
     typer.echo(f"\n{scores.protocol}")
     csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
     typer.echo(f"scores in {csv}, table in {markdown}")
+
+
+@app.command()
+def calibrate(
+    data: Annotated[Path, typer.Argument(help="Folder of cases; those without a segmentation are left out.")],
+    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Fit temperatures, and write the weights with them here: .safetensors. Without: measure."),
+    ] = None,
+    cases: Annotated[int, typer.Option(min=0, help="Only the first N labelled cases; 0 takes all.")] = 0,
+    window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Expected calibration error by region and number of sequences; with --output, fit temperatures that lower it.
+
+    Fit on cases that the model was not trained on, and measure on others again. Labels are not changed by temperatures.
+    """
+    from smml import evaluation
+    from smml.models.checkpoint import load_checkpoint, save_checkpoint
+
+    _use_threads(threads)
+    source = load_checkpoint(checkpoint)
+    if output is not None:
+        _check_calibrated(output, checkpoint)
+    found = _labelled(data)
+    found = found[:cases] if cases else found
+    # Temperatures are of the students, so SAM need not be there.
+    predictor = _predictor(checkpoint, device, window, refine=False)
+    if output is None:
+        before, after = evaluation.measure_calibration(predictor, found)
+        temperatures = predictor.temperatures or (1.0,) * len(before.errors())
+        where = f"every voxel of the brain, {len(found)} cases"
+    else:
+        fitted = evaluation.fit_temperatures(predictor, found)
+        before, after, temperatures = fitted.before, fitted.after, fitted.temperatures
+        where = f"a sample of the brains' voxels, the same {len(found)} cases that the temperatures were fitted on"
+    typer.echo(f"expected calibration error in per cent, {where}\n")
+    typer.echo(evaluation.format_calibration(before, after, temperatures))
+    if output is not None:
+        save_checkpoint(replace(source, temperatures=temperatures), output)
+        typer.echo(f"\nweights with their temperatures in {output}; measure them on other cases")
+    elif predictor.temperatures is None:
+        typer.echo(f"\n{checkpoint} has no temperatures; fit some on other cases with --output")
 
 
 @app.command()
@@ -407,6 +445,44 @@ def _whole_number(option: str, text: str) -> int:
         return int(text)
     except ValueError as error:
         raise InputError(f"{option}: expected whole numbers joined by commas, found {text!r}") from error
+
+
+def _labelled(data: Path) -> list:
+    """The cases of a folder that have a segmentation; says how many have none."""
+    from smml.data import find_cases
+
+    everyone = find_cases(data)
+    found = [case for case in everyone if case.label is not None]
+    if not found:
+        raise InputError(
+            f"{data}: none of its {len(everyone)} cases has a segmentation to compare with; name a folder of "
+            "labelled cases"
+        )
+    if len(found) < len(everyone):
+        unlabelled = len(everyone) - len(found)
+        _say(f"{data}: {unlabelled} of {len(everyone)} cases left out, because they have no segmentation")
+    return found
+
+
+def _check_calibrated(output: Path, checkpoint: str) -> None:
+    """Refuse a place for weights with temperatures before the fit, which takes long."""
+    from smml.models.checkpoint import find_checkpoint
+
+    if output.suffix != ".safetensors":
+        raise InputError(
+            f"--output {output}: expected a name ending in .safetensors: a run that went on from its .pt file would "
+            "outgrow the temperatures; rename it"
+        )
+    if output.exists() and output.samefile(find_checkpoint(checkpoint)):
+        raise InputError(f"--output {output}: is the checkpoint itself; choose another name")
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path | None) -> None:

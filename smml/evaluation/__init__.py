@@ -2,6 +2,7 @@
 
 from smml.evaluation.added import Loss, added_sequences, format_added, largest_loss
 from smml.evaluation.bootstrap import Interval, bootstrap_mean
+from smml.evaluation.calibration import Calibration, format_calibration
 from smml.evaluation.compare import Comparison, compare, format_comparison, published
 from smml.evaluation.evaluate import evaluate
 from smml.evaluation.formats import read_named_results, read_result
@@ -10,9 +11,12 @@ from smml.evaluation.metrics import SurfaceScores, boundary_recall, dice, hd95, 
 from smml.evaluation.overlap import false_alarms, misses, present_dice
 from smml.evaluation.scores import Scores
 from smml.evaluation.tables import format_table, overlap_table, refinement_table, summary_table, write_report
+from smml.evaluation.temperatures import Fitted, fit_temperature, fit_temperatures, measure_calibration
 
 __all__ = [
+    "Calibration",
     "Comparison",
+    "Fitted",
     "Interval",
     "LesionScores",
     "Loss",
@@ -25,12 +29,16 @@ __all__ = [
     "dice",
     "evaluate",
     "false_alarms",
+    "fit_temperature",
+    "fit_temperatures",
     "format_added",
+    "format_calibration",
     "format_comparison",
     "format_table",
     "hd95",
     "largest_loss",
     "lesion_scores",
+    "measure_calibration",
     "misses",
     "nsd",
     "overlap_table",

@@ -82,7 +82,7 @@ def evaluate(
     if not len(cases):
         raise InputError("no cases to evaluate: name a folder that holds some")
     # All before the first, because one that cannot be scored must not cost the hours spent on those before it.
-    _check(cases, predictor)
+    check_labelled(cases, predictor)
     what, ranks = Scored(tuple(map(parse_subset, subsets)), one_empty, distances, branches), ranks or Ranks()
     kept = None
     if keep is not None:
@@ -123,7 +123,7 @@ def score_cases(
     Raises:
         InputError: a case that cannot be read, has no label, or has other classes than the model.
     """
-    _check(cases, predictor)
+    check_labelled(cases, predictor)
     rows: list[dict] = []
     left = range(kept.done if kept is not None else 0, len(cases))
     # In rounds of a case for each rank, so that what is done is on disk; where nothing is kept no rank waits meanwhile.
@@ -195,7 +195,8 @@ def protocol(cases: int, one_empty: float = math.nan) -> str:
     )
 
 
-def _check(cases: Sequence[CaseFiles | Case], predictor: Predictor) -> None:
+def check_labelled(cases: Sequence[CaseFiles | Case], predictor: Predictor) -> None:
+    """Make sure that cases have labels of the model's classes; raises InputError with the first that has not."""
     for case in cases:
         if case.label is None:
             raise InputError(f"case {case.id}: has no segmentation to compare with; evaluate on labelled cases")
