@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from smml.data import find_cases, read_case, write_case
 from smml.data.layouts import LAYOUTS
 from smml.locks import claimed
 from smml.models import SMML
-from smml.models.checkpoint import Checkpoint, save_checkpoint
+from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,41 @@ def test_evaluate_profiles_instead_of_scoring(run, small_cohort, checkpoint, tmp
         assert words in text
     assert not (tmp_path / "none").exists()
     assert "float32, bf16" in sentence(run(*arguments, "--precision", "half"))
+
+
+def test_calibrate_fits_temperatures_writes_them_with_the_weights_and_measures_them(
+    run, small_cohort, checkpoint, tmp_path
+):
+    output = tmp_path / "new" / "calibrated.safetensors"
+    status, text, _ = run("calibrate", small_cohort, "--checkpoint", checkpoint, "--output", output, "--cases", 1)
+    assert status == 0
+    assert "the same 1 cases that the temperatures were fitted on" in text
+    temperatures = load_checkpoint(output).temperatures
+    rows = re.findall(r"^\| (\d) \| ([\d.]+) \| ", text, re.M)
+    assert rows == [(str(number), f"{value:.3f}") for number, value in enumerate(temperatures, start=1)]
+    assert max(temperatures) > 1.01, "an untrained model is too sure"
+    before, after = load_checkpoint(checkpoint).build().state_dict(), load_checkpoint(output).build().state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    status, text, _ = run("calibrate", small_cohort, "--checkpoint", output, "--cases", 1)
+    assert status == 0
+    assert "every voxel of the brain, 1 cases" in text
+    assert re.findall(r"^\| (\d) \| ([\d.]+) \| ", text, re.M) == rows
+
+
+def test_calibrate_refuses_a_place_for_its_weights_before_the_work(run, small_cohort, checkpoint, tmp_path, no_model):
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    (tmp_path / "folder.safetensors").mkdir()
+    own = tmp_path / "own.safetensors"
+    save_checkpoint(load_checkpoint(checkpoint), own)
+    for output, source, said in (
+        ("run/checkpoint.pt", checkpoint, "expected a name ending in .safetensors"),
+        ("own.safetensors", own, "is the checkpoint itself"),
+        ("folder.safetensors", checkpoint, "Is a directory"),
+        ("file/below.safetensors", checkpoint, "cannot be written"),
+    ):
+        message = sentence(run("calibrate", small_cohort, "--checkpoint", source, "--output", tmp_path / output))
+        assert said in message
+        assert str(tmp_path / output) in message
 
 
 def test_predict_needs_only_the_files_of_the_named_modalities(run, case_folder, checkpoint, tmp_path):
