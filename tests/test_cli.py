@@ -111,8 +111,11 @@ def test_evaluate_profiles_instead_of_scoring(run, small_cohort, checkpoint, tmp
 
 
 def test_calibrate_fits_temperatures_writes_them_with_the_weights_and_measures_them(
-    run, small_cohort, checkpoint, tmp_path
+    run, small_cohort, checkpoint, tmp_path, monkeypatch
 ):
+    # One subset of each size will do here.
+    one_each = [("t2",), ("flair", "t2"), ("flair", "t1", "t2"), ("flair", "t1ce", "t1", "t2")]
+    monkeypatch.setattr("smml.evaluation.temperatures.subsets_of", lambda _: one_each)
     output = tmp_path / "new" / "calibrated.safetensors"
     status, text, _ = run("calibrate", small_cohort, "--checkpoint", checkpoint, "--output", output, "--cases", 1)
     assert status == 0

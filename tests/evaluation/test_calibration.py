@@ -15,7 +15,7 @@ from smml.evaluation import Calibration, fit_temperature, fit_temperatures, form
 from smml.evaluation.calibration import BINS
 from smml.figures import reliability_figure
 from smml.inference import Segmentation
-from smml.modalities import MODALITIES, SUBSETS, subsets_of
+from smml.modalities import MODALITIES, SUBSETS
 from smml.models.temperature import temper_
 
 
@@ -129,10 +129,10 @@ class TooSure:
         assert self.prior is None
         return case
 
-    def segment_all(self, case):
+    def segment_all(self, case, subsets):
         assert self.temperatures is None
         inside = case.volumes["flair"] != 0
-        for subset in subsets_of(case.modalities):
+        for subset in subsets:
             said = np.zeros((4, *inside.shape), np.float32)
             said[(case.label + 1) % 4, *np.indices(inside.shape)] = 1
             true = self.true(case)

@@ -312,8 +312,9 @@ def test_temperatures_by_number_of_sequences_change_probabilities_and_doubt_and_
     temperatures = (2.0, 1.0, 0.5, 3.0)
     plain, tempered = (Predictor(model, spacing, window=32, temperatures=t) for t in (None, temperatures))
     encoding = plain.encode(make_case((30, 31, 28), spacing=(2.0, 2.0, 2.0), axes="LPS"))
-    for subset, temperature in (("t2", 2.0), ("flair+t1", 1.0), ("flair+t1+t2", 0.5)):
-        before, after = (one.segment(encoding, subset, branches=True) for one in (plain, tempered))
+    asked = {"t2": 2.0, "flair+t1": 1.0, "flair+t1+t2": 0.5}
+    pairs = zip(*(one.segment_all(encoding, asked, branches=True) for one in (plain, tempered)), strict=True)
+    for temperature, (before, after) in zip(asked.values(), pairs, strict=True):
         assert np.array_equal(after.labels, before.labels)
         assert np.array_equal(after.branch_labels, before.branch_labels)
         assert np.array_equal(after.branches, before.branches)
