@@ -21,7 +21,8 @@ import pandas as pd
 from smml.data import REGIONS, Case, read_case, simulate_cohort
 from smml.evaluation import boundary_recall, dice, summary_table
 from smml.evaluation.evaluate import evaluate
-from smml.evaluation.tables import MEAN, format_table, write_report
+from smml.evaluation.report import write_report
+from smml.evaluation.tables import MEAN, format_table
 from smml.files import write_text
 from smml.inference import Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name

@@ -165,13 +165,17 @@ def train() -> None:
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder of cases; those without a segmentation are left out.")],
     checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
-    output: Annotated[Path, typer.Option(help="Folder for scores.csv and table.md.")] = Path("evaluation"),
+    output: Annotated[Path, typer.Option(help="Folder for scores.csv, table.md and table.html.")] = Path("evaluation"),
     cases: Annotated[int, typer.Option(min=0, help="Only the first N labelled cases; 0 takes all.")] = 0,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     refine: RefineOption = None,
     penalty: Annotated[
         bool, typer.Option("--penalty", help="HD95 of 373.13 mm where one region is empty, instead of leaving it out.")
     ] = False,
+    lesion_wise: Annotated[
+        str | None,
+        typer.Option(help="Also score lesion by lesion, by the rules of 2023 or 2026; the year must be named."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the networks.")] = "float32",
     profile: Annotated[
         bool,
@@ -188,10 +192,13 @@ def evaluate(
 
     from smml import evaluation
     from smml.data import find_cases
+    from smml.evaluation.lesions import check_rules
     from smml.evaluation.metrics import CHALLENGE_PENALTY
-    from smml.evaluation.tables import APART, LITERATURE, check_report
+    from smml.evaluation.report import check_report, on_screen
     from smml.ranks import start_ranks
 
+    if lesion_wise is not None:
+        check_rules(lesion_wise)
     _use_threads(threads)
     if profile:
         predictor = _predictor(checkpoint, device, window, refine=False, precision=precision)
@@ -206,25 +213,21 @@ def evaluate(
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         one_empty = CHALLENGE_PENALTY if penalty else math.nan
         scores = evaluation.evaluate(
-            predictor, found, one_empty=one_empty, keep=output, ranks=ranks, progress=ranks.first
+            predictor,
+            found,
+            one_empty=one_empty,
+            lesion_wise=lesion_wise,
+            keep=output,
+            ranks=ranks,
+            progress=ranks.first,
         )
     if not ranks.first:
         return
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
     # First on screen: a disk that takes no more must not cost the sight of what took hours.
-    typer.echo(f"{LITERATURE}\n{evaluation.format_table(evaluation.summary_table(scores))}")
-    apart = evaluation.overlap_table(scores)
-    if apart is not None:
-        typer.echo(f"\n{APART}\n{evaluation.format_table(apart)}")
-    both = evaluation.refinement_table(scores)
-    if both is not None:
-        typer.echo("\nstudent and refined, side by side\n" + evaluation.format_table(both))
-    added = evaluation.added_sequences(scores)
-    if len(added):
-        typer.echo(f"\nthe largest loss by one sequence more: {evaluation.largest_loss(added)}")
-    typer.echo(f"\n{scores.protocol}")
-    csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
-    typer.echo(f"scores in {csv}, table in {markdown}")
+    typer.echo(f"{on_screen(scores)}\n\n{scores.protocol}")
+    csv, markdown, html = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
+    typer.echo(f"scores in {csv}, tables in {markdown}, and to look at in {html}")
 
 
 @app.command()
@@ -285,7 +288,10 @@ def compare(
         str | None,
         typer.Option(help="Add published means of brats2015, brats2018, brats2020 or brats2023; for results on these."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Also write the tables to this file: a page if it ends in .html, otherwise Markdown."),
+    ] = None,
 ) -> None:
     """Place results side by side: Dice and HD95 over the subsets, differences with 95 % intervals."""
     from smml import evaluation
@@ -296,7 +302,8 @@ def compare(
     text = evaluation.format_comparison(table, reference)
     typer.echo(text)
     if output is not None:
-        write_text(output, text + "\n")
+        as_page = output.suffix.lower() in (".html", ".htm")
+        write_text(output, evaluation.comparison_page(table, reference) if as_page else text + "\n")
 
 
 @app.command()

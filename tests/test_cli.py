@@ -543,8 +543,8 @@ def test_a_result_of_nnunet_is_compared_by_the_subset_behind_its_name(run, tmp_p
     (tmp_path / "summary.json").write_text(json.dumps({"metric_per_case": [entry]}), encoding="utf-8")
     status, out, _ = run("compare", tmp_path / "ours.csv", f"nnunet={tmp_path / 'summary.json'}@T2+FLAIR")
     assert status == 0
-    assert "| nnunet | 75.0 (+25.0; " in out
-    assert "| ours | WT | 50.0 | 0 of 1 (0 %) | – | – |" in out
+    assert "| nnunet | WT | +25.0 | +25.0 | +25.0 |" in out
+    assert "| ours | WT | 50.0 | 1 | 0 | 0.0 | 0 | 0 | – | – | – |" in out
     assert "Note: nnunet: nnU-Net's summary.json, given FLAIR+T2" in out
     said = sentence(run("compare", tmp_path / "ours.csv", tmp_path / "summary.json"))
     assert "add them, as in summary.json@all" in said

@@ -16,9 +16,13 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.evaluation.added import added_sequences, largest_loss, losses_sheet
 from smml.evaluation.bootstrap import bootstrap_mean
+from smml.evaluation.by_number import by_number_of_sequences
+from smml.evaluation.scores import Scores
+from smml.evaluation.sheets import Kind, Sheet, number
 from smml.files import replacing, write_text
-from smml.modalities import SUBSETS, subset_name
+from smml.modalities import MODALITIES, SUBSETS, subset_name
 from smml.study.presets import ARMS, READINGS
 from smml.study.run import REPORT_SCORES, SETTINGS, is_report, run_name
 
@@ -266,6 +270,17 @@ def format_study(study: Study, title: str) -> str:
 
 {_lines(_subset_table(study))}
 
+## By number of sequences, mean Dice over the cases that have the region
+
+{_number_sheet(study).markdown()}
+
+Averaged over the subsets of as many sequences, then over WT, TC and ET; values: triples of seed, case and subset that
+have the region, all three regions.
+
+## Where one sequence more costs most
+
+{_losses_sheet(study).markdown()}
+
 ## How it was made
 
 {_provenance(study)}
@@ -312,6 +327,37 @@ def _subset_table(study: Study) -> list[str]:
     for subset in map(subset_name, SUBSETS):
         lines.append(f"| {subset} | " + " | ".join(f"{100 * column[subset]:.1f}" for column in columns.values()) + " |")
     return lines
+
+
+def _number_sheet(study: Study) -> Sheet:
+    """A row per arm, and for each number of sequences the mean Dice and over how many values."""
+    tables = {name: by_number_of_sequences(_scores(study, name)) for name in study.arms}
+    counts = range(1, len(MODALITIES) + 1)
+    columns: list[tuple[str, Kind]] = [("arm", "word")]
+    for count in counts:
+        columns += [(f"Dice from {count}, %", "share"), (f"values from {count}", "number")]
+    rows = []
+    for name, table in tables.items():
+        assert table is not None  # a study says where a region is
+        cells = [(ARMS | READINGS)[name].title]
+        for row in (table.reindex(counts).loc[count] for count in counts):
+            cells += [number(100 * float(row[[f"Dice {region}" for region in REGIONS]].mean()))]
+            cells += [number(float(row[[f"values {region}" for region in REGIONS]].sum()), 0)]
+        rows.append(tuple(cells))
+    return Sheet(tuple(columns), tuple(rows))
+
+
+def _losses_sheet(study: Study) -> Sheet:
+    losses = {}
+    for name in study.arms:
+        added = added_sequences(_scores(study, name))
+        losses |= {(ARMS | READINGS)[name].title: largest_loss(added)} if len(added) else {}
+    return losses_sheet(losses, "arm")
+
+
+def _scores(study: Study, arm: str) -> Scores:
+    """An arm's scores, as those of one output."""
+    return Scores(study.rows(arm).drop(columns="output"))
 
 
 def _provenance(study: Study) -> str:

@@ -12,7 +12,7 @@ from smml.data.labels import BRATS_2023
 from smml.data.layouts import CaseFiles, ImageSource
 from smml.errors import InputError
 from smml.evaluation import Scores, evaluate, format_table, summary_table, write_report
-from smml.evaluation.tables import check_report
+from smml.evaluation.report import check_report
 from smml.inference import Segmentation
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 
@@ -84,7 +84,7 @@ def test_a_case_that_lacks_sequences_is_scored_on_what_it_has():
 
 
 def test_the_written_table_shows_protocol_dots_and_per_cent(scores, tmp_path):
-    csv, markdown = write_report(scores, tmp_path / "new", "a model on simulated cases")
+    csv, markdown, _ = write_report(scores, tmp_path / "new", "a model on simulated cases")
     text = markdown.read_text(encoding="utf-8")
     assert f"Protocol: {scores.protocol}. " in text
     assert "2 cases" in scores.protocol
@@ -199,7 +199,7 @@ def test_an_evaluation_that_was_stopped_goes_on_behind_the_last_whole_case(tmp_p
         kept = (tmp_path / folder / "scores.csv").read_bytes()
         write_report(scores, tmp_path / folder, "an oracle")
         assert (tmp_path / folder / "scores.csv").read_bytes() == kept, "the report has the rows that were kept"
-    names = ["evaluation.json", "scores.csv", "table.md"]
+    names = ["evaluation.json", "scores.csv", "table.html", "table.md"]
     for name in names:
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(file.name for file in (tmp_path / "part").iterdir()) == names
