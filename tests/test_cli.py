@@ -84,9 +84,12 @@ def test_simulate_train_evaluate_predict_and_info_from_end_to_end(run, tmp_path)
     assert "2 simulated cases" in text
     assert run("train", data, out, "--steps", 2, "--checkpoint-every", 1, "--threads", 2)[0] == 0
     assert len((out / "log.csv").read_text().splitlines()) == 3
-    status, text, _ = run("evaluate", data, "--checkpoint", out, "--output", tmp_path / "scores", "--cases", 1)
+    status, text, _ = run("evaluate", data, "--checkpoint", out, "--output", tmp_path / "scores", "--cases", 1,
+                         "--lesion-wise", 2026)  # fmt: skip
     assert status == 0
     assert "**mean**" in text
+    assert "By the rules of 2026" in text
+    assert (tmp_path / "scores" / "table.html").exists()
     assert "left out" in text
     assert (tmp_path / "scores" / "table.md").read_text().startswith("# ")
     folder = find_cases(data)[0].label.parent
@@ -546,6 +549,9 @@ def test_a_result_of_nnunet_is_compared_by_the_subset_behind_its_name(run, tmp_p
     assert "| nnunet | WT | +25.0 | +25.0 | +25.0 |" in out
     assert "| ours | WT | 50.0 | 1 | 0 | 0.0 | 0 | 0 | – | – | – |" in out
     assert "Note: nnunet: nnU-Net's summary.json, given FLAIR+T2" in out
+    for name, begins in (("table.md", "| result |"), ("table.html", "<!DOCTYPE html>")):
+        status, _, _ = run("compare", tmp_path / "ours.csv", "--output", tmp_path / name)
+        assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
     said = sentence(run("compare", tmp_path / "ours.csv", tmp_path / "summary.json"))
     assert "add them, as in summary.json@all" in said
 
@@ -597,6 +603,12 @@ def test_evaluate_shows_its_table_even_if_it_cannot_write_it_and_then_has_nothin
     assert (tmp_path / "scores" / "table.md").exists()
     said = sentence(run(*arguments, "--window", 64))
     assert "holds the scores of another evaluation (other window 48, here 64)" in said
+
+
+def test_evaluate_refuses_rules_of_another_year_before_a_model_is_loaded(run, small_cohort, tmp_path, no_model):
+    said = sentence(run("evaluate", small_cohort, "--output", tmp_path / "new", "--lesion-wise", 2024))
+    assert "lesion-wise rules: expected 2023 or 2026, found '2024'" in said
+    assert not (tmp_path / "new").exists()
 
 
 def test_evaluate_refuses_an_output_that_is_a_file_before_the_work(run, small_cohort, tmp_path, monkeypatch):

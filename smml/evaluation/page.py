@@ -21,7 +21,8 @@ th, td { padding: .2rem .55rem; text-align: right; border-bottom: 1px solid var(
 th { vertical-align: bottom; line-height: 1.25; max-width: 5.5rem; font-weight: 600; color: var(--soft);
   border-bottom: 2px solid var(--soft); }
 td, th span { white-space: nowrap; } th span { display: block; }
-.word { text-align: left; max-width: 24rem; } td.word { white-space: normal; } .mark { text-align: center; padding-inline: .35rem; } .off { color: var(--soft); }
+.word { text-align: left; max-width: 24rem; } td.word { white-space: normal; }
+.mark { text-align: center; padding-inline: .35rem; } .off { color: var(--soft); }
 tbody tr:hover { background-color: var(--row); }
 tr.mean td { font-weight: bold; border-top: 2px solid var(--soft); }
 .share, .harm { --bar: var(--good); min-width: 3.6rem; } .harm { --bar: var(--bad); }

@@ -276,7 +276,7 @@ def test_overlap_and_false_alarms_stand_apart():
     assert frame["absent ET"].tolist() == [2, 2]
     text = format_comparison(table)
     assert "Dice is the literature's mean, in which both empty counts 1 and a false alarm 0" in text
-    assert "| loud | ET | 60.0 | 1 | 0 | 0.0 | 2 | 1 | 50.0 | 1.20 | 1 |" in text
+    assert "| loud | ET | 60.0 | 1 | 0 | 0.0 | 2 | 1 | 50.0 | 1.25 | 1 |" in text
     assert "| quiet | ET | 60.0 | 1 | 0 | 0.0 | 2 | 0 | 0.0 | – | 0 |" in text
     assert "| loud | WT | 60.0 | 3 | 0 | 0.0 | 0 | 0 | – | – | 0 |" in text
 

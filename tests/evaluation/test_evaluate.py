@@ -1,6 +1,7 @@
 """The scores of a model over cases and subsets, and the table made of them."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,7 @@ def test_scores_of_another_evaluation_are_neither_mixed_nor_lost(tmp_path):
         (THREE, Stopping(facts={"window": 64}), {}, r"other window 48, here 64\)"),
         (THREE, Stopping(), {"one_empty": 373.13}, "other one_empty None, here 373.13"),
         (THREE, Stopping(), {"subsets": ["flair"]}, "other subsets"),
+        (THREE, Stopping(), {"lesion_wise": "2023"}, "other lesion_wise None, here '2023'"),
         (THREE[:2], Stopping(), {}, "other cases"),
         ([other, *THREE[1:]], Stopping(), {}, "other cases"),
     ):
@@ -258,8 +260,68 @@ def test_rows_that_were_edited_are_told_and_left_alone(tmp_path):
 def test_an_evaluation_that_came_to_nothing_binds_nobody(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         few(Stopping("001"), THREE, keep=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        few(Stopping("001"), THREE, keep=tmp_path, lesion_wise="2023")
     scores = few(Stopping(facts={"window": 64}), THREE[:1], keep=tmp_path)
     assert set(scores.frame["case"]) == {"001"}
+
+
+# ---------------------------------------------------------------- lesion by lesion
+
+
+def test_lesions_are_scored_by_the_rules_of_the_year_that_is_named():
+    cases = [made_case("a"), made_case("b", et=False)]
+    by_year = {
+        year: evaluate(Oracle(), cases, ["flair"], lesion_wise=year, progress=False) for year in ("2023", "2026")
+    }
+    found = {year: scores.frame.set_index(["case", "region"]) for year, scores in by_year.items()}
+    columns = ["lesion_rules", "lesions", "lesions_found", "false_lesions", "lesion_dice", "lesion_hd95", "lesion_nsd"]
+    # From FLAIR the ET of case a is missed, and b has none.
+    assert found["2023"].loc[("a", "ET"), columns].tolist() == ["2023", 1, 0, 0, 0, 374, 0]
+    assert found["2026"].loc[("a", "ET"), columns].tolist() == ["2026", 1, 0, 0, 0, math.inf, 0]
+    assert found["2023"].loc[("b", "ET"), columns].tolist() == ["2023", 0, 0, 0, 1, 0, 1]
+    assert math.isnan(found["2026"].loc[("b", "ET"), "lesion_dice"])
+    assert found["2026"].loc[("a", "WT"), columns].tolist() == ["2026", 1, 1, 0, 1, 0, 1]
+    assert by_year["2023"].protocol.endswith("; lesion by lesion by the rules of 2023")
+    with pytest.raises(InputError, match="lesion-wise rules: expected 2023 or 2026, found '2024'"):
+        evaluate(Oracle(), cases, lesion_wise="2024", progress=False)
+
+
+def test_lesions_that_nobody_asked_for_cost_nothing_and_change_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["smml.evaluation.evaluate"], "lesion_scores", lambda *_: pytest.fail("scored"))
+    scores = few(Stopping(), THREE, keep=tmp_path)
+    heads = "case,subset,modalities,output,region,dice,hd95,nsd,dice_post,truth_ml,predicted_ml"
+    assert (tmp_path / "scores.csv").read_text(encoding="utf-8").split("\n")[0] == heads
+    assert list(scores.frame.columns) == heads.split(",")
+    assert "lesion" not in scores.protocol
+
+
+def test_an_evaluation_with_lesions_goes_on_with_the_same_rules_alone(tmp_path):
+    whole = few(Stopping(), THREE, keep=tmp_path / "whole", lesion_wise="2026")
+    with pytest.raises(KeyboardInterrupt):
+        few(Stopping(THREE[1].id), THREE, keep=tmp_path / "part", lesion_wise="2026")
+    for other, said in (
+        (None, "other lesion_wise '2026', here None"),
+        ("2023", "other lesion_wise '2026', here '2023'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            few(Stopping(), THREE, keep=tmp_path / "part", lesion_wise=other)
+    again = few(Stopping(), THREE, keep=tmp_path / "part", lesion_wise="2026")
+    pd.testing.assert_frame_equal(again.frame, whole.frame, check_exact=True)
+    assert np.isinf(whole.frame["lesion_hd95"]).any()
+    assert (tmp_path / "part" / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+    kept = (tmp_path / "part" / "scores.csv").read_bytes()
+    assert write_report(again, tmp_path / "part", "an oracle")[0].read_bytes() == kept
+
+
+def test_an_evaluation_from_before_lesions_were_an_option_goes_on(tmp_path):
+    import json
+
+    few(Stopping(), THREE, keep=tmp_path)
+    known = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    del known["lesion_wise"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(known), encoding="utf-8")
+    assert len(few(Stopping(at="001"), THREE, keep=tmp_path).frame) == (3 + 3 + 3) * 3 - 3
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_score(tmp_path, monkeypatch):
