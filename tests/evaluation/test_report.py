@@ -209,7 +209,7 @@ def test_the_page_holds_the_numbers_of_the_scores_file(tmp_path):
 
 def test_a_cell_holds_one_number_whose_unit_is_in_the_head(tmp_path):
     _, markdown, html = write_report(with_lesions(), tmp_path, "made")
-    text = markdown.read_text(encoding="utf-8") + format_comparison(compare({"one": made(), "two": made()}))
+    text = markdown.read_text(encoding="utf-8") + "\n" + format_comparison(compare({"one": made(), "two": made()}))
     tables = [
         [line[2:-2].split(" | ") for line in part.splitlines() if line.startswith("| ")]
         for part in re.findall(r"(?:^\|.*(?:\n|$))+", text, re.MULTILINE)
