@@ -4,8 +4,8 @@
 
 ``--before`` is a checkout of an older commit. Each tree evaluates the same simulated cases in a process of its own,
 with all scores but those lesion by lesion (Dice, HD95, NSD, each branch), keeps the rows of each case on disk and
-writes its report. The processes take turns, so that a machine that slows down slows both down; of each the median counts. On a
-busy machine nothing here means much.
+writes its report. The processes take turns, so that a machine that slows down slows both down; of each the median
+counts. On a busy machine nothing here means much.
 
 Writes results/speed/evaluation.json and evaluation.md: seconds of the evaluation and of its report by tree, and how
 many times as long this tree takes as the older one.

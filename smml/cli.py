@@ -295,8 +295,10 @@ def compare(
 ) -> None:
     """Place results side by side: Dice and HD95 over the subsets, differences with 95 % intervals."""
     from smml import evaluation
-    from smml.files import write_text
+    from smml.files import check_target, write_text
 
+    if output is not None:
+        check_target(output)
     table = evaluation.compare(evaluation.read_named_results(results))
     reference = None if published is None else evaluation.published(published, table.pairs)
     text = evaluation.format_comparison(table, reference)
@@ -498,6 +500,7 @@ def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path
     So are those that the next run would take for a part of the case, looked for in ``folder``.
     """
     from smml.data.layouts import role_of_output, split_suffix
+    from smml.files import check_target
 
     def same(one: Path, other: Path) -> bool:
         # The second where a file system does not tell upper from lower case.
@@ -518,6 +521,7 @@ def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path
                 f"answer for that; choose another name, such as {path.with_name('answer' + split_suffix(path)[1])}, or "
                 "another folder"
             )
+        check_target(path)
     if probabilities is not None and same(output, probabilities):
         raise InputError(f"--probabilities {probabilities}: is the file of --output too; name two files")
 

@@ -615,7 +615,7 @@ def test_evaluate_refuses_an_output_that_is_a_file_before_the_work(run, small_co
     monkeypatch.setattr(cli, "_predictor", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "taken").write_text("kept", encoding="utf-8")
     said = sentence(run("evaluate", small_cohort, "--output", tmp_path / "taken"))
-    assert f"{tmp_path / 'taken'}: scores cannot be written there" in said
+    assert f"{tmp_path / 'taken' / 'scores.csv'}: cannot be written ({tmp_path / 'taken'}: Not a directory)" in said
 
 
 @pytest.fixture
@@ -651,6 +651,32 @@ def test_predict_refuses_names_that_it_could_not_write_before_a_model_is_loaded(
     )
     both = tmp_path / "sub" / ".." / "seg.nii.gz"
     assert "is the file of --output too; name two files" in refused("seg.nii.gz", "--probabilities", both)
+
+
+@pytest.mark.parametrize("option", ["--output", "--probabilities"])
+def test_predict_refuses_a_place_that_it_could_not_write_before_a_model_is_loaded(
+    run, case_folder, tmp_path, no_model, option
+):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder.nii.gz").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for path, said in (
+        (tmp_path / "file" / "new" / "seg.nii.gz", f"cannot be written ({tmp_path / 'file'}: Not a directory)"),
+        (tmp_path / "folder.nii.gz", "expected a file to write or replace, found a folder"),
+    ):
+        outputs = {"--output": tmp_path / "new" / "seg.nii.gz"} | {option: path}
+        words = [word for pair in outputs.items() for word in pair]
+        assert f"{path}: {said}" in sentence(run("predict", "--case", case_folder, *words))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_compare_refuses_a_place_that_it_could_not_write_before_it_reads(run, tmp_path, monkeypatch):
+    from smml import evaluation
+
+    monkeypatch.setattr(evaluation, "read_named_results", lambda *_: pytest.fail("results were read"))
+    (tmp_path / "file").write_text("kept")
+    said = sentence(run("compare", "a=a.csv", "b=b.csv", "--output", tmp_path / "file" / "table.md"))
+    assert f"{tmp_path / 'file' / 'table.md'}: cannot be written" in said
 
 
 def test_a_model_of_other_classes_is_refused_before_it_segments(

@@ -1,7 +1,6 @@
 """The report of an evaluation: its tables on screen, as Markdown and as a page, and the folder that takes them."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from smml.data.labels import REGIONS
@@ -24,7 +23,7 @@ from smml.evaluation.tables import (
     subset_sheet,
     summary_table,
 )
-from smml.files import write_text
+from smml.files import check_target, write_text
 
 LITERATURE = "The literature's mean, in which a region that is not there counts 1, and 0 if any of it is called"
 APART = (
@@ -80,20 +79,8 @@ def check_report(folder: str | os.PathLike) -> None:
     Raises:
         InputError: the folder cannot be made or written to, or one of the files to write is a folder.
     """
-    folder = Path(folder)
-    # What is to be made later lies in the nearest folder that is there already; a broken link counts as there.
-    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-        taken = next((folder / name for name in (*REPORT_FILES, IDENTITY) if (folder / name).is_dir()), None)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: scores cannot be written there ({place}: {error.strerror}); expected a folder, or a place "
-            "where one can be made; choose another output"
-        ) from error
-    if taken:
-        raise InputError(f"{taken}: expected a file to write or replace, found a folder; choose another output")
+    for name in (*REPORT_FILES, IDENTITY):
+        check_target(Path(folder) / name)
 
 
 def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple[Path, Path, Path]:

@@ -21,11 +21,12 @@ from smml.evaluation.bootstrap import bootstrap_mean
 from smml.evaluation.by_number import by_number_of_sequences
 from smml.evaluation.scores import Scores
 from smml.evaluation.sheets import Kind, Sheet, number
-from smml.files import replacing, write_text
+from smml.files import check_target, replacing, write_text
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 from smml.study.presets import ARMS, READINGS
 from smml.study.run import REPORT_SCORES, SETTINGS, is_report, run_name
 
+REPORT = "study.md"
 MEASURES = (*REGIONS, "mean")
 # Options that came after the first runs, each with the one that switches on what it weighs. Runs that do not name them
 # had w_min = 0.05, which is no longer the default.
@@ -196,8 +197,8 @@ def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
     ):
         study.scores.to_csv(packed, index=False)
     write_text(folder / SETTINGS, json.dumps({"preset": study.settings, "runs": study.runs}, indent=1) + "\n")
-    write_text(folder / "study.md", format_study(study, title))
-    return folder / "study.md"
+    write_text(folder / REPORT, format_study(study, title))
+    return folder / REPORT
 
 
 def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | None = None) -> None:
@@ -210,19 +211,20 @@ def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | N
         output: of the study, which may not exist yet, or the report that is written anew.
 
     Raises:
-        InputError: the folder is a file, or lies in one, or holds a study.
+        InputError: the folder is a file, or lies in one, or holds a study; or it cannot be made or written to.
     """
     folder = Path(folder)
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if there.exists() and not there.is_dir():
         raise InputError(f"{folder}: {there} is a file, expected a folder for the report; choose another name")
-    if is_report(folder):
-        return
-    if (folder / SETTINGS).exists() or (output is not None and folder.resolve() == Path(output).resolve()):
+    a_study = (folder / SETTINGS).exists() or (output is not None and folder.resolve() == Path(output).resolve())
+    if a_study and not is_report(folder):
         raise InputError(
             f"{folder}: is the folder of a study, whose {SETTINGS} the report would replace; name another folder for "
             "the report (--results), or none: it is then written to report/ inside the study"
         )
+    for name in (REPORT_SCORES, SETTINGS, REPORT):
+        check_target(folder / name)
 
 
 def format_study(study: Study, title: str) -> str:

@@ -306,6 +306,9 @@ def test_a_report_that_cannot_be_a_folder_is_refused_before_anything_is_trained(
         error = asked(tmp_path / "study", "--preset", "smoke", "--results", results)
         assert isinstance(error, InputError)
         assert f"{tmp_path / 'file'} is a file, expected a folder for the report" in str(error)
+    (tmp_path / "odd" / "study.md").mkdir(parents=True)
+    error = asked(tmp_path / "study", "--preset", "smoke", "--results", tmp_path / "odd")
+    assert f"{tmp_path / 'odd' / 'study.md'}: expected a file to write or replace" in str(error)
     assert not (tmp_path / "study").exists()
 
 
