@@ -120,6 +120,7 @@ class TrainingLog:
         csv.writer(text, lineterminator="\n").writerows([columns, *kept])
         write_text(path, text.getvalue())
         self._stream = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._size = path.stat().st_size  # bytes of whole rows
 
     def write(self, row: dict[str, float | int]) -> None:
         """Append one row, by column name."""
@@ -128,6 +129,7 @@ class TrainingLog:
         with self._told():
             self._stream.write(",".join(text) + "\n")
             self._stream.flush()
+            self._size = os.fstat(self._stream.fileno()).st_size
 
     def sync(self) -> None:
         """Make sure that what was written survives a power cut."""
@@ -135,9 +137,15 @@ class TrainingLog:
             sync(self._stream.fileno())
 
     def close(self) -> None:
-        # What could not be written before is tried once more.
         with self._told():
-            self._stream.close()
+            try:
+                # What could not be written before is tried once more.
+                self._stream.close()
+            except OSError:
+                # A full disk takes a part of a row.
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, self._size)
+                raise
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ The rows of a case are appended as soon as it is done. Whatever ends the evaluat
 first rows of one more, which are cut off and scored again when it goes on.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -137,11 +138,17 @@ class KeptRows:
 
     def _write(self) -> None:
         """Append what waits, behind the last row that is known to be whole."""
-        with open(self._path, "r+b" if self._path.exists() else "wb") as stream:
-            stream.truncate(self._size)
-            stream.seek(self._size)
-            stream.write(self._pending.encode())
-            stream.flush()
+        try:
+            with open(self._path, "r+b" if self._path.exists() else "wb") as stream:
+                stream.truncate(self._size)
+                stream.seek(self._size)
+                stream.write(self._pending.encode())
+                stream.flush()
+        except OSError:
+            # A full disk takes a part of what it is given.
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, self._size)
+            raise
         self._size += len(self._pending.encode())
         self._pending = ""
 
