@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import csv
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -89,7 +90,7 @@ WORKS = {
     work.name: work
     for work in (
         Work(
-            "simulate cohort --cases 5 --spacing 6 --workers 1",
+            "simulate cohort --cases 4 --spacing 6 --workers 1",
             until=lambda folder: any(folder.rglob("*seg.nii.gz")),
         ),
         Work(TRAIN, "--resume", lambda folder: (folder / "run/checkpoint.pt").exists()),
@@ -100,7 +101,7 @@ WORKS = {
             lambda folder: (folder / "sam/checkpoint.pt").exists(),
         ),
         Work(
-            "evaluate {inputs}/data --checkpoint {inputs}/weights.pt --output scores --cases 2 --window 32 --threads 1",
+            "evaluate {inputs}/data --checkpoint {inputs}/weights.pt --output scores --window 32 --threads 1",
             until=lambda folder: len(rows(folder / "scores/scores.csv")) > 1,
         ),
         Work(
@@ -128,6 +129,7 @@ def main() -> int:
     parser.add_argument("faults", choices=("interruptions", "full-disk"))
     parser.add_argument("--tries", type=int, default=6, help="kills of each command")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; default: drawn")
+    parser.add_argument("--jobs", type=int, default=2, help="commands whose interruptions are tried at a time")
     parser.add_argument("--commands", default="", help="only these, joined by commas; nothing is then committed")
     options = parser.parse_args()
     only = options.commands.split(",") if options.commands else None
@@ -138,8 +140,9 @@ def main() -> int:
         if options.faults == "interruptions":
             print(f"seed {seed}", flush=True)
             heads = ["command", "moments", "resumed equal", "finished before, kept", "strays"]
-            draw = random.Random(seed)
-            found = [interrupt(WORKS[name], inputs, Path(place), options.tries, draw) for name in only or LONG]
+            jobs = [(WORKS[name], inputs, Path(place), options.tries, seed) for name in only or LONG]
+            with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
+                found = pool.starmap(interrupt, jobs, chunksize=1)
         else:
             known = {"info", *(work.words.partition(" ")[0] for work in WORKS.values())}
             commands = {info.name or info.callback.__name__ for info in smml.cli.app.registered_commands}
@@ -157,8 +160,10 @@ def main() -> int:
 
 
 def prepare(inputs: Path) -> Path:
-    """What the commands work on: two simulated cases at 6 mm and an untrained model."""
-    smml.data.simulate_cohort(inputs / "data", 2, spacing=6, seed=COHORT_SEED, workers=1, progress=False)
+    """What the commands work on: three simulated cases at 6 mm, of two sequences, and an untrained model."""
+    for case in smml.data.simulate_cohort(inputs / "data", 3, spacing=6, seed=COHORT_SEED, workers=1, progress=False):
+        for name in ("t1ce", "t2"):
+            case.images[name].path.unlink()
     torch.manual_seed(0)
     model = SMML("tiny")
     save_checkpoint(Checkpoint(model.config, model.state_dict(), (6.0,) * 3, patch=32), inputs / "weights.pt")
@@ -273,15 +278,16 @@ def finished(name: str, folder: Path) -> list[str]:
     if name == "simulate":
         return [f"{path.name} {path.stat().st_ino}" for path in folder.rglob("*seg.nii.gz")]
     if name == "evaluate":
-        return [""] * ((len(rows(folder / "scores" / "scores.csv")) - 1) // 45)  # rows of a case
+        return [""] * ((len(rows(folder / "scores" / "scores.csv")) - 1) // 9)  # three subsets, three regions
     for path in folder.rglob("checkpoint.pt"):
         done = torch.load(path, weights_only=True)["step"]
         return [row for row in rows(path.with_name("log.csv"))[1:] if int(row.partition(",")[0]) < done]
     return []
 
 
-def interrupt(work: Work, inputs: Path, place: Path, tries: int, draw: random.Random) -> tuple[list, list[str]]:
+def interrupt(work: Work, inputs: Path, place: Path, tries: int, seed: int) -> tuple[list, list[str]]:
     """The row of the table, and what is wrong."""
+    draw = random.Random(f"{seed} {work.name}")
     status, seconds = run(work.words, inputs, place / f"{work.name}-whole")
     whole, faults, kept, done, left = tree(place / f"{work.name}-whole"), [], 0, 0, 0
     if status:
@@ -403,8 +409,9 @@ def fill(work: Work, inputs: Path, place: Path) -> tuple[list, list[str]]:
 
 
 def lines_of(text: str) -> list[str]:
-    """What a command said, without its progress bars."""
-    return [line.strip() for line in re.split(r"[\r\n]", text) if line.strip() and not BAR.search(line)]
+    """What a command said, without its progress bars and warnings."""
+    lines = map(str.strip, re.split(r"[\r\n]", text))
+    return [line for line in lines if line and not line.startswith("smml: warning: ") and not BAR.search(line)]
 
 
 MEANS = {

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -33,6 +34,8 @@ _FAULT = (
     "from, with the command, the lines above and those of `smml info`"
 )
 
+_format_warning = warnings.formatwarning
+
 DeviceOption = Annotated[str, typer.Option(help="torch device, for example cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
 RefineOption = Annotated[
@@ -46,6 +49,7 @@ def main() -> None:
 
     A traceback is left for faults of the program alone, with what to do about them.
     """
+    warnings.formatwarning = _warning_line
     try:
         _refuse_empty(sys.argv[1:])
         app()
@@ -90,6 +94,15 @@ def _refuse_empty(words: list[str]) -> None:
                 f"{name}: expected a value, found an empty one; give it, or leave it out (was a variable of the shell "
                 "not set?)"
             )
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What the package warns of as a sentence; a warning of another keeps its place in the code."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"smml: warning: {message}\n"
+    return _format_warning(message, category, filename, lineno, line)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -609,6 +610,15 @@ def test_evaluate_refuses_rules_of_another_year_before_a_model_is_loaded(run, sm
     said = sentence(run("evaluate", small_cohort, "--output", tmp_path / "new", "--lesion-wise", 2024))
     assert "lesion-wise rules: expected 2023 or 2026, found '2024'" in said
     assert not (tmp_path / "new").exists()
+
+
+def test_what_the_package_warns_of_is_a_sentence_and_others_warnings_keep_their_place(run, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(cli, "app", lambda: None)
+    run()
+    ours, others = str(Path(smml.__file__).parent / "evaluation" / "evaluate.py"), "/other/package.py"
+    assert warnings.formatwarning("the disk is full", UserWarning, ours, 3) == "smml: warning: the disk is full\n"
+    assert warnings.formatwarning("old", FutureWarning, others, 7).startswith("/other/package.py:7: FutureWarning: old")
 
 
 def test_evaluate_refuses_an_output_that_is_a_file_before_the_work(run, small_cohort, tmp_path, monkeypatch):

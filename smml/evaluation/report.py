@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from smml.data.labels import REGIONS
-from smml.errors import InputError
 from smml.evaluation.added import added_sequences, added_sheet, largest_loss
 from smml.evaluation.by_number import NUMBER_WORDS, by_number_of_sequences, number_sheet
 from smml.evaluation.kept import IDENTITY, ROWS

@@ -369,6 +369,16 @@ def test_a_disk_that_is_full_for_a_while_costs_no_score(tmp_path, monkeypatch):
         few(Stopping(), THREE, keep=tmp_path / "part")
 
 
+def test_a_disk_that_stays_full_leaves_whole_rows_alone(tmp_path, files_of_at_most):
+    scores = few(Stopping(), THREE, keep=tmp_path / "whole")
+    whole = (tmp_path / "whole" / "scores.csv").read_bytes()
+    first = whole.index(b'\n"b, c",') + 1  # where the second case begins
+    with files_of_at_most(first + 20), pytest.warns(UserWarning, match="cannot be written"):
+        found = few(Stopping(), THREE, keep=tmp_path / "part")
+    pd.testing.assert_frame_equal(found.frame, scores.frame, check_exact=True)
+    assert (tmp_path / "part" / "scores.csv").read_bytes() == whole[:first]
+
+
 def test_files_that_cannot_be_read_are_told_before_the_first_case_is_segmented(small_cohort, tmp_path):
     import shutil
 
