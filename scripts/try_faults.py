@@ -32,9 +32,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Before torch starts any: sums are then made in one order, and a fork loses no thread.
-os.environ["OMP_NUM_THREADS"] = "1"
-
 import torch
 from safetensors import safe_open
 
@@ -133,21 +130,17 @@ def main() -> int:
     parser.add_argument("--commands", default="", help="only these, joined by commas; nothing is then committed")
     options = parser.parse_args()
     only = options.commands.split(",") if options.commands else None
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # sums are then made in one order, and a fork loses no thread
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory() as place:
         inputs = prepare(Path(place) / "inputs")
         if options.faults == "interruptions":
             print(f"seed {seed}", flush=True)
             heads = ["command", "moments", "resumed equal", "finished before, kept", "strays"]
-            jobs = [(WORKS[name], inputs, Path(place), options.tries, seed) for name in only or LONG]
+            jobs = [(name, inputs, Path(place), options.tries, seed) for name in only or LONG]
             with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
                 found = pool.starmap(interrupt, jobs, chunksize=1)
         else:
-            known = {"info", *(work.words.partition(" ")[0] for work in WORKS.values())}
-            commands = {info.name or info.callback.__name__ for info in smml.cli.app.registered_commands}
-            if commands != known:
-                sys.exit(f"commands that are not tried here: {', '.join(sorted(commands ^ known))}")
             heads = ["command", "fillings", "refused", "fitted", "lost", "half-written", "strays", "the last sentence"]
             found = [fill(work, inputs, Path(place)) for name, work in WORKS.items() if name in (only or WORKS)]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
@@ -285,8 +278,9 @@ def finished(name: str, folder: Path) -> list[str]:
     return []
 
 
-def interrupt(work: Work, inputs: Path, place: Path, tries: int, seed: int) -> tuple[list, list[str]]:
+def interrupt(name: str, inputs: Path, place: Path, tries: int, seed: int) -> tuple[list, list[str]]:
     """The row of the table, and what is wrong."""
+    work = WORKS[name]
     draw = random.Random(f"{seed} {work.name}")
     status, seconds = run(work.words, inputs, place / f"{work.name}-whole")
     whole, faults, kept, done, left = tree(place / f"{work.name}-whole"), [], 0, 0, 0
@@ -312,7 +306,7 @@ def interrupt(work: Work, inputs: Path, place: Path, tries: int, seed: int) -> t
             again = [one for one in before if one not in after]
         done, kept = done + len(before), kept + (0 if again else len(before))
         found, hidden = tree(folder), strays(folder)
-        odd = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
+        odd = sorted(path for path in whole.keys() | found.keys() if whole.get(path) != found.get(path))
         equal, left = equal + (not odd and not status), left + bool(hidden)
         told = f"status {status} ({lines_of(said)[-1:]})" if status else ""
         for fault, what in (("", told), ("other", odd), ("stray", hidden), ("done again", again)):
