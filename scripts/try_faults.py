@@ -130,6 +130,8 @@ def main() -> int:
     parser.add_argument("--commands", default="", help="only these, joined by commas; nothing is then committed")
     options = parser.parse_args()
     only = options.commands.split(",") if options.commands else None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever is open is closed
+    made = made_with()  # now: there may be other commits when this ends
     torch.set_num_threads(1)  # sums are then made in one order, and a fork loses no thread
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory() as place:
@@ -148,7 +150,7 @@ def main() -> int:
     faults = [fault for _, some in found for fault in some]
     print(table, *faults, sep="\n")
     if not only:
-        write_text(RESULTS / f"{options.faults}.md", page(options.faults, seed, table, faults))
+        write_text(RESULTS / f"{options.faults}.md", page(options.faults, seed, table, faults, made))
     return bool(faults)
 
 
@@ -192,7 +194,13 @@ def start(words: str, inputs: Path, folder: Path) -> int:
 
 def run(words: str, inputs: Path, folder: Path) -> tuple[int, float]:
     """Exit status of a command, and the seconds of processor time that it took."""
-    _, status, usage = os.wait4(start(words, inputs, folder), 0)
+    child = start(words, inputs, folder)
+    try:
+        _, status, usage = os.wait4(child, 0)
+    except BaseException:  # a disk that is in use could not be taken away
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
     return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
 
@@ -321,7 +329,8 @@ def half_written(found: dict[str, object], whole: dict[str, object]) -> list[str
     return [
         f"half-written {name}"
         for name, what in found.items()
-        if str(what)[:7] == "damaged" or (name.endswith(".nii.gz") and what != whole.get(name))
+        if (isinstance(what, str) and what.startswith("damaged"))
+        or (name.endswith(".nii.gz") and what != whole.get(name))
     ]
 
 
@@ -426,9 +435,8 @@ MEANS = {
 }
 
 
-def page(faults: str, seed: int, table: str, found: list[str]) -> str:
+def page(faults: str, seed: int, table: str, found: list[str], made: dict) -> str:
     """The committed result."""
-    made = made_with()
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     command = f"python scripts/try_faults.py {faults}" + (f" --seed {seed}" if faults == "interruptions" else "")
     faulty = "".join(f"- {fault}\n" for fault in found) or "Nothing was found.\n"
