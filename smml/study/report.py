@@ -16,7 +16,7 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
-from smml.evaluation.added import added_sequences, largest_loss, losses_sheet
+from smml.evaluation.added import Loss, added_sequences, largest_loss, losses_sheet
 from smml.evaluation.bootstrap import bootstrap_mean
 from smml.evaluation.by_number import by_number_of_sequences
 from smml.evaluation.scores import Scores
@@ -350,7 +350,7 @@ def _number_sheet(study: Study) -> Sheet:
 
 
 def _losses_sheet(study: Study) -> Sheet:
-    losses = {}
+    losses: dict[str, Loss] = {}
     for name in study.arms:
         added = added_sequences(_scores(study, name))
         losses |= {(ARMS | READINGS)[name].title: largest_loss(added)} if len(added) else {}
