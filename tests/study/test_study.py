@@ -77,7 +77,7 @@ def test_the_report_has_dice_by_number_of_sequences_and_the_dearest_sequence_of_
     scores.loc[scores["case"] == "case0", "dice"] = 0.0
     hurt = (scores["arm"] == "pair") & (scores["subset"] == "FLAIR+T2") & (scores["region"] == "ET")
     scores.loc[hurt, "dice"] -= 0.3
-    text = study_report.format_study(study, "made")
+    text = f"{study_report._number_sheet(study).markdown()}\n{study_report._losses_sheet(study).markdown()}"
     there = scores[(scores["truth_ml"] > 0) & (scores["arm"] == "single")]
     mean = f"{100 * there['dice'].mean():.1f}"
     values = [3 * 11 * 3 * subsets for subsets in (4, 6, 4, 1)]  # seeds, cases, regions
