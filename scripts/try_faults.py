@@ -145,7 +145,7 @@ def main() -> int:
         else:
             heads = ["command", "fillings", "refused", "fitted", "lost", "half-written", "strays", "the last sentence"]
             found = [fill(work, inputs, Path(place)) for name, work in WORKS.items() if name in (only or WORKS)]
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 2) + "---|"]
     table = "\n".join([*lines, *(f"| {' | '.join(map(str, cells))} |" for cells, _ in found)])
     faults = [fault for _, some in found for fault in some]
     print(table, *faults, sep="\n")
@@ -177,6 +177,7 @@ def start(words: str, inputs: Path, folder: Path) -> int:
             time.sleep(0.001)
         return child
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(folder)
@@ -388,10 +389,9 @@ def fill(work: Work, inputs: Path, place: Path) -> tuple[list, list[str]]:
             ends = {name: "".join(rows(disk / name))[-1:] for name in found if name.endswith(".csv")}
             now = {name: (disk / name).read_bytes() if (disk / name).exists() else b"" for name in before}
         where = f"{work.name}, room for {share:.0%} of {written} bytes"
-        # As it was, gone on behind what was there, or whole and new.
-        lost = [
-            name for name, old in before.items() if not now[name].startswith(old) and found.get(name) != whole.get(name)
-        ]
+        # In bytes as it was or gone on behind; else it was written anew, and says what it said or will say at the end.
+        anew = [name for name, old in before.items() if not now[name].startswith(old)]
+        lost = [name for name in anew if found.get(name) not in (part.get(name), whole.get(name))]
         half = half_written({name: what for name, what in found.items() if name not in before}, whole)
         half += [f"half a row in {name}" for name, end in ends.items() if end not in ("", "\n")]
         one = status == 2 and len(said) == 1 and said[0].startswith("smml: ")
@@ -430,7 +430,7 @@ MEANS = {
         "A file system of 3 MB (more where more lies there, or is written), with room for a part of what the command "
         "writes. Refused: exit status 2 and one sentence on stderr, warnings and progress bars apart. Fitted: the "
         "command needed no more and all of it is there. Lost: fillings after which a file that was there is neither "
-        "as it was, nor gone on behind, nor whole and new. Half-written: under their final name; strays: hidden files."
+        "as it was, nor gone on behind, nor what it is at the end. Half-written: under their final name; strays: hidden files."
     ),
 }
 
