@@ -165,7 +165,8 @@ figures.panels({name: figures.heat_picture(volume, z, *picture) for name, pictur
 # - Overlap, misses and false alarms are three numbers. The literature's mean is one of them all; it is shown where
 #   others' figures stand beside ours, and called so.
 # - A mean over 15 subsets hides what matters to a clinic: which sequence it may lack.
-# - `smml evaluate FOLDER --checkpoint tiny` makes the same table on the command line, for any layout, and a page of all tables.
+# - `smml evaluate FOLDER --checkpoint tiny` makes the same table on the command line, for any layout, and a page of all
+#   tables.
 #
 # ## Exercises
 #
