@@ -430,8 +430,8 @@ MEANS = {
         "A file system of 3 MB (more where more lies there, or is written), with room for a part of what the command "
         "writes. Refused: exit status 2 and one sentence on stderr, warnings and progress bars apart. Fitted: the "
         "command needed no more and all of it is there. Lost: fillings after which a file that was there is neither "
-        "as it was, nor gone on behind, nor what it is at the end. Half-written: under their final name; strays: hidden "
-        "files."
+        "as it was, nor gone on behind, nor what it is at the end. Half-written: under their final name; strays: "
+        "hidden files."
     ),
 }
 
