@@ -129,6 +129,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="commands whose interruptions are tried at a time")
     parser.add_argument("--commands", default="", help="only these, joined by commas; nothing is then committed")
     options = parser.parse_args()
+    if options.faults == "full-disk" and os.geteuid():
+        parser.error("full-disk mounts a small file system, which needs root; run it with sudo")
     only = options.commands.split(",") if options.commands else None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever is open is closed
     made = made_with()  # now: there may be other commits when this ends
