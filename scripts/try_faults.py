@@ -106,6 +106,11 @@ WORKS = {
             "--output labels.nii.gz --probabilities shares.nii.gz",
             old=("labels.nii.gz", "shares.nii.gz"),
         ),
+        Work(
+            "calibrate {inputs}/complete --checkpoint {inputs}/weights.pt --output calibrated.safetensors --window 32 "
+            "--threads 1",
+            old=("calibrated.safetensors",),
+        ),
         Work("compare a={inputs}/scores b={inputs}/scores --output table.md", old=("table.md",)),
         Work(
             "study study --preset smoke --arms pair --seeds 0 --workers 1",
@@ -157,10 +162,11 @@ def main() -> int:
 
 
 def prepare(inputs: Path) -> Path:
-    """What the commands work on: three simulated cases at 6 mm, of two sequences, and an untrained model."""
+    """What the commands work on: three simulated cases at 6 mm, of two sequences, one of four, an untrained model."""
     for case in smml.data.simulate_cohort(inputs / "data", 3, spacing=6, seed=COHORT_SEED, workers=1, progress=False):
         for name in ("t1ce", "t2"):
             case.images[name].path.unlink()
+    smml.data.simulate_cohort(inputs / "complete", 1, spacing=6, seed=COHORT_SEED, workers=1, progress=False)
     torch.manual_seed(0)
     model = SMML("tiny")
     save_checkpoint(Checkpoint(model.config, model.state_dict(), (6.0,) * 3, patch=32), inputs / "weights.pt")
