@@ -27,13 +27,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+if __name__ == "__main__":
+    # Before any library starts threads of its own, whose locks a fork could take along.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 from safetensors import safe_open
+from tqdm import tqdm
 
 # All that the commands import.
 import smml.cli
@@ -80,7 +86,7 @@ class Work:
 
 
 TRAIN = (
-    "train {inputs}/data run --steps 4 --checkpoint-every 1 --batch-size 1 --spacing 6 --precision float32 --ema 0.9 "
+    "train {inputs}/data run --steps 8 --checkpoint-every 1 --batch-size 1 --spacing 6 --precision float32 --ema 0.9 "
     "--validate-every 2 --holdout 0.4 --threads 1"
 )
 WORKS = {
@@ -92,7 +98,7 @@ WORKS = {
         ),
         Work(TRAIN, "--resume", lambda folder: (folder / "run/checkpoint.pt").exists()),
         Work(
-            "train-sam sam --steps 6 --checkpoint-every 2 --subjects 1 --slices 2 --shapes 4 --batch-size 1 "
+            "train-sam sam --steps 150 --checkpoint-every 5 --subjects 1 --slices 2 --shapes 4 --batch-size 1 "
             "--threads 1",
             "--resume",
             lambda folder: (folder / "sam/checkpoint.pt").exists(),
@@ -139,7 +145,10 @@ def main() -> int:
     only = options.commands.split(",") if options.commands else None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever is open is closed
     made = made_with()  # now: there may be other commits when this ends
-    torch.set_num_threads(1)  # sums are then made in one order, and a fork loses no thread
+    torch.set_num_threads(1)  # sums are then made in one order
+    # Of its own kind of lock all forks share one, and whoever is killed while a bar is drawn would keep it for ever.
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0  # a thread too
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory() as place:
         inputs = prepare(Path(place) / "inputs")
@@ -162,8 +171,8 @@ def main() -> int:
 
 
 def prepare(inputs: Path) -> Path:
-    """What the commands work on: three simulated cases at 6 mm, of two sequences, one of four, an untrained model."""
-    for case in smml.data.simulate_cohort(inputs / "data", 3, spacing=6, seed=COHORT_SEED, workers=1, progress=False):
+    """What the commands work on: six simulated cases at 6 mm, of two sequences, one of four, an untrained model."""
+    for case in smml.data.simulate_cohort(inputs / "data", 6, spacing=6, seed=COHORT_SEED, workers=1, progress=False):
         for name in ("t1ce", "t2"):
             case.images[name].path.unlink()
     smml.data.simulate_cohort(inputs / "complete", 1, spacing=6, seed=COHORT_SEED, workers=1, progress=False)
