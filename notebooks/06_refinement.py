@@ -322,7 +322,7 @@ print(
 #
 # ## Before and after
 #
-# The same students with and without refinement, on a few held-out cases here:
+# The same students with and without refinement, on a few held-out cases here (the literature's mean):
 
 # %%
 subsets = [("flair",), ("t1ce",), ("t1ce", "t2"), MODALITIES][-course.size(full=4, fast=1) :]

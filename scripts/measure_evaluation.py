@@ -14,15 +14,13 @@ many times as long this tree takes as the older one.
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from measure_speed import commit, machine, server
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "results" / "speed"
@@ -72,33 +70,19 @@ def take_turns(trees: dict[str, Path], data: Path, arguments: argparse.Namespace
     """Seconds of each part, of each tree, of each turn."""
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
     with contextlib.ExitStack() as stack:
-        go = {name: stack.enter_context(server(tree, data, arguments)) for name, tree in trees.items()}
+        go = {name: stack.enter_context(server(words(tree, data, arguments), tree)) for name, tree in trees.items()}
         for _ in range(arguments.repeats):
             for name, once in go.items():
-                measured[name].append(once())
+                measured[name].append(json.loads(once()))
                 print(name, measured[name][-1], flush=True)
     return measured
 
 
-@contextlib.contextmanager
-def server(tree: Path, data: Path, arguments: argparse.Namespace) -> Iterator[Callable[[], dict[str, float]]]:
-    """A process of ``tree`` that has loaded the model, and evaluates and reports at every call."""
-    words = ["--before", str(tree), "--checkpoint", arguments.checkpoint, "--threads", str(arguments.threads)]
-    words += ["--subsets", *arguments.subsets] if arguments.subsets else []
-    command = [sys.executable, __file__, *words, "--serve", str(data)]
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, cwd=tree, **pipes) as process:
-
-        def once() -> dict[str, float]:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        if process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"{tree}: cannot evaluate, see above")
-        yield once
-        process.stdin.close()
+def words(tree: Path, data: Path, arguments: argparse.Namespace) -> list[str]:
+    """The command of a process of ``tree`` that has loaded the model, and evaluates and reports at every call."""
+    command = [__file__, "--before", str(tree), "--checkpoint", arguments.checkpoint]
+    command += ["--threads", str(arguments.threads), "--serve", str(data)]
+    return command + (["--subsets", *arguments.subsets] if arguments.subsets else [])
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -132,9 +116,6 @@ def serve(arguments: argparse.Namespace) -> None:
 
 def provenance(arguments: argparse.Namespace, trees: dict[str, Path]) -> dict:
     """Command, commits, versions and hardware."""
-    import torch
-
-    cpu = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else None
     return {
         "command": "python scripts/measure_evaluation.py --before FOLDER",
         "commits": {name: commit(tree) for name, tree in trees.items()},
@@ -145,16 +126,8 @@ def provenance(arguments: argparse.Namespace, trees: dict[str, Path]) -> dict:
         "subsets": arguments.subsets or "all 15",
         "threads": arguments.threads,
         "repeats": arguments.repeats,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "processor": f"{cpu or platform.processor()}, {os.cpu_count()} cores",
+        **machine(),
     }
-
-
-def commit(folder: Path) -> str | None:
-    """The commit of a checkout."""
-    run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    return run.stdout.strip() or None
 
 
 def table(found: dict) -> str:

@@ -26,7 +26,7 @@ from smml.evaluation.tables import MEAN, format_table
 from smml.files import write_text
 from smml.inference import Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name
-from smml.runs import made_with
+from smml.runs import made_line, made_with
 
 ED = 2
 
@@ -81,8 +81,7 @@ def as_markdown(report: dict, cases: int) -> str:
         "",
         *[f"- {name}: {value}" for name, value in report["checks"].items()],
         "",
-        f"Made by `{report['command']}` at commit {report['commit'][:10]}, torch {report['versions']['torch']}, "
-        f"{report['hardware']}.",
+        made_line(report),
         "",
     ]
     return "\n".join(lines)

@@ -3,10 +3,8 @@
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
 
-import errno
 import os
 import sys
-import tempfile
 import traceback
 import warnings
 from dataclasses import replace
@@ -220,8 +218,7 @@ def evaluate(
     with start_ranks(device) as ranks:
         # Before the model, which takes longer to load, and long before the scores: what forbids them is told at once.
         check_report(output)
-        found = _labelled(data)
-        found = found[:cases] if cases else found
+        found = _labelled(data, cases)
         predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         one_empty = CHALLENGE_PENALTY if penalty else math.nan
@@ -256,9 +253,10 @@ def calibrate(
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Expected calibration error by region and number of sequences; with --output, fit temperatures that lower it.
+    """Expected calibration error by region and number of sequences; with --output, fit temperatures first.
 
-    Fit on cases that the model was not trained on, and measure on others again. Labels are not changed by temperatures.
+    Fit on cases that the model was not trained on, and measure on others whether the error falls: what is fitted is the
+    likelihood. Labels are not changed by temperatures.
     """
     from smml import evaluation
     from smml.models.checkpoint import load_checkpoint, save_checkpoint
@@ -267,8 +265,7 @@ def calibrate(
     source = load_checkpoint(checkpoint)
     if output is not None:
         _check_calibrated(output, checkpoint)
-    found = _labelled(data)
-    found = found[:cases] if cases else found
+    found = _labelled(data, cases)
     # Temperatures are of the students, so SAM need not be there.
     predictor = _predictor(checkpoint, device, window, refine=False)
     if output is None:
@@ -469,8 +466,8 @@ def _whole_number(option: str, text: str) -> int:
         raise InputError(f"{option}: expected whole numbers joined by commas, found {text!r}") from error
 
 
-def _labelled(data: Path) -> list:
-    """The cases of a folder that have a segmentation; says how many have none."""
+def _labelled(data: Path, most: int) -> list:
+    """The first ``most`` cases of a folder that have a segmentation, 0 for all; says how many have none."""
     from smml.data import find_cases
 
     everyone = find_cases(data)
@@ -483,11 +480,12 @@ def _labelled(data: Path) -> list:
     if len(found) < len(everyone):
         unlabelled = len(everyone) - len(found)
         _say(f"{data}: {unlabelled} of {len(everyone)} cases left out, because they have no segmentation")
-    return found
+    return found[:most] if most else found
 
 
 def _check_calibrated(output: Path, checkpoint: str) -> None:
     """Refuse a place for weights with temperatures before the fit, which takes long."""
+    from smml.files import check_target
     from smml.models.checkpoint import find_checkpoint
 
     if output.suffix != ".safetensors":
@@ -497,14 +495,9 @@ def _check_calibrated(output: Path, checkpoint: str) -> None:
         )
     if output.exists() and output.samefile(find_checkpoint(checkpoint)):
         raise InputError(f"--output {output}: is the checkpoint itself; choose another name")
-    try:
-        if output.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror}); choose another place") from error
+    if output.is_dir():
+        raise InputError(f"--output {output}: Is a directory; choose another name")
+    check_target(output)
 
 
 def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path | None) -> None:

@@ -37,6 +37,18 @@ def made_with(*packages: str) -> dict:
     return {"versions": versions | {name: version(name) for name in packages}, "commit": commit()}
 
 
+def made_line(report: dict) -> str:
+    """The sentence at the end of a page that says how it was made.
+
+    Args:
+        report: the page's JSON, with ``command``, ``hardware`` and what :func:`made_with` gives.
+    """
+    return (
+        f"Made by `{report['command']}` at commit {report['commit'][:10]}, torch {report['versions']['torch']}, "
+        f"{report['hardware']}."
+    )
+
+
 def provenance(device: torch.device, processes: int = 1) -> dict:
     """With what code and where a run is made, as plain values for its ``config.json``.
 

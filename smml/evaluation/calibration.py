@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from smml.data.labels import REGIONS, LabelScheme
+from smml.evaluation.sheets import Sheet, number
 from smml.modalities import MODALITIES
 
 # As many as MONAI takes.
@@ -93,14 +94,9 @@ def format_calibration(before: Calibration, after: Calibration, temperatures: tu
         temperatures: for one sequence, for two and so on.
     """
     plain, tempered = before.errors(), after.errors()
-    lines = [
-        "| sequences | temperature | " + " | ".join(f"ECE {region} | tempered" for region in REGIONS) + " |",
-        "|-:|-:|" + "-:|-:|" * len(REGIONS),
-    ]
+    heads = ["sequences", "temperature", *(head for region in REGIONS for head in (f"ECE {region}", "tempered"))]
+    rows = []
     for sequences, temperature in zip(plain.index, temperatures, strict=True):
-        cells = [f"{sequences}", f"{temperature:.3f}"]
-        for region in REGIONS:
-            values = (float(table.loc[sequences, region]) for table in (plain, tempered))
-            cells += ["–" if np.isnan(value) else f"{100 * value:.3f}" for value in values]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        errors = (100 * table.loc[sequences, region] for region in REGIONS for table in (plain, tempered))
+        rows.append((f"{sequences}", number(temperature, 3), *(number(error, 3) for error in errors)))
+    return Sheet(tuple((head, "number") for head in heads), tuple(rows)).markdown()

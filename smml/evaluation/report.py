@@ -29,6 +29,7 @@ APART = (
     "What that mean mixes: overlap over the cases that have the region, the share of them in which it is missed, the "
     "share of the others in which it is called, and the median of what is called there, in ml"
 )
+_CASES = "The literature's Dice of each case, averaged over the subsets that it was scored on, the lowest mean first"
 REPORT_FILES = (ROWS, "table.md", "table.html")
 
 
@@ -106,9 +107,6 @@ def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple
     cases = Section("Case by case", case_sheet(case_table(scores)), _CASES)
     write_text(html, page(title, [protocol], found, [cases]))
     return csv, markdown, html
-
-
-_CASES = "The literature's Dice of each case, averaged over the subsets that it was scored on, the lowest mean first"
 
 
 def _post_processed(scores: Scores) -> str:

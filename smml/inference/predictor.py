@@ -346,6 +346,7 @@ class Predictor:
         kept = torch.empty(*branches.shape[:2], *shape) if keep else None
         uncertainty, highest = torch.zeros(shape), torch.full((2, *shape), -1.0)
         branch_labels = torch.zeros(2, *shape, dtype=torch.uint8)
+        temperature = 1.0 if self.temperatures is None or student is not None else self.temperatures[len(names) - 1]
         # Class by class: all of them and both branches at once would be the largest thing in memory by far.
         for k in range(branches.shape[1]):
             both = encoding.prepared.geometry.inverse(cropped[:, k])
@@ -355,10 +356,10 @@ class Predictor:
             higher = both > highest
             branch_labels[higher] = k
             torch.maximum(highest, both, out=highest)
-            uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
+            if temperature == 1:
+                uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
         # Before the temperature, which brings two that were almost equal so close that they may round to one number.
         labels = probabilities.argmax(dim=0).to(torch.uint8)
-        temperature = 1.0 if self.temperatures is None or student is not None else self.temperatures[len(names) - 1]
         if temperature != 1:
             temper_(probabilities, temperature)
             # Where the branches spoke, and not on the case's own grid: there it would take as long again to bring all
