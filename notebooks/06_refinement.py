@@ -45,7 +45,7 @@ from IPython.display import Markdown
 from smml import course, figures
 from smml.data import read_case
 from smml.data.labels import REGIONS
-from smml.evaluation import Scores, evaluate, format_table, refinement_table
+from smml.evaluation import Scores, evaluate, false_alarms, format_table, refinement_table
 from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_mask
 from smml.models.checkpoint import load_checkpoint
@@ -322,7 +322,7 @@ print(
 #
 # ## Before and after
 #
-# The same students with and without refinement, on a few held-out cases here:
+# The same students with and without refinement, on a few held-out cases here (the literature's mean):
 
 # %%
 subsets = [("flair",), ("t1ce",), ("t1ce", "t2"), MODALITIES][-course.size(full=4, fast=1) :]
@@ -334,33 +334,35 @@ Markdown(format_table(refinement_table(scores)))
 # ([results/refinement](../results/refinement/table.md)):
 
 # %%
-committed = Scores.read(course.results_folder() / "refinement").frame
-wide = committed.pivot_table(index=["case", "subset", "region"], columns="output", values="dice")
-change = 100 * (wide["refined"] - wide["student"])  # Dice points
+committed = Scores.read(course.results_folder() / "refinement")
+there = committed.frame[committed.frame["truth_ml"] > 0]
+wide = there.pivot_table(index=["case", "subset", "region"], columns="output", values="dice")
+change = 100 * (wide["refined"] - wide["student"])  # Dice points, where the region is there
 by_case = change.groupby(["region", "case"]).mean()
 for region in REGIONS:
     values = by_case[region].sort_values(key=abs)
     rest = values.iloc[:-1].mean()
     print(
-        f"{region}: {values.mean():+.1f} points on average, better in {(values > 0).sum()} of {len(values)} cases; "
-        f"without {values.index[-1]}, which changed most ({values.iloc[-1]:+.1f}): {rest:+.1f}"
+        f"{region}: {values.mean():+.1f} points on average over the cases that have it, better in "
+        f"{(values > 0).sum()} of {len(values)}; without {values.index[-1]}, which changed most "
+        f"({values.iloc[-1]:+.1f}): {rest:+.1f}"
     )
 
 # %%
 for name, place in (("gained", change.idxmax()), ("lost", change.idxmin())):
     before, after = wide.loc[place, "student"], wide.loc[place, "refined"]
     print(f"{name} most: {', '.join(place)}: Dice {before:.2f} -> {after:.2f}")
-committed["there"] = committed[["truth_ml", "predicted_ml"]].min(axis=1) > 0
-both = committed.groupby(["case", "subset", "region"])["there"].all()  # truth, student and refined have the region
+apart = {output: false_alarms(committed.output(output), by=("region",)) for output in ("student", "refined")}
 for region in REGIONS:
-    moved = change[both].xs(region, level="region").abs()
-    print(f"{region}, where all have it ({len(moved)} of {len(change.xs(region, level='region'))}): "
-          f"by {moved.mean():.1f} points on average, at most {moved.max():.1f}")  # fmt: skip
+    before, after = (apart[output].loc[region] for output in ("student", "refined"))
+    if before["absent"]:
+        print(f"{region}, where there is none ({before['absent']:.0f} cases and subsets): called in "
+              f"{before['share']:.0%} by the students, in {after['share']:.0%} after refinement")  # fmt: skip
 
 # %% [markdown]
-# A Dice that jumps between 0 and 1 is a region that one of truth and prediction lacks: there, refinement decides
-# whether a false alarm stands. How far it moves where both have it, the last lines say. A mean over few cases can hang
-# on one such case, and the words after "without" say whether it does.
+# Overlap and false alarms are told apart here: in one mean of both, a single false alarm more or less is as much as all
+# that refinement does to the outlines. A mean over few cases can hang on one of them; the numbers after "without" say
+# how much of it is left then.
 #
 # These students and this SAM were trained on the same simulator, and SAM sees two-dimensional slices of one sequence at
 # a time: it cannot know what the fused student knows. Its use is bounded by the prompts, and the prompts by the

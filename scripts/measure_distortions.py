@@ -28,7 +28,7 @@ from smml.data.case import Case
 from smml.evaluation.metrics import dice
 from smml.files import write_text
 from smml.modalities import MODALITIES, subset_name
-from smml.runs import made_with
+from smml.runs import made_line, made_with
 
 SLICE_MM = 5.0
 SUBSETS = ((*MODALITIES,), *((name,) for name in MODALITIES))
@@ -179,8 +179,7 @@ def as_markdown(frame: pd.DataFrame, report: dict) -> str:
         lines.append(f"| {subset} | {len(rows)} | {thin:.3f} | {wide:.3f} | {100 * (thin - wide):.1f} |")
     lines += [
         "",
-        f"Made by `{report['command']}` at commit {report['commit'][:10]}, torch {report['versions']['torch']}, "
-        f"{report['hardware']}.",
+        made_line(report),
         "",
     ]
     return "\n".join(lines)

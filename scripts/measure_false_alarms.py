@@ -27,7 +27,7 @@ from smml.files import write_text
 from smml.inference import Predictor
 from smml.modalities import SUBSETS, subset_name
 from smml.models.checkpoint import load_checkpoint
-from smml.runs import made_with
+from smml.runs import made_line, made_with
 from smml.workers import in_processes
 
 LIMIT_ML = 1.0
@@ -110,8 +110,7 @@ def as_markdown(table: pd.DataFrame, report: dict, arguments: argparse.Namespace
         *rows,
         "| **mean** | " + " | ".join(f"{100 * mean[region]:.0f}" for region in REGIONS) + f" | {mean['WT ml']:.1f} |",
         "",
-        f"Made by `{report['command']}` at commit {report['commit'][:10]}, torch {report['versions']['torch']}, "
-        f"{report['hardware']}.",
+        made_line(report),
         "",
     ]
     return "\n".join(lines)

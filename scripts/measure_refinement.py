@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = simulate_cohort(folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed)
         scores = evaluate(predictor, files)
-    _, table = write_report(scores, arguments.output, f"{arguments.checkpoint} on {arguments.cases} simulated cases")
+    _, table, _ = write_report(scores, arguments.output, f"{arguments.checkpoint} on {arguments.cases} simulated cases")
     both = student_and_refined(scores)
     change = both.frame.loc["refined"]
     report = {

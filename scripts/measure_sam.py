@@ -44,18 +44,20 @@ from smml.sam import (
     read_tiny,
     save_tiny,
 )
+from smml.sam.calls import embed
 from smml.sam.load import WEIGHTS
 from smml.sam.training.prompts import draw_points, fill_box, fill_ellipse, iou, jittered_box, mask_box
-from smml.sam.training.scenes import HELD_OUT_SEED, VISIBLE
+from smml.sam.training.scenes import HELD_OUT_SEED, VISIBLE, plain_grey
 
 # Objects of fewer voxels than this (225 mm2 at 3 mm) are counted but not part of the means.
 SMALLEST = 25
 # From this IoU of their exact boxes on, a rim and the core of its slice count as prompted alike.
 SAME_BOX = 0.8
-# One mask; of three the best, SAM's choice and the students' choice; one mask for other prompts; no SAM at all.
+# One mask; of three the best, SAM's choice and the students' choice; one mask from other greys and for other prompts;
+# no SAM at all.
 METHODS = (
     "jittered box", "best of three", "most confident", "as predicted",
-    "exact box", "box and points", "one point",
+    "plain greys", "exact box", "box and points", "one point",
     "box filled", "ellipse", "best threshold", "students",
 )  # fmt: skip
 
@@ -154,6 +156,10 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
                 method: answer(sam, embeddings, prompts, fit, multimask=False)[0][:, 0] > 0
                 for method, prompts in asked.items()
             }
+            # As a reader would hand a slice to SAM's own predictor, with no window of the volume and no darkest grey.
+            with torch.no_grad():
+                plain = embed(sam, sam.preprocess(fit.resize(plain_grey(slices.float()))[:, None]))[repeat]
+            masks["plain greys"] = answer(sam, plain, Prompts(boxes), fit, multimask=False)[0][:, 0] > 0
             masks["most confident"] = three[torch.arange(len(three)), trusted.argmax(dim=1)] > 0
             masks["as predicted"] = best_answers(three.sigmoid(), wanted, boxes) > 0.5
             for i, (position, region, mask) in enumerate(objects):
@@ -243,10 +249,12 @@ def report(table: pd.DataFrame, facts: dict, output: Path, name: str) -> None:
         "*jittered box* is SAM's mask for clear prompts; the next three are one of its three for ambiguous ones:",
         "*best of three* by the truth (SAM's own protocol: that it was found, not that it was known), *most confident*",
         f"by the IoU that SAM expects, *as predicted* by the output of `{facts['students']}` from this one sequence,",
-        "which is how `SAMPrior` chooses. *Students* is that prediction itself, cut to the box. *Box filled* and",
-        "*ellipse* see the box and no image; *best threshold* is the bright part of the box at the level that suits",
-        "the truth best: no method, but a measure of what the image holds. Means are over objects (a region in an",
-        "axial slice), not over subjects.",
+        "which is how `SAMPrior` chooses. *Plain greys* is the jittered box's one mask where the slice's grey values",
+        "run from 0 to 255 between its own extremes, as they are often made for SAM's own predictor, and not as",
+        "`smml.sam` makes them. *Students* is that prediction itself, cut to the box. *Box filled* and *ellipse* see",
+        "the box and no image; *best threshold* is the bright part of the box at the level that suits the truth best:",
+        "no method, but a measure of what the image holds. Means are over objects (a region in an axial slice), not",
+        "over subjects.",
         "",
         f"A box does not always tell what is meant: {limits['rims that share their box']} of {limits['rims']} "
         "enhancing rims have that of the core of the same",

@@ -22,11 +22,12 @@ from smml.data import REGIONS, Case, read_case, simulate_cohort
 from smml.data.simulation.imaging import LOOKS
 from smml.evaluation import boundary_recall, dice, summary_table
 from smml.evaluation.evaluate import evaluate
-from smml.evaluation.tables import MEAN, format_table, write_report
+from smml.evaluation.report import write_report
+from smml.evaluation.tables import MEAN, format_table
 from smml.files import write_text
 from smml.inference import Encoding, Predictor, Segmentation
 from smml.modalities import Subset, subset_name
-from smml.runs import made_with
+from smml.runs import made_line, made_with
 
 ED = 2
 
@@ -87,8 +88,7 @@ def as_markdown(report: dict, cases: int) -> str:
         "",
         *[f"- {name}: {value}" for name, value in report["checks"].items()],
         "",
-        f"Made by `{report['command']}` at commit {report['commit'][:10]}, torch {report['versions']['torch']}, "
-        f"{report['hardware']}.",
+        made_line(report),
         "",
     ]
     return "\n".join(lines)

@@ -117,38 +117,44 @@ def row(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     with contextlib.ExitStack() as stack:
         go = {
-            name: stack.enter_context(server(tree, (what, preset, str(edge), word), threads, "memory kept" in name))
+            name: stack.enter_context(
+                server(
+                    [__file__, "--threads", str(threads), "--serve", what, preset, str(edge), word],
+                    tree,
+                    "memory kept" in name,
+                )
+            )
             for name, (tree, word) in contestants.items()
         }
         for _ in range(repeats):
             for name, once in go.items():
-                seconds[name].append(once())
+                seconds[name].append(float(once()))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     print(what, preset, edge, {name: round(median, 3) for name, median in medians.items()}, flush=True)
     return {"what": what, "preset": preset, "edge": edge, "commit": commit(ROOT), "seconds": medians, "all": seconds}
 
 
 @contextlib.contextmanager
-def server(tree: Path, case: tuple[str, ...], threads: int, kept: bool) -> Iterator[Callable[[], float]]:
-    """A process of ``tree`` that has done its work once, and does it again at every call.
+def server(words: list[str], tree: Path, kept: bool = False) -> Iterator[Callable[[], str]]:
+    """A process of ``tree`` that says "ready", does its work at every call, and answers with a line.
 
-    ``kept``: it keeps the memory that it frees, as ours does by itself (:func:`smml.devices.keep_freed_memory`).
+    ``words``: a script and its arguments. ``kept``: it keeps the memory that it frees, as ours does by itself
+    (:func:`smml.devices.keep_freed_memory`).
     """
-    command = [sys.executable, __file__, "--threads", str(threads), "--serve", *case]
     environment = {name: word for name, word in os.environ.items() if not name.startswith("MALLOC_")}
     environment |= {"PYTHONPATH": str(tree)}
     if kept:
         environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, cwd=tree, **pipes) as process:
+    with subprocess.Popen([sys.executable, *words], env=environment, cwd=tree, **pipes) as process:
 
-        def once() -> float:
+        def once() -> str:
             process.stdin.write("go\n")
             process.stdin.flush()
-            return float(process.stdout.readline())
+            return process.stdout.readline()
 
         if process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"{tree}: {' '.join(case)} cannot be run, see above")
+            raise SystemExit(f"{tree}: {' '.join(words)} cannot be run, see above")
         yield once
         process.stdin.close()
 
@@ -272,7 +278,8 @@ def compiled(preset: str, edge: int, precision: str, threads: int) -> dict:
     quick()
     first = time.perf_counter() - began
     times: dict[str, list[float]] = {"plain": [], "compiled": []}
-    plain(), quick()
+    plain()
+    quick()
     for _ in range(10):
         for name, once in (("plain", plain), ("compiled", quick)):
             began = time.perf_counter()
@@ -383,9 +390,6 @@ def commit(folder: Path | None) -> str | None:
 
 def provenance(arguments: argparse.Namespace) -> dict:
     """Commits, versions and hardware."""
-    import torch
-
-    cpu = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else None
     return {
         "command": "python scripts/measure_speed.py --before FOLDER --official FOLDER",
         "commit": commit(ROOT),
@@ -393,6 +397,16 @@ def provenance(arguments: argparse.Namespace) -> dict:
         "official": "banbooliang/SMML d40154138dc0e7cc0ab7e7413ee4e51332b3ca8f" if arguments.official else None,
         "threads": arguments.threads,
         "repeats": arguments.repeats,
+        **machine(),
+    }
+
+
+def machine() -> dict:
+    """Versions and hardware."""
+    import torch
+
+    cpu = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else None
+    return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": f"{cpu or platform.processor()}, {os.cpu_count()} cores",

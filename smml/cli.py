@@ -1,4 +1,4 @@
-"""The command ``smml``: simulate, train, train-sam, evaluate, compare, study, predict, info.
+"""The command ``smml``: simulate, train, train-sam, evaluate, calibrate, compare, study, predict, info.
 
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
@@ -6,6 +6,7 @@ Imports of heavy modules happen inside the commands, so that ``smml --help`` ans
 import os
 import sys
 import traceback
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -31,6 +32,8 @@ _FAULT = (
     "from, with the command, the lines above and those of `smml info`"
 )
 
+_format_warning = warnings.formatwarning
+
 DeviceOption = Annotated[str, typer.Option(help="torch device, for example cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
 RefineOption = Annotated[
@@ -44,6 +47,7 @@ def main() -> None:
 
     A traceback is left for faults of the program alone, with what to do about them.
     """
+    warnings.formatwarning = _warning_line
     try:
         _refuse_empty(sys.argv[1:])
         app()
@@ -88,6 +92,15 @@ def _refuse_empty(words: list[str]) -> None:
                 f"{name}: expected a value, found an empty one; give it, or leave it out (was a variable of the shell "
                 "not set?)"
             )
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What the package warns of as a sentence; a warning of another keeps its place in the code."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"smml: warning: {message}\n"
+    return _format_warning(message, category, filename, lineno, line)
 
 
 def _print_version(wanted: bool) -> None:
@@ -163,13 +176,17 @@ def train() -> None:
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder of cases; those without a segmentation are left out.")],
     checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
-    output: Annotated[Path, typer.Option(help="Folder for scores.csv and table.md.")] = Path("evaluation"),
+    output: Annotated[Path, typer.Option(help="Folder for scores.csv, table.md and table.html.")] = Path("evaluation"),
     cases: Annotated[int, typer.Option(min=0, help="Only the first N labelled cases; 0 takes all.")] = 0,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     refine: RefineOption = None,
     penalty: Annotated[
         bool, typer.Option("--penalty", help="HD95 of 373.13 mm where one region is empty, instead of leaving it out.")
     ] = False,
+    lesion_wise: Annotated[
+        str | None,
+        typer.Option(help="Also score lesion by lesion, by the rules of 2023 or 2026; the year must be named."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the networks.")] = "float32",
     profile: Annotated[
         bool,
@@ -186,10 +203,13 @@ def evaluate(
 
     from smml import evaluation
     from smml.data import find_cases
+    from smml.evaluation.lesions import check_rules
     from smml.evaluation.metrics import CHALLENGE_PENALTY
-    from smml.evaluation.tables import APART, LITERATURE, check_report
+    from smml.evaluation.report import check_report, on_screen
     from smml.ranks import start_ranks
 
+    if lesion_wise is not None:
+        check_rules(lesion_wise)
     _use_threads(threads)
     if profile:
         predictor = _predictor(checkpoint, device, window, refine=False, precision=precision)
@@ -198,40 +218,71 @@ def evaluate(
     with start_ranks(device) as ranks:
         # Before the model, which takes longer to load, and long before the scores: what forbids them is told at once.
         check_report(output)
-        everyone = find_cases(data)
-        found = [case for case in everyone if case.label is not None]
-        if not found:
-            raise InputError(
-                f"{data}: none of its {len(everyone)} cases has a segmentation to compare with; name a folder of "
-                "labelled cases"
-            )
-        if len(found) < len(everyone):
-            unlabelled = len(everyone) - len(found)
-            _say(f"{data}: {unlabelled} of {len(everyone)} cases left out, because they have no segmentation")
-        found = found[:cases] if cases else found
+        found = _labelled(data, cases)
         predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         one_empty = CHALLENGE_PENALTY if penalty else math.nan
         scores = evaluation.evaluate(
-            predictor, found, one_empty=one_empty, keep=output, ranks=ranks, progress=ranks.first
+            predictor,
+            found,
+            one_empty=one_empty,
+            lesion_wise=lesion_wise,
+            keep=output,
+            ranks=ranks,
+            progress=ranks.first,
         )
     if not ranks.first:
         return
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
     # First on screen: a disk that takes no more must not cost the sight of what took hours.
-    typer.echo(f"{LITERATURE}\n{evaluation.format_table(evaluation.summary_table(scores))}")
-    apart = evaluation.overlap_table(scores)
-    if apart is not None:
-        typer.echo(f"\n{APART}\n{evaluation.format_table(apart)}")
-    both = evaluation.refinement_table(scores)
-    if both is not None:
-        typer.echo("\nstudent and refined, side by side\n" + evaluation.format_table(both))
-    added = evaluation.added_sequences(scores)
-    if len(added):
-        typer.echo(f"\nthe largest loss by one sequence more: {evaluation.largest_loss(added)}")
-    typer.echo(f"\n{scores.protocol}")
-    csv, markdown = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
-    typer.echo(f"scores in {csv}, table in {markdown}")
+    typer.echo(f"{on_screen(scores)}\n\n{scores.protocol}")
+    csv, markdown, html = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
+    typer.echo(f"scores in {csv}, tables in {markdown}, and to look at in {html}")
+
+
+@app.command()
+def calibrate(
+    data: Annotated[Path, typer.Argument(help="Folder of cases; those without a segmentation are left out.")],
+    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Fit temperatures, and write the weights with them here: .safetensors. Without: measure."),
+    ] = None,
+    cases: Annotated[int, typer.Option(min=0, help="Only the first N labelled cases; 0 takes all.")] = 0,
+    window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Expected calibration error by region and number of sequences; with --output, fit temperatures first.
+
+    Fit on cases that the model was not trained on, and measure on others whether the error falls: what is fitted is the
+    likelihood. Labels are not changed by temperatures.
+    """
+    from smml import evaluation
+    from smml.models.checkpoint import load_checkpoint, save_checkpoint
+
+    _use_threads(threads)
+    source = load_checkpoint(checkpoint)
+    if output is not None:
+        _check_calibrated(output, checkpoint)
+    found = _labelled(data, cases)
+    # Temperatures are of the students, so SAM need not be there.
+    predictor = _predictor(checkpoint, device, window, refine=False)
+    if output is None:
+        before, after = evaluation.measure_calibration(predictor, found)
+        temperatures = predictor.temperatures or (1.0,) * len(before.errors())
+        where = f"every voxel of the brain, {len(found)} cases"
+    else:
+        fitted = evaluation.fit_temperatures(predictor, found)
+        before, after, temperatures = fitted.before, fitted.after, fitted.temperatures
+        where = f"a sample of the brains' voxels, the same {len(found)} cases that the temperatures were fitted on"
+    typer.echo(f"expected calibration error in per cent, {where}\n")
+    typer.echo(evaluation.format_calibration(before, after, temperatures))
+    if output is not None:
+        save_checkpoint(replace(source, temperatures=temperatures), output)
+        typer.echo(f"\nweights with their temperatures in {output}; measure them on other cases")
+    elif predictor.temperatures is None:
+        typer.echo(f"\n{checkpoint} has no temperatures; fit some on other cases with --output")
 
 
 @app.command()
@@ -247,18 +298,24 @@ def compare(
         str | None,
         typer.Option(help="Add published means of brats2015, brats2018, brats2020 or brats2023; for results on these."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Also write the tables to this file: a page if it ends in .html, otherwise Markdown."),
+    ] = None,
 ) -> None:
     """Place results side by side: Dice and HD95 over the subsets, differences with 95 % intervals."""
     from smml import evaluation
-    from smml.files import write_text
+    from smml.files import check_target, write_text
 
+    if output is not None:
+        check_target(output)
     table = evaluation.compare(evaluation.read_named_results(results))
     reference = None if published is None else evaluation.published(published, table.pairs)
     text = evaluation.format_comparison(table, reference)
     typer.echo(text)
     if output is not None:
-        write_text(output, text + "\n")
+        as_page = output.suffix.lower() in (".html", ".htm")
+        write_text(output, evaluation.comparison_page(table, reference) if as_page else text + "\n")
 
 
 @app.command()
@@ -409,12 +466,47 @@ def _whole_number(option: str, text: str) -> int:
         raise InputError(f"{option}: expected whole numbers joined by commas, found {text!r}") from error
 
 
+def _labelled(data: Path, most: int) -> list:
+    """The first ``most`` cases of a folder that have a segmentation, 0 for all; says how many have none."""
+    from smml.data import find_cases
+
+    everyone = find_cases(data)
+    found = [case for case in everyone if case.label is not None]
+    if not found:
+        raise InputError(
+            f"{data}: none of its {len(everyone)} cases has a segmentation to compare with; name a folder of "
+            "labelled cases"
+        )
+    if len(found) < len(everyone):
+        unlabelled = len(everyone) - len(found)
+        _say(f"{data}: {unlabelled} of {len(everyone)} cases left out, because they have no segmentation")
+    return found[:most] if most else found
+
+
+def _check_calibrated(output: Path, checkpoint: str) -> None:
+    """Refuse a place for weights with temperatures before the fit, which takes long."""
+    from smml.files import check_target
+    from smml.models.checkpoint import find_checkpoint
+
+    if output.suffix != ".safetensors":
+        raise InputError(
+            f"--output {output}: expected a name ending in .safetensors: a run that went on from its .pt file would "
+            "outgrow the temperatures; rename it"
+        )
+    if output.exists() and output.samefile(find_checkpoint(checkpoint)):
+        raise InputError(f"--output {output}: is the checkpoint itself; choose another name")
+    if output.is_dir():
+        raise InputError(f"--output {output}: Is a directory; choose another name")
+    check_target(output)
+
+
 def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path | None) -> None:
     """Names that cannot be written, that are one another's, or under which a file of the case would be lost.
 
     So are those that the next run would take for a part of the case, looked for in ``folder``.
     """
     from smml.data.layouts import role_of_output, split_suffix
+    from smml.files import check_target
 
     def same(one: Path, other: Path) -> bool:
         # The second where a file system does not tell upper from lower case.
@@ -435,6 +527,7 @@ def _check_outputs(files, output: Path, probabilities: Path | None, folder: Path
                 f"answer for that; choose another name, such as {path.with_name('answer' + split_suffix(path)[1])}, or "
                 "another folder"
             )
+        check_target(path)
     if probabilities is not None and same(output, probabilities):
         raise InputError(f"--probabilities {probabilities}: is the file of --output too; name two files")
 

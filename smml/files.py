@@ -74,6 +74,27 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_target(path: str | os.PathLike) -> None:
+    """Make sure that a file can be written when the work for it is done; nothing is left behind, not even its folder.
+
+    Args:
+        path: of the file, which may be there already.
+
+    Raises:
+        InputError: it is a folder, or its folder cannot be made or written to.
+    """
+    target = Path(path)
+    # What is to be made later lies in the nearest folder that is there already; a broken link counts as there.
+    place = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({place}: {error.strerror}); choose another place") from error
+    if target.is_dir():
+        raise InputError(f"{target}: expected a file to write or replace, found a folder; choose another name")
+
+
 def sync(descriptor: int) -> None:
     """Flush an open file to disk, where its file system can.
 

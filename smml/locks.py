@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smml.errors import InputError
 
-_LOCK = ".lock"
+LOCK = ".lock"
 # What this process holds, by device and inode: the system lets a process take its own locks again.
 _held: set[tuple[int, int]] = set()
 
@@ -53,7 +53,7 @@ def claimed(folder: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, wait: bool) -> Iterator[None]:
-    path = folder / _LOCK
+    path = folder / LOCK
     # Asked before it is opened: whoever closes a file gives up the locks that its process has on it.
     if path.exists() and _key(path) in _held:
         raise _taken(folder)

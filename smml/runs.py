@@ -37,6 +37,18 @@ def made_with(*packages: str) -> dict:
     return {"versions": versions | {name: version(name) for name in packages}, "commit": commit()}
 
 
+def made_line(report: dict) -> str:
+    """The sentence at the end of a page that says how it was made.
+
+    Args:
+        report: the page's JSON, with ``command``, ``hardware`` and what :func:`made_with` gives.
+    """
+    return (
+        f"Made by `{report['command']}` at commit {report['commit'][:10]}, torch {report['versions']['torch']}, "
+        f"{report['hardware']}."
+    )
+
+
 def provenance(device: torch.device, processes: int = 1) -> dict:
     """With what code and where a run is made, as plain values for its ``config.json``.
 
@@ -120,6 +132,7 @@ class TrainingLog:
         csv.writer(text, lineterminator="\n").writerows([columns, *kept])
         write_text(path, text.getvalue())
         self._stream = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._size = path.stat().st_size  # bytes of whole rows
 
     def write(self, row: dict[str, float | int]) -> None:
         """Append one row, by column name."""
@@ -128,6 +141,7 @@ class TrainingLog:
         with self._told():
             self._stream.write(",".join(text) + "\n")
             self._stream.flush()
+            self._size = os.fstat(self._stream.fileno()).st_size
 
     def sync(self) -> None:
         """Make sure that what was written survives a power cut."""
@@ -135,9 +149,15 @@ class TrainingLog:
             sync(self._stream.fileno())
 
     def close(self) -> None:
-        # What could not be written before is tried once more.
         with self._told():
-            self._stream.close()
+            try:
+                # What could not be written before is tried once more.
+                self._stream.close()
+            except OSError:
+                # A full disk takes a part of a row.
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, self._size)
+                raise
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -1,7 +1,10 @@
 """What the whole suite shares: few threads, one answer whenever it is asked, and small simulated cohorts."""
 
+import contextlib
 import os
 import random
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +69,22 @@ def small_cohort_2015(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("cohorts") / "small-2015"
     simulate_cohort(root, 1, spacing=6, seed=27, layout="brats2015", workers=1, progress=False)
     return root
+
+
+@pytest.fixture
+def files_of_at_most():
+    """While the context lasts no file grows beyond so many bytes: as on a full disk, the last write is cut short."""
+
+    @contextlib.contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -3,9 +3,11 @@
 import dataclasses
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +21,7 @@ from smml.data import find_cases, read_case, write_case
 from smml.data.layouts import LAYOUTS
 from smml.locks import claimed
 from smml.models import SMML
-from smml.models.checkpoint import Checkpoint, save_checkpoint
+from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +85,12 @@ def test_simulate_train_evaluate_predict_and_info_from_end_to_end(run, tmp_path)
     assert "2 simulated cases" in text
     assert run("train", data, out, "--steps", 2, "--checkpoint-every", 1, "--threads", 2)[0] == 0
     assert len((out / "log.csv").read_text().splitlines()) == 3
-    status, text, _ = run("evaluate", data, "--checkpoint", out, "--output", tmp_path / "scores", "--cases", 1)
+    status, text, _ = run("evaluate", data, "--checkpoint", out, "--output", tmp_path / "scores", "--cases", 1,
+                         "--lesion-wise", 2026)  # fmt: skip
     assert status == 0
     assert "**mean**" in text
+    assert "By the rules of 2026" in text
+    assert (tmp_path / "scores" / "table.html").exists()
     assert "left out" in text
     assert (tmp_path / "scores" / "table.md").read_text().startswith("# ")
     folder = find_cases(data)[0].label.parent
@@ -107,6 +112,44 @@ def test_evaluate_profiles_instead_of_scoring(run, small_cohort, checkpoint, tmp
         assert words in text
     assert not (tmp_path / "none").exists()
     assert "float32, bf16" in sentence(run(*arguments, "--precision", "half"))
+
+
+def test_calibrate_fits_temperatures_writes_them_with_the_weights_and_measures_them(
+    run, small_cohort, checkpoint, tmp_path, monkeypatch
+):
+    # One subset of each size will do here.
+    one_each = [("t2",), ("flair", "t2"), ("flair", "t1", "t2"), ("flair", "t1ce", "t1", "t2")]
+    monkeypatch.setattr("smml.evaluation.temperatures.subsets_of", lambda _: one_each)
+    output = tmp_path / "new" / "calibrated.safetensors"
+    status, text, _ = run("calibrate", small_cohort, "--checkpoint", checkpoint, "--output", output, "--cases", 1)
+    assert status == 0
+    assert "the same 1 cases that the temperatures were fitted on" in text
+    temperatures = load_checkpoint(output).temperatures
+    rows = re.findall(r"^\| (\d) \| ([\d.]+) \| ", text, re.M)
+    assert rows == [(str(number), f"{value:.3f}") for number, value in enumerate(temperatures, start=1)]
+    assert max(temperatures) > 1.01, "an untrained model is too sure"
+    before, after = load_checkpoint(checkpoint).build().state_dict(), load_checkpoint(output).build().state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    status, text, _ = run("calibrate", small_cohort, "--checkpoint", output, "--cases", 1)
+    assert status == 0
+    assert "every voxel of the brain, 1 cases" in text
+    assert re.findall(r"^\| (\d) \| ([\d.]+) \| ", text, re.M) == rows
+
+
+def test_calibrate_refuses_a_place_for_its_weights_before_the_work(run, small_cohort, checkpoint, tmp_path, no_model):
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    (tmp_path / "folder.safetensors").mkdir()
+    own = tmp_path / "own.safetensors"
+    save_checkpoint(load_checkpoint(checkpoint), own)
+    for output, source, said in (
+        ("run/checkpoint.pt", checkpoint, "expected a name ending in .safetensors"),
+        ("own.safetensors", own, "is the checkpoint itself"),
+        ("folder.safetensors", checkpoint, "Is a directory"),
+        ("file/below.safetensors", checkpoint, "cannot be written"),
+    ):
+        message = sentence(run("calibrate", small_cohort, "--checkpoint", source, "--output", tmp_path / output))
+        assert said in message
+        assert str(tmp_path / output) in message
 
 
 def test_predict_needs_only_the_files_of_the_named_modalities(run, case_folder, checkpoint, tmp_path):
@@ -489,7 +532,7 @@ def test_results_are_compared_side_by_side(run, tmp_path):
     status, out, _ = run("compare", tmp_path / "ours.csv", f"other={tmp_path / 'theirs.csv'}", "--output", output)
     assert status == 0
     assert "| ours | 60.0 |" in out
-    assert "| other | 56.7 (-3.3; " in out
+    assert "| other | WT | -3.3 | " in out
     assert output.read_text(encoding="utf-8").strip() == out.strip()
     status, _, err = run("compare", tmp_path / "ours.csv", "--published", "brats2020")
     assert status == 2
@@ -504,9 +547,12 @@ def test_a_result_of_nnunet_is_compared_by_the_subset_behind_its_name(run, tmp_p
     (tmp_path / "summary.json").write_text(json.dumps({"metric_per_case": [entry]}), encoding="utf-8")
     status, out, _ = run("compare", tmp_path / "ours.csv", f"nnunet={tmp_path / 'summary.json'}@T2+FLAIR")
     assert status == 0
-    assert "| nnunet | 75.0 (+25.0; " in out
-    assert "| ours | WT | 50.0 | 0 of 1 (0 %) | – | – |" in out
+    assert "| nnunet | WT | +25.0 | +25.0 | +25.0 |" in out
+    assert "| ours | WT | 50.0 | 1 | 0 | 0.0 | 0 | 0 | – | – | – |" in out
     assert "Note: nnunet: nnU-Net's summary.json, given FLAIR+T2" in out
+    for name, begins in (("table.md", "| result |"), ("table.html", "<!DOCTYPE html>")):
+        status, _, _ = run("compare", tmp_path / "ours.csv", "--output", tmp_path / name)
+        assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
     said = sentence(run("compare", tmp_path / "ours.csv", tmp_path / "summary.json"))
     assert "add them, as in summary.json@all" in said
 
@@ -560,11 +606,26 @@ def test_evaluate_shows_its_table_even_if_it_cannot_write_it_and_then_has_nothin
     assert "holds the scores of another evaluation (other window 48, here 64)" in said
 
 
+def test_evaluate_refuses_rules_of_another_year_before_a_model_is_loaded(run, small_cohort, tmp_path, no_model):
+    said = sentence(run("evaluate", small_cohort, "--output", tmp_path / "new", "--lesion-wise", 2024))
+    assert "lesion-wise rules: expected 2023 or 2026, found '2024'" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_the_package_warns_of_is_a_sentence_and_others_warnings_keep_their_place(run, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(cli, "app", lambda: None)
+    run()
+    ours, others = str(Path(smml.__file__).parent / "evaluation" / "evaluate.py"), "/other/package.py"
+    assert warnings.formatwarning("the disk is full", UserWarning, ours, 3) == "smml: warning: the disk is full\n"
+    assert warnings.formatwarning("old", FutureWarning, others, 7).startswith("/other/package.py:7: FutureWarning: old")
+
+
 def test_evaluate_refuses_an_output_that_is_a_file_before_the_work(run, small_cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "_predictor", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "taken").write_text("kept", encoding="utf-8")
     said = sentence(run("evaluate", small_cohort, "--output", tmp_path / "taken"))
-    assert f"{tmp_path / 'taken'}: scores cannot be written there" in said
+    assert f"{tmp_path / 'taken' / 'scores.csv'}: cannot be written ({tmp_path / 'taken'}: Not a directory)" in said
 
 
 @pytest.fixture
@@ -600,6 +661,32 @@ def test_predict_refuses_names_that_it_could_not_write_before_a_model_is_loaded(
     )
     both = tmp_path / "sub" / ".." / "seg.nii.gz"
     assert "is the file of --output too; name two files" in refused("seg.nii.gz", "--probabilities", both)
+
+
+@pytest.mark.parametrize("option", ["--output", "--probabilities"])
+def test_predict_refuses_a_place_that_it_could_not_write_before_a_model_is_loaded(
+    run, case_folder, tmp_path, no_model, option
+):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder.nii.gz").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for path, said in (
+        (tmp_path / "file" / "new" / "seg.nii.gz", f"cannot be written ({tmp_path / 'file'}: Not a directory)"),
+        (tmp_path / "folder.nii.gz", "expected a file to write or replace, found a folder"),
+    ):
+        outputs = {"--output": tmp_path / "new" / "seg.nii.gz"} | {option: path}
+        words = [word for pair in outputs.items() for word in pair]
+        assert f"{path}: {said}" in sentence(run("predict", "--case", case_folder, *words))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_compare_refuses_a_place_that_it_could_not_write_before_it_reads(run, tmp_path, monkeypatch):
+    from smml import evaluation
+
+    monkeypatch.setattr(evaluation, "read_named_results", lambda *_: pytest.fail("results were read"))
+    (tmp_path / "file").write_text("kept")
+    said = sentence(run("compare", "a=a.csv", "b=b.csv", "--output", tmp_path / "file" / "table.md"))
+    assert f"{tmp_path / 'file' / 'table.md'}: cannot be written" in said
 
 
 def test_a_model_of_other_classes_is_refused_before_it_segments(

@@ -12,7 +12,7 @@ import pytest
 
 import smml
 from smml.errors import InputError
-from smml.files import replacing, write_text
+from smml.files import check_target, replacing, write_text
 
 
 @pytest.fixture
@@ -198,6 +198,25 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, step):
     assert str(target) in str(error.value)
     assert "choose another place" in str(error.value)
     assert [path.read_text() for path in sorted(tmp_path.rglob("*")) if path.is_file()] == ["kept"]
+
+
+def test_a_target_is_tried_beforehand_and_nothing_is_left(old, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    for name, said in (
+        ("results.csv/below/x.md", "Not a directory"),
+        ("broken/x.md", "No such file"),
+        ("folder", "a folder"),
+    ):
+        with pytest.raises(InputError, match=said) as error:
+            check_target(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+    check_target(old)
+    check_target(tmp_path / "new" / "below" / "x.md")
+    monkeypatch.chdir(tmp_path)
+    check_target("x.md")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")

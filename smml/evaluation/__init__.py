@@ -2,17 +2,30 @@
 
 from smml.evaluation.added import Loss, added_sequences, format_added, largest_loss
 from smml.evaluation.bootstrap import Interval, bootstrap_mean
-from smml.evaluation.compare import Comparison, compare, format_comparison, published
+from smml.evaluation.by_number import by_number_of_sequences
+from smml.evaluation.calibration import Calibration, format_calibration
+from smml.evaluation.compare import Comparison, compare, comparison_page, format_comparison, published
 from smml.evaluation.evaluate import evaluate
 from smml.evaluation.formats import read_named_results, read_result
 from smml.evaluation.lesions import LesionScores, lesion_scores, region_scores
 from smml.evaluation.metrics import SurfaceScores, boundary_recall, dice, hd95, nsd, surface_scores
 from smml.evaluation.overlap import false_alarms, misses, present_dice
+from smml.evaluation.report import write_report
 from smml.evaluation.scores import Scores
-from smml.evaluation.tables import format_table, overlap_table, refinement_table, summary_table, write_report
+from smml.evaluation.tables import (
+    case_table,
+    format_table,
+    lesion_table,
+    overlap_table,
+    refinement_table,
+    summary_table,
+)
+from smml.evaluation.temperatures import Fitted, fit_temperature, fit_temperatures, measure_calibration
 
 __all__ = [
+    "Calibration",
     "Comparison",
+    "Fitted",
     "Interval",
     "LesionScores",
     "Loss",
@@ -21,16 +34,24 @@ __all__ = [
     "added_sequences",
     "bootstrap_mean",
     "boundary_recall",
+    "by_number_of_sequences",
+    "case_table",
     "compare",
+    "comparison_page",
     "dice",
     "evaluate",
     "false_alarms",
+    "fit_temperature",
+    "fit_temperatures",
     "format_added",
+    "format_calibration",
     "format_comparison",
     "format_table",
     "hd95",
     "largest_loss",
     "lesion_scores",
+    "lesion_table",
+    "measure_calibration",
     "misses",
     "nsd",
     "overlap_table",

@@ -11,6 +11,7 @@ import pandas as pd
 from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.evaluation.scores import Scores
+from smml.evaluation.sheets import Kind, Sheet, signed
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 
 
@@ -87,15 +88,42 @@ def largest_loss(table: pd.DataFrame) -> Loss:
     return Loss(subset, added, region, float(changes.min()), int(table.loc[(subset, added), "cases"]))
 
 
+def added_sheet(table: pd.DataFrame) -> Sheet:
+    """The pairs for people, those that lose most first; changes in points of Dice.
+
+    Args:
+        table: of :func:`added_sequences`.
+    """
+    columns: list[tuple[str, Kind]] = [("subset", "word"), ("added", "word"), ("cases", "number")]
+    columns += [(f"Dice {region}, points", "number") for region in REGIONS]
+    ordered = table.loc[table[list(REGIONS)].min(axis=1).sort_values(kind="stable").index]
+    rows = [
+        (subset, added, f"{row['cases']:.0f}", *(signed(100 * row[region]) for region in REGIONS))
+        for (subset, added), row in ordered.iterrows()
+    ]
+    return Sheet(tuple(columns), tuple(rows))
+
+
 def format_added(table: pd.DataFrame) -> str:
     """A Markdown table of the pairs, those that lose most first; changes in points of Dice.
 
     Args:
         table: of :func:`added_sequences`.
     """
-    ordered = table.loc[table[list(REGIONS)].min(axis=1).sort_values(kind="stable").index]
-    lines = ["| subset | added | cases | " + " | ".join(REGIONS) + " |", "|---|---|-:|" + "-:|" * len(REGIONS)]
-    for (subset, added), row in ordered.iterrows():
-        changes = " | ".join("–" if pd.isna(row[region]) else f"{100 * row[region]:+.1f}" for region in REGIONS)
-        lines.append(f"| {subset} | {added} | {int(row['cases'])} | {changes} |")
-    return "\n".join(lines)
+    return added_sheet(table).markdown()
+
+
+def losses_sheet(losses: dict[str, Loss], who: str) -> Sheet:
+    """The largest losses by the name of what was scored, for people.
+
+    Args:
+        losses: of :func:`largest_loss`, by name.
+        who: head of the names.
+    """
+    columns: list[tuple[str, Kind]] = [(head, "word") for head in (who, "subset", "added", "region")]
+    columns += [("change of Dice, points", "number"), ("cases", "number")]
+    rows = [
+        (name, loss.subset, loss.added, loss.region, signed(100 * loss.change), str(loss.cases))
+        for name, loss in losses.items()
+    ]
+    return Sheet(tuple(columns), tuple(rows))

@@ -71,11 +71,14 @@ def check_named(path: Path, cases: pd.Series) -> None:
         )
 
 
-def numbers(path: Path, column: pd.Series, meaning: str) -> pd.Series:
-    """A column as numbers from 0, NaN where the file says that there is none; raises InputError with row and value."""
+def numbers(path: Path, column: pd.Series, meaning: str, *, infinite: bool = False) -> pd.Series:
+    """A column as numbers from 0, NaN where the file says that there is none, infinity where that may be.
+
+    Raises InputError with row and value.
+    """
     values = pd.to_numeric(column, errors="coerce")
     absent = column.str.strip().str.lower().isin(_ABSENT)
-    wrong = np.flatnonzero(~(absent | ((values >= 0) & np.isfinite(values))))
+    wrong = np.flatnonzero(~(absent | ((values >= 0) & (infinite | np.isfinite(values)))))
     if wrong.size:
         raise InputError(
             f"{path}: row {wrong[0] + 2}: {column.name} must be {meaning}, found {column.iloc[wrong[0]]!r}; leave the "

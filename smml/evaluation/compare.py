@@ -1,6 +1,6 @@
 """Any set of results side by side, ours or another tool's: means over the subsets, differences with intervals."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +8,16 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.evaluation.added import Loss, added_sequences, largest_loss, losses_sheet
 from smml.evaluation.bootstrap import Interval, bootstrap_mean, bootstrap_mean_over_subsets
+from smml.evaluation.by_number import NUMBER_WORDS, by_number_of_sequences, number_sheet
 from smml.evaluation.distances import common_distances
-from smml.evaluation.overlap import false_alarms, misses, present_dice
+from smml.evaluation.overlap import false_alarms, misses, present_dice, tells_presence
+from smml.evaluation.page import page
 from smml.evaluation.pairing import common_pairs, presence
 from smml.evaluation.published import PROTOCOLS, Figure
 from smml.evaluation.scores import Scores
+from smml.evaluation.sheets import Kind, Section, Sheet, number, signed
 from smml.modalities import SUBSETS, subset_name
 
 
@@ -29,6 +33,10 @@ class Comparison:
             many pairs of case and subset this result has none. Over these pairs, as :mod:`smml.evaluation.overlap`
             counts them: "present Dice WT" ..., "present WT", "missed WT", "absent WT", "false alarms WT" and "false
             alarm ml WT" (median). NaN where the files do not tell.
+        by_number: by result and number of sequences, what :func:`smml.evaluation.by_number_of_sequences` gives of these
+            pairs; without the results of which it cannot be told which regions are there.
+        losses: by result, where one sequence more costs most (:func:`smml.evaluation.largest_loss`), over these pairs;
+            empty where no two of the subsets differ by one sequence.
         protocol: over what, and how the changes came about.
         pairs: what was compared: (case, subset).
         left_out: by region, of how many pairs not all results have an HD95.
@@ -36,6 +44,8 @@ class Comparison:
     """
 
     frame: pd.DataFrame
+    by_number: dict[str, pd.DataFrame]
+    losses: dict[str, Loss]
     protocol: str
     pairs: list[tuple[str, str]]
     left_out: dict[str, int]
@@ -75,6 +85,8 @@ def compare(results: Mapping[str, Scores], *, resamples: int = 10_000) -> Compar
     distances = common_distances(tables)
     there, differences = presence(tables)
     rows: dict[str, dict[str, float]] = {}
+    by_number: dict[str, pd.DataFrame] = {}
+    losses: dict[str, Loss] = {}
     for name, table in tables.items():
         row = {f"Dice {r}": float(dice[name][r].mean().mean()) if r in dice[name] else np.nan for r in REGIONS}
         row |= {f"HD95 {region}": distances.means[name][region] for region in REGIONS}
@@ -86,7 +98,11 @@ def compare(results: Mapping[str, Scores], *, resamples: int = 10_000) -> Compar
             interval = _interval(dice[name][region] - dice[first][region], resamples)
             row |= dict(zip(columns, (interval.mean, interval.low, interval.high), strict=True))
         row |= {f"no HD95 {region}": distances.missing[name][region] for region in REGIONS}
-        rows[name] = row | _apart(table, there[name])
+        scores = _told(table, there[name])
+        rows[name] = row | _apart(scores)
+        numbers, added = by_number_of_sequences(scores), added_sequences(scores)
+        by_number |= {} if numbers is None else {name: numbers}
+        losses |= {name: largest_loss(added)} if len(added) else {}
         lacks = [region for region in REGIONS if region not in dice[name]]
         if lacks:
             notes.append(f"{name} has no scores of {', '.join(lacks)}")
@@ -98,6 +114,8 @@ def compare(results: Mapping[str, Scores], *, resamples: int = 10_000) -> Compar
     notes += differences + ([distances.note] if distances.note else [])
     return Comparison(
         pd.DataFrame.from_dict(rows, orient="index"),
+        by_number,
+        losses,
         _protocol(first, len(cases), len(order), len(pairs), left_out, distances.left_out),
         pairs,
         distances.left_out,
@@ -127,13 +145,18 @@ def _interval(change: pd.DataFrame, resamples: int) -> Interval:
     return bootstrap_mean(values.mean(axis=1), resamples=resamples)
 
 
-def _apart(table: pd.DataFrame, there: pd.Series | None) -> dict[str, float]:
+def _told(table: pd.DataFrame, there: pd.Series | None) -> Scores:
+    """The rows as scores of one output, which say as much of what is there as all results together."""
+    own = table.drop(columns=["truth_ml", "present", "output"], errors="ignore")
+    return Scores((own if there is None else own.assign(present=there)).reset_index())
+
+
+def _apart(scores: Scores) -> dict[str, float]:
     """Overlap where a region is there, misses and false alarms, by the names of the columns."""
     columns = ("present Dice", "present", "missed", "absent", "false alarms", "false alarm ml")
     row = {f"{column} {region}": np.nan for column in columns for region in REGIONS}
-    if there is None:
+    if not tells_presence(scores):
         return row
-    scores = Scores(table.drop(columns="truth_ml", errors="ignore").assign(present=there).reset_index())
     overlap = present_dice(scores)["dice"].groupby(level="region", observed=True).mean()
     missed, alarms = misses(scores, by=("region",)), false_alarms(scores, by=("region",))
     for region in missed.index:
@@ -200,57 +223,109 @@ def published(protocol: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Figu
 
 
 def format_comparison(comparison: Comparison, reference: Mapping[str, Figure] | None = None) -> str:
-    """The comparison as Markdown: means with intervals, what they mix, the protocol, and notes.
+    """The comparison as Markdown: means, differences with intervals, what they mix, the protocol, and notes.
 
-    Dice in per cent with intervals in points, HD95 in mm. Published means stand below the results' own.
+    Dice in per cent with differences in points, HD95 in mm. Published means stand below the results' own.
 
     Args:
         comparison: of :func:`compare`.
         reference: published means by the name of the method, of :func:`published`.
     """
+    first, *others = _sections(comparison, reference or {})
+    parts = [first.sheet.markdown(), *(f"{each.words}:\n\n{each.sheet.markdown()}" for each in others)]
+    return "\n\n".join([*parts, comparison.protocol + ".", *(f"Note: {note}." for note in comparison.notes)])
+
+
+def comparison_page(comparison: Comparison, reference: Mapping[str, Figure] | None = None) -> str:
+    """The same tables as one HTML file, which fetches nothing and runs nothing.
+
+    Args:
+        comparison: of :func:`compare`.
+        reference: published means by the name of the method, of :func:`published`.
+    """
+    said = [f"{comparison.protocol}.", *(f"Note: {note}." for note in comparison.notes)]
+    return page(" · ".join(map(str, comparison.frame.index)), said, _sections(comparison, reference or {}))
+
+
+def _sections(comparison: Comparison, reference: Mapping[str, Figure]) -> list[Section]:
     frame = comparison.frame
-    head = ["result", *(f"Dice {region}" for region in REGIONS), *(f"HD95 {region}" for region in REGIONS)]
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    found = [Section("Means over the subsets", _means_sheet(frame, reference))]
+    if len(frame) > 1:
+        words = f"Differences of Dice to {frame.index[0]}, with 95 % intervals"
+        found.append(Section("Differences", _changes_sheet(frame), words))
+    words = (
+        "What the mean mixes: pairs of case and subset that have a region and in how many it is missed, those "
+        "without it and in how many it is called, and the median of what is called"
+    )
+    found.append(Section("Overlap, misses and false alarms", _apart_sheet(frame), words))
+    if comparison.by_number:
+        sheet = number_sheet(comparison.by_number, "result")
+        found.append(Section("By number of sequences", sheet, NUMBER_WORDS))
+    if comparison.losses:
+        found.append(
+            Section(
+                "One sequence more", losses_sheet(comparison.losses, "result"), "Where one sequence more costs most"
+            )
+        )
+    return found
+
+
+def _means_sheet(frame: pd.DataFrame, reference: Mapping[str, Figure]) -> Sheet:
+    columns: list[tuple[str, Kind]] = [("result", "word"), *((f"Dice {region}, %", "share") for region in REGIONS)]
+    columns += [(f"HD95 {region}, mm", "number") for region in REGIONS]
+    rows = []
     for name, row in frame.iterrows():
-        cells = [str(name)]
-        for region in REGIONS:
-            change, low, high = (100 * row[f"Dice {region} {part}"] for part in ("change", "low", "high"))
-            text = _number(100 * row[f"Dice {region}"])
-            if not np.isnan(change):
-                text += f" ({change:+.1f}; {low:+.1f} to {high:+.1f})"
-            cells.append(text)
-        cells += [_number(row[f"HD95 {region}"]) for region in REGIONS]
-        lines.append("| " + " | ".join(cells) + " |")
-    for name, figure in (reference or {}).items():
-        means = [f"{value:.1f}" for value in figure.means]
-        lines.append("| " + " | ".join([f"{name} (published: {figure.source})", *means, "–", "–", "–"]) + " |")
-    lines += ["", _APART, *("| " + " | ".join(cells) + " |" for cells in _apart_rows(frame))]
-    return "\n".join([*lines, "", comparison.protocol + ".", *(f"\nNote: {note}." for note in comparison.notes)])
+        dice = (number(100 * row[f"Dice {region}"]) for region in REGIONS)
+        rows.append((str(name), *dice, *(number(row[f"HD95 {region}"]) for region in REGIONS)))
+    for name, figure in reference.items():
+        none = [number(np.nan)] * len(REGIONS)
+        rows.append((f"{name} (published: {figure.source})", *map(number, figure.means), *none))
+    return Sheet(tuple(columns), tuple(rows))
 
 
-_APART = "| result | region | Dice where it is | missed where it is | called where it is not | no HD95 |\n" + (
-    "|---|---" + "|---:" * 4 + "|"
-)
+def _changes_sheet(frame: pd.DataFrame) -> Sheet:
+    heads = ("difference, points", "from, points", "to, points")
+    columns: tuple[tuple[str, Kind], ...] = (("result", "word"), ("region", "word"), *((h, "number") for h in heads))
+    rows = [
+        (str(name), region, *(signed(100 * row[f"Dice {region} {part}"]) for part in ("change", "low", "high")))
+        for name, row in frame.iloc[1:].iterrows()
+        for region in REGIONS
+    ]
+    return Sheet(columns, tuple(rows))
 
 
-def _apart_rows(frame: pd.DataFrame) -> Iterator[list[str]]:
+def _apart_sheet(frame: pd.DataFrame) -> Sheet:
+    columns: tuple[tuple[str, Kind], ...] = (
+        ("result", "word"),
+        ("region", "word"),
+        ("Dice where it is, %", "share"),
+        ("there", "number"),
+        ("missed", "number"),
+        ("missed, %", "harm"),
+        ("not there", "number"),
+        ("called", "number"),
+        ("called, %", "harm"),
+        ("median called, ml", "number"),
+        ("no HD95", "number"),
+    )
+    rows = []
     for name, row in frame.iterrows():
         for region in REGIONS:
-            called = _share(row[f"false alarms {region}"], row[f"absent {region}"])
-            volume = row[f"false alarm ml {region}"]
-            yield [
-                str(name),
-                region,
-                _number(100 * row[f"present Dice {region}"]),
-                _share(row[f"missed {region}"], row[f"present {region}"]),
-                called if np.isnan(volume) else f"{called}, median {volume:.2g} ml",
-                "–" if np.isnan(row[f"no HD95 {region}"]) else f"{row[f'no HD95 {region}']:.0f}",
-            ]
+            there, missed = row[f"present {region}"], row[f"missed {region}"]
+            absent, called = row[f"absent {region}"], row[f"false alarms {region}"]
+            rows.append(
+                (
+                    str(name),
+                    region,
+                    number(100 * row[f"present Dice {region}"]),
+                    *(number(there, 0), number(missed, 0), _per_cent(missed, there)),
+                    *(number(absent, 0), number(called, 0), _per_cent(called, absent)),
+                    number(row[f"false alarm ml {region}"], 2),
+                    number(row[f"no HD95 {region}"], 0),
+                )
+            )
+    return Sheet(columns, tuple(rows))
 
 
-def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.1f}"
-
-
-def _share(count: float, of: float) -> str:
-    return f"{count:.0f} of {of:.0f} ({100 * count / of:.0f} %)" if of > 0 else "–"
+def _per_cent(count: float, of: float) -> str:
+    return number(100 * count / of if of > 0 else np.nan)

@@ -17,7 +17,8 @@ from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles
 from smml.data.reading import read_case
 from smml.errors import InputError
-from smml.evaluation.kept import KeptRows
+from smml.evaluation.kept import LESION_COLUMNS, KeptRows
+from smml.evaluation.lesions import check_rules, lesion_scores
 from smml.evaluation.metrics import SurfaceScores, dice, surface_scores
 from smml.evaluation.scores import Scores
 from smml.inference import Predictor
@@ -37,6 +38,7 @@ class Scored:
     one_empty: float = math.nan
     distances: bool = True
     branches: bool = False
+    lesion_wise: str | None = None
 
 
 def evaluate(
@@ -47,6 +49,7 @@ def evaluate(
     one_empty: float = math.nan,
     distances: bool = True,
     branches: bool = False,
+    lesion_wise: str | None = None,
     keep: str | os.PathLike | None = None,
     ranks: Ranks | None = None,
     progress: bool = True,
@@ -62,6 +65,8 @@ def evaluate(
             ``metrics.CHALLENGE_PENALTY``.
         distances: compute HD95 and NSD, which take longer than Dice; without them the columns are NaN.
         branches: also score each student by itself, as outputs "branch 1" and "branch 2".
+        lesion_wise: also score lesion by lesion, by the rules of this year, "2023" or "2026"
+            (:mod:`smml.evaluation.lesions`); None leaves it out.
         keep: a folder for the rows of each case as soon as it is done (:mod:`smml.evaluation.kept`). The same
             evaluation called again goes on behind them, and ends with the rows of one that was never interrupted,
             which have six digits. None keeps them in memory alone.
@@ -72,22 +77,29 @@ def evaluate(
         A row per case, subset, output and region: ``case``, ``subset`` ("T1ce+T2"), ``modalities`` (how many),
         ``output`` ("student": the mean of both; with refinement also "refined"; see ``branches``), ``region``,
         ``dice``, ``hd95`` (mm), ``nsd`` (0 to 1), ``dice_post`` (ET below 500 mm3 relabelled NCR), ``truth_ml``,
-        ``predicted_ml``; and the protocol, which says how the numbers came about.
+        ``predicted_ml``; with ``lesion_wise`` also ``lesion_rules`` (the year), ``lesions`` (true ones that count),
+        ``lesions_found``, ``false_lesions``, ``lesion_dice``, ``lesion_hd95`` (mm) and ``lesion_nsd``; and the
+        protocol, which says how the numbers came about.
 
     Raises:
         InputError: no case, a case without a label, one whose files cannot be used or whose classes are not the
             model's, told before the first case is segmented
-            (:func:`smml.data.checking.check_cases`); or ``keep`` holds the scores of another evaluation.
+            (:func:`smml.data.checking.check_cases`); rules of another year; or ``keep`` holds the scores of another
+            evaluation.
     """
+    if lesion_wise is not None:
+        check_rules(lesion_wise)
     if not len(cases):
         raise InputError("no cases to evaluate: name a folder that holds some")
     # All before the first, because one that cannot be scored must not cost the hours spent on those before it.
-    _check(cases, predictor)
-    what, ranks = Scored(tuple(map(parse_subset, subsets)), one_empty, distances, branches), ranks or Ranks()
+    check_labelled(cases, predictor)
+    what = Scored(tuple(map(parse_subset, subsets)), one_empty, distances, branches, lesion_wise)
+    ranks = ranks or Ranks()
     kept = None
     if keep is not None:
         names = [_names_of_rows(predictor, item, what) for item in cases]
-        kept = KeptRows(keep, _identity(predictor, cases, what), names, writes=ranks.first)
+        lesions = lesion_wise is not None
+        kept = KeptRows(keep, _identity(predictor, cases, what), names, lesions=lesions, writes=ranks.first)
         ranks.agree({"cases scored before": kept.done})
     left = range(kept.done if kept is not None else 0, len(cases))
     unseen = [case for case in cases[left.start :] if isinstance(case, CaseFiles)]
@@ -123,7 +135,7 @@ def score_cases(
     Raises:
         InputError: a case that cannot be read, has no label, or has other classes than the model.
     """
-    _check(cases, predictor)
+    check_labelled(cases, predictor)
     rows: list[dict] = []
     left = range(kept.done if kept is not None else 0, len(cases))
     # In rounds of a case for each rank, so that what is done is on disk; where nothing is kept no rank waits meanwhile.
@@ -147,7 +159,9 @@ def score_cases(
                 rows += everyone[number]
                 if kept is not None:
                     kept.add(everyone[number])
-    return Scores(pd.DataFrame(rows if kept is None else kept.rows), protocol(len(cases), what.one_empty))
+    return Scores(
+        pd.DataFrame(rows if kept is None else kept.rows), protocol(len(cases), what.one_empty, what.lesion_wise)
+    )
 
 
 def _names_of_rows(predictor: Predictor, case: CaseFiles | Case, what: Scored) -> list[tuple[str, ...]]:
@@ -173,6 +187,7 @@ def _identity(predictor: Predictor, cases: Sequence[CaseFiles | Case], what: Sco
         "one_empty": None if math.isnan(what.one_empty) else what.one_empty,
         "distances": what.distances,
         "branches": what.branches,
+        "lesion_wise": what.lesion_wise,
         "cases": [[case.id, _fingerprint(case)] for case in cases],
     }
 
@@ -185,17 +200,19 @@ def _fingerprint(case: CaseFiles | Case) -> str:
     return hashlib.sha256(np.ascontiguousarray(case.label).tobytes() + str(sizes).encode()).hexdigest()[:12]
 
 
-def protocol(cases: int, one_empty: float = math.nan) -> str:
+def protocol(cases: int, one_empty: float = math.nan, lesion_wise: str | None = None) -> str:
     """One sentence on how the scores are counted, to stand beside every table."""
     missing = "left out" if math.isnan(one_empty) else f"counted as {one_empty:g} mm"
+    lesions = "" if lesion_wise is None else f"; lesion by lesion by the rules of {lesion_wise}"
     return (
         f"{cases} cases; Dice per case and region, then the mean over cases, then over subsets; both empty counts 1, a "
         f"false alarm 0; HD95 in mm, both empty 0, one empty {missing}; mean of both branches' probabilities; no "
-        "post-processing unless named"
+        f"post-processing unless named{lesions}"
     )
 
 
-def _check(cases: Sequence[CaseFiles | Case], predictor: Predictor) -> None:
+def check_labelled(cases: Sequence[CaseFiles | Case], predictor: Predictor) -> None:
+    """Make sure that cases have labels of the model's classes; raises InputError with the first that has not."""
     for case in cases:
         if case.label is None:
             raise InputError(f"case {case.id}: has no segmentation to compare with; evaluate on labelled cases")
@@ -244,7 +261,15 @@ def _score_case(predictor: Predictor, item: CaseFiles | Case, what: Scored) -> I
                         "predicted_ml": float(found.sum()) * voxel / 1000,
                     }
                 )
+                if what.lesion_wise is not None:
+                    rows[-1] |= _lesion_row(found, truth[region], case.spacing, what.lesion_wise)
         yield rows
+
+
+def _lesion_row(found: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float], rules: str) -> dict:
+    scores = lesion_scores(found, truth, spacing, rules)
+    numbers = (scores.rules, scores.lesions, scores.found, scores.false_alarms, scores.dice, scores.hd95, scores.nsd)
+    return dict(zip(LESION_COLUMNS, numbers, strict=True))
 
 
 def relabel_small_et(labels: np.ndarray, voxel_mm3: float, et: int) -> np.ndarray:

@@ -7,6 +7,7 @@ The rows of a case are appended as soon as it is done. Whatever ends the evaluat
 first rows of one more, which are cut off and scored again when it goes on.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -34,8 +35,19 @@ COLUMNS = (
     "truth_ml",
     "predicted_ml",
 )
+# Behind them where lesions are scored too (:class:`smml.evaluation.lesions.LesionScores`).
+LESION_COLUMNS = (
+    "lesion_rules",
+    "lesions",
+    "lesions_found",
+    "false_lesions",
+    "lesion_dice",
+    "lesion_hd95",
+    "lesion_nsd",
+)
 _KEY = ("case", "subset", "output", "region")
-_WORDS = frozenset(_KEY)
+_WORDS = frozenset((*_KEY, "lesion_rules"))
+_COUNTS = frozenset(("modalities", "lesions", "lesions_found", "false_lesions"))
 
 
 class KeptRows:
@@ -45,6 +57,7 @@ class KeptRows:
         folder: of both files, made if needed.
         identity: what the scores depend on, as plain values; an evaluation goes on where it is the same.
         expected: of each case, in their order, what its rows are called: (case, subset, output, region).
+        lesions: whether the rows have the columns of lesions too.
         writes: whether this process is the one that writes.
 
     Attributes:
@@ -62,16 +75,19 @@ class KeptRows:
         identity: dict,
         expected: Sequence[Sequence[tuple[str, ...]]],
         *,
+        lesions: bool = False,
         writes: bool = True,
     ) -> None:
         self._path, self._known = Path(folder) / ROWS, Path(folder) / IDENTITY
         self._identity, self._expected, self._writes = identity, expected, writes
+        self._columns = COLUMNS + (LESION_COLUMNS if lesions else ())
         self.rows: list[dict] = []
         self.done = self._size = 0
         self._pending = ""
         content = self._path.read_bytes() if self._path.is_file() else b""
         # Of an evaluation that came to nothing there is nothing to lose, whosoever it was.
-        if not _line(COLUMNS).encode().startswith(content):
+        heads = (COLUMNS, COLUMNS + LESION_COLUMNS)
+        if not any(_line(columns).encode().startswith(content) for columns in heads):
             if not self._known.exists():
                 raise InputError(
                     f"{self._path}: holds scores, and no {IDENTITY} beside it says of what; choose another output, or "
@@ -90,7 +106,7 @@ class KeptRows:
             return
         if not self.done:
             write_text(self._known, json.dumps(self._identity, indent=1) + "\n")
-            self._size, self._pending = 0, _line(COLUMNS)
+            self._size, self._pending = 0, _line(self._columns)
         try:
             self._write()
         except OSError as error:
@@ -104,8 +120,8 @@ class KeptRows:
         Where the disk does not take them they wait in memory for the case after it, with a warning: whoever frees some
         space meanwhile loses nothing.
         """
-        text = "".join(_line([_shown(row[column]) for column in COLUMNS]) for row in rows)
-        self.rows += _parsed(text)
+        text = "".join(_line([_shown(row[column]) for column in self._columns]) for row in rows)
+        self.rows += self._parsed(text)
         self.done += 1
         if not self._writes:
             return
@@ -122,11 +138,17 @@ class KeptRows:
 
     def _write(self) -> None:
         """Append what waits, behind the last row that is known to be whole."""
-        with open(self._path, "r+b" if self._path.exists() else "wb") as stream:
-            stream.truncate(self._size)
-            stream.seek(self._size)
-            stream.write(self._pending.encode())
-            stream.flush()
+        try:
+            with open(self._path, "r+b" if self._path.exists() else "wb") as stream:
+                stream.truncate(self._size)
+                stream.seek(self._size)
+                stream.write(self._pending.encode())
+                stream.flush()
+        except OSError:
+            # A full disk takes a part of what it is given.
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, self._size)
+            raise
         self._size += len(self._pending.encode())
         self._pending = ""
 
@@ -136,16 +158,16 @@ class KeptRows:
         text = content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
         # Not splitlines, which also breaks at characters that a name may hold.
         lines = [f"{line}\n" for line in text.split("\n")[:-1]]
-        self._check(1, lines[:1] == [_line(COLUMNS)])
+        self._check(1, lines[:1] == [_line(self._columns)])
         self._size, first = len(lines[0].encode()), 1
         for names in self._expected:
             block = lines[first : first + len(names)]
             for number, (line, name) in enumerate(zip(block, names, strict=False), start=first + 1):
-                self._check(number, tuple(_cells(line).get(column) for column in _KEY) == name)
+                self._check(number, tuple(self._cells(line).get(column) for column in _KEY) == name)
             if len(block) < len(names):
                 return
             try:
-                self.rows += _parsed("".join(block))
+                self.rows += self._parsed("".join(block))
             except ValueError:
                 self._check(first + 1, False)
             self.done += 1
@@ -159,6 +181,19 @@ class KeptRows:
                 f"{self._path}: line {number} is not what this evaluation wrote there, so it cannot go on behind it; "
                 "choose another output, or move the file away"
             )
+
+    def _cells(self, line: str) -> dict[str, str]:
+        return dict(zip(self._columns, next(csv.reader([line]), []), strict=False))
+
+    def _parsed(self, text: str) -> list[dict]:
+        """Rows of the file by column; ValueError where a number is none."""
+        return [
+            {
+                name: cell if name in _WORDS else int(cell) if name in _COUNTS else float(cell or "nan")
+                for name, cell in self._cells(line).items()
+            }
+            for line in text.split("\n")[:-1]
+        ]
 
 
 def _compare(known: Path, identity: dict) -> None:
@@ -197,20 +232,3 @@ def _line(cells: Sequence[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
-
-
-def _cells(line: str) -> dict[str, str]:
-    return dict(zip(COLUMNS, next(csv.reader([line]), []), strict=False))
-
-
-def _parsed(text: str) -> list[dict]:
-    """Rows of the file by column; ValueError where a number is none."""
-    rows = []
-    for cells in map(_cells, text.split("\n")[:-1]):
-        rows.append(
-            {
-                name: cell if name in _WORDS else int(cell) if name == "modalities" else float(cell or "nan")
-                for name, cell in cells.items()
-            }
-        )
-    return rows

@@ -89,7 +89,7 @@ def lesion_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing, r
     Raises:
         InputError: rules of another year.
     """
-    score, _ = _rules_of(rules)
+    score, _ = RULES[check_rules(rules)]
     both = prediction | truth
     if both.any():
         # Room for the dilation, so that nothing changes by the cut.
@@ -113,7 +113,7 @@ def region_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing, r
     Raises:
         InputError: rules of another year.
     """
-    _, score = _rules_of(rules)
+    _, score = RULES[check_rules(rules)]
     return score(prediction, truth, spacing)
 
 
@@ -203,12 +203,18 @@ _Scores = tuple[
     Callable[[np.ndarray, np.ndarray, Spacing], LesionScores],
     Callable[[np.ndarray, np.ndarray, Spacing], SurfaceScores],
 ]
+# What readers of a mean must know of it.
+RULE_WORDS = {
+    "2023": "a missed lesion and a false one count Dice 0 and 374 mm, and true ones up to 50 mm³ are left out",
+    "2026": "a case's means are over matched pairs alone; where nothing matches Dice is 0 and HD95 left out",
+}
 RULES: dict[str, _Scores] = {"2023": (_lesions_2023, _region_2023), "2026": (_lesions_2026, _region_2026)}
 
 
-def _rules_of(year: str) -> _Scores:
+def check_rules(year: str) -> str:
+    """The year itself, if it is one whose rules are known; InputError otherwise."""
     if year not in RULES:
         raise InputError(
-            f"rules: expected {' or '.join(RULES)}, found {year!r}; name the year whose rules are to count"
+            f"lesion-wise rules: expected {' or '.join(RULES)}, found {year!r}; name the year whose rules are to count"
         )
-    return RULES[year]
+    return year

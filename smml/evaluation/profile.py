@@ -198,12 +198,12 @@ def format_profile(profiles: Sequence[Profile]) -> str:
         f"{cases}: {' x '.join(map(str, first.shape))} voxels, {first.windows} windows, {first.subsets} subsets, "
         "both branches",
         "",
-        "| part | seconds | share |",
+        "| part | seconds | share, % |",
         "|---|---:|---:|",
     ]
     parts = together.parts
     for name, seconds in parts.items():
-        lines.append(f"| {name} | {seconds:.2f} | {100 * seconds / sum(parts.values()):.0f} % |")
+        lines.append(f"| {name} | {seconds:.2f} | {100 * seconds / sum(parts.values()):.0f} |")
     lines += [
         "",
         f"| way to {first.subsets} subsets | seconds | encode once is faster by |",

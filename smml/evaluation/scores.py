@@ -5,8 +5,8 @@
 
 ``subset`` names modalities in any order and case, joined by "+"; ``region`` is WT, TC or ET; ``dice`` lies in [0, 1];
 ``hd95`` is in mm and may be empty; ``output`` tells "student" from "refined" where a file holds both, and rows in which
-it is blank are one output. A case may lack subsets, as one without T2 does. ``smml evaluate`` writes such a file, and
-another tool's table in this form is read alike.
+it is blank are one output. A case may lack subsets, as one without T2 does. ``smml evaluate`` writes such a file, on
+wish with lesions too, and another tool's table in this form is read alike.
 """
 
 import os
@@ -38,7 +38,15 @@ _NUMBERS = {
     "dice_post": "a Dice in [0, 1]",
     "truth_ml": "a volume in ml",
     "predicted_ml": "a volume in ml",
+    "lesions": "a number of lesions",
+    "lesions_found": "a number of lesions",
+    "false_lesions": "a number of lesions",
+    "lesion_dice": "a Dice in [0, 1]",
+    "lesion_hd95": "a distance in mm",
+    "lesion_nsd": "a share in [0, 1]",
 }
+# Where nothing matches, the rules of 2026 make it infinite.
+_INFINITE = frozenset(("lesion_hd95",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +86,7 @@ class Scores:
         table["dice"] = dice_numbers(path, table["dice"])
         for column, meaning in _NUMBERS.items():
             if column in table:
-                table[column] = numbers(path, table[column], meaning)
+                table[column] = numbers(path, table[column], meaning, infinite=column in _INFINITE)
         table["hd95"] = table.get("hd95", np.nan)
         if "output" in table:
             table["output"] = table["output"].str.strip()

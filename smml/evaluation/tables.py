@@ -1,30 +1,28 @@
-"""The table over the 15 subsets, on screen, as Markdown and as CSV."""
+"""The tables over the 15 subsets, as numbers and as Markdown."""
 
-import math
-import os
-import tempfile
-from pathlib import Path
-
+import numpy as np
 import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
-from smml.evaluation.added import added_sequences, format_added, largest_loss
-from smml.evaluation.kept import IDENTITY, ROWS
 from smml.evaluation.overlap import false_alarms, misses, present, present_dice, tells_presence
 from smml.evaluation.scores import Scores
-from smml.files import write_text
+from smml.evaluation.sheets import GIVEN, NOT_GIVEN, Kind, Sheet, number
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 
 MEAN = "mean"
-# Columns that hold shares, by how their names begin.
-_SHARES = ("Dice", "NSD", "missed", "false alarms")
-LITERATURE = "The literature's mean, in which a region that is not there counts 1, and 0 if any of it is called"
-APART = (
-    "What that mean mixes: overlap over the cases that have the region, the share of them in which it is missed, the "
-    "share of the others in which it is called, and the median of what is called there, in ml"
-)
-REPORT_FILES = (ROWS, "table.md")
+_LEFT_OUT = "HD95 left out"
+# By how the names of columns begin: the unit that people see, and of which kind they are.
+_UNITS: dict[str, tuple[str, Kind]] = {
+    "Dice": ("%", "share"),
+    "NSD": ("%", "share"),
+    "missed": ("%", "harm"),
+    "false alarms": ("%", "harm"),
+    "false ml": ("ml", "number"),
+    "false lesions": ("a case", "number"),
+    _LEFT_OUT: ("", "number"),
+    "HD95": ("mm", "number"),
+}
 
 
 def summary_table(scores: Scores, *, post_processed: bool = False, output: str | None = None) -> pd.DataFrame:
@@ -57,15 +55,10 @@ def summary_table(scores: Scores, *, post_processed: bool = False, output: str |
         rows[subset] = {
             **{f"Dice {region}": means[region] for region in REGIONS},
             **{f"HD95 {region}": distances[region] for region in REGIONS},
-            "HD95 left out": int(chosen["hd95"].isna().sum()),
+            _LEFT_OUT: int(chosen["hd95"].isna().sum()),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    last = table.mean()
-    last["HD95 left out"] = table["HD95 left out"].sum()
-    table.loc[MEAN] = last
-    table["HD95 left out"] = table["HD95 left out"].astype(int)
-    table.index.name = "subset"
-    return table
+    return _with_mean(table)
 
 
 def overlap_table(scores: Scores, *, output: str | None = None) -> pd.DataFrame | None:
@@ -94,15 +87,55 @@ def overlap_table(scores: Scores, *, output: str | None = None) -> pd.DataFrame 
         there = own.frame[present(own)]
         columns["NSD"] = there.groupby(["subset", "region"])["nsd"].mean().reindex(dice.index)
     columns |= {"missed": missed["share"], "false alarms": false["share"], "false ml": false["median_ml"]}
-    parts: dict[str, pd.Series] = {}
-    for name, column in columns.items():
-        by_region = column.unstack("region").reindex(columns=list(REGIONS))
-        parts |= {f"{name} {region}": by_region[region] for region in REGIONS}
-    table = pd.DataFrame(parts)
-    table.index = table.index.astype(str)
-    table.loc[MEAN] = table.mean()
-    table.index.name = "subset"
-    return table
+    return _with_mean(_side_by_side(columns))
+
+
+def lesion_table(scores: Scores, *, output: str | None = None) -> pd.DataFrame | None:
+    """Lesion-wise scores, by the rules of the year that the scores name in ``lesion_rules``.
+
+    Args:
+        scores: of :func:`smml.evaluation.evaluate` with ``lesion_wise``, or read from a file.
+        output: as for :func:`summary_table`.
+
+    Returns:
+        One row per subset, then "mean", which averages the rows above it; NaN where there is nothing to average. For
+        each region "Dice WT", "HD95 WT" (mm) and "NSD WT", means over cases of what the rules make of a case; "missed
+        WT", which share of all true lesions that count was not found; "false lesions WT", how many a case has; and
+        "HD95 left out", of how many cases and regions it is infinite. None where the scores hold no lesions.
+
+    Raises:
+        InputError: the scores lack that output, or hold lesions by the rules of several years.
+    """
+    frame = scores.output(output).frame
+    if "lesion_rules" not in frame:
+        return None
+    lesion_rules(scores)
+    infinite = np.isinf(frame["lesion_hd95"])
+    order = [name for name in map(subset_name, SUBSETS) if name in set(frame["subset"])]
+    groups = frame.assign(lesion_hd95=frame["lesion_hd95"].mask(infinite), infinite=infinite).groupby(
+        ["subset", "region"]
+    )
+    columns = {
+        "Dice": groups["lesion_dice"].mean(),
+        "HD95": groups["lesion_hd95"].mean(),
+        "NSD": groups["lesion_nsd"].mean(),
+        "missed": 1 - groups["lesions_found"].sum() / groups["lesions"].sum().replace(0, np.nan),
+        "false lesions": groups["false_lesions"].mean(),
+    }
+    table = _side_by_side(columns).reindex(order)
+    table[_LEFT_OUT] = groups["infinite"].sum().groupby("subset").sum()
+    return _with_mean(table)
+
+
+def lesion_rules(scores: Scores) -> str:
+    """The year by whose rules the lesions of these scores were scored; InputError where that is not one year."""
+    years = sorted(set(scores.frame["lesion_rules"].astype(str)))
+    if len(years) != 1:
+        raise InputError(
+            f"the scores hold lesions by the rules of {' and '.join(map(repr, years))}, which cannot be averaged; "
+            "score all cases by those of one year"
+        )
+    return years[0]
 
 
 def refinement_table(scores: Scores) -> pd.DataFrame | None:
@@ -122,89 +155,99 @@ def refinement_table(scores: Scores) -> pd.DataFrame | None:
     return pd.DataFrame(columns)
 
 
+def case_table(scores: Scores, *, output: str | None = None) -> pd.DataFrame:
+    """Each case by itself: its mean Dice over the subsets that it was scored on, the lowest first.
+
+    Args:
+        scores: of :func:`smml.evaluation.evaluate`, or read from a file.
+        output: as for :func:`summary_table`.
+
+    Returns:
+        One row per case: "subsets", how many, and "Dice WT", "Dice TC", "Dice ET" (0 to 1, both empty 1), in the order
+        of their mean.
+
+    Raises:
+        InputError: the scores lack that output.
+    """
+    frame = scores.output(output).frame
+    dice = frame.pivot_table(index="case", columns="region", values="dice").reindex(columns=list(REGIONS))
+    table = dice.add_prefix("Dice ").rename_axis(columns=None)
+    table.insert(0, "subsets", frame.groupby("case")["subset"].nunique())
+    return table.loc[dice.mean(axis=1).sort_values(kind="stable").index]
+
+
+def subset_sheet(table: pd.DataFrame) -> Sheet:
+    """A table over the subsets for people, in the field's style: a dot for each modality given, shares in per cent.
+
+    Args:
+        table: of :func:`summary_table`, :func:`overlap_table`, :func:`lesion_table` or :func:`refinement_table`.
+    """
+    columns: list[tuple[str, Kind]] = [(DISPLAY_NAMES[m], "mark") for m in MODALITIES]
+    columns += [_head(column) for column in table.columns]
+    rows = []
+    for name, row in table.iterrows():
+        if name == MEAN:
+            given = [MEAN, *[""] * (len(MODALITIES) - 1)]
+        else:
+            given = [GIVEN if DISPLAY_NAMES[m] in str(name).split("+") else NOT_GIVEN for m in MODALITIES]
+        rows.append((*given, *(_shown(column, value) for column, value in row.items())))
+    return Sheet(tuple(columns), tuple(rows), closed=MEAN in table.index)
+
+
+def case_sheet(table: pd.DataFrame) -> Sheet:
+    """The cases for people.
+
+    Args:
+        table: of :func:`case_table`.
+    """
+    columns: list[tuple[str, Kind]] = [("case", "word"), ("subsets", "number")]
+    columns += [_head(column) for column in table.columns[1:]]
+    rows = [
+        (str(case), f"{row.iloc[0]:.0f}", *(_shown(column, value) for column, value in row.iloc[1:].items()))
+        for case, row in table.iterrows()
+    ]
+    return Sheet(tuple(columns), tuple(rows))
+
+
 def format_table(table: pd.DataFrame) -> str:
     """A Markdown table in the field's style: a dot for each modality given, shares in per cent, HD95 in mm.
 
     Args:
-        table: of :func:`summary_table` or :func:`overlap_table`.
+        table: of :func:`summary_table`, :func:`overlap_table`, :func:`lesion_table` or :func:`refinement_table`.
     """
-    lines = [
-        "| " + " | ".join([*(DISPLAY_NAMES[m] for m in MODALITIES), *table.columns]) + " |",
-        "|" + ":-:|" * len(MODALITIES) + "-:|" * len(table.columns),
-    ]
-    for name, row in table.iterrows():
-        if name == MEAN:
-            given = ["**mean**", *[""] * (len(MODALITIES) - 1)]
-        else:
-            given = ["●" if DISPLAY_NAMES[m] in name.split("+") else "○" for m in MODALITIES]
-        values = []
-        for column, value in row.items():
-            if column == "HD95 left out":
-                values.append(f"{int(value)}")
-            elif isinstance(value, float) and math.isnan(value):
-                values.append("–")
-            else:
-                values.append(f"{100 * value:.1f}" if column.startswith(_SHARES) else f"{value:.1f}")
-        lines.append("| " + " | ".join([*given, *values]) + " |")
-    return "\n".join(lines)
+    return subset_sheet(table).markdown()
 
 
-def check_report(folder: str | os.PathLike) -> None:
-    """Make sure that an evaluation and its report can be written; nothing is left behind, not even the folder.
-
-    Args:
-        folder: as for :func:`write_report`.
-
-    Raises:
-        InputError: the folder cannot be made or written to, or one of the files to write is a folder.
-    """
-    folder = Path(folder)
-    # What is to be made later lies in the nearest folder that is there already; a broken link counts as there.
-    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-        taken = next((folder / name for name in (*REPORT_FILES, IDENTITY) if (folder / name).is_dir()), None)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: scores cannot be written there ({place}: {error.strerror}); expected a folder, or a place "
-            "where one can be made; choose another output"
-        ) from error
-    if taken:
-        raise InputError(f"{taken}: expected a file to write or replace, found a folder; choose another output")
+def _side_by_side(columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Numbers by (subset, region) as a row for each subset and a column for each of them and region."""
+    parts: dict[str, pd.Series] = {}
+    for name, column in columns.items():
+        by_region = column.unstack("region").reindex(columns=list(REGIONS))
+        parts |= {f"{name} {region}": by_region[region] for region in REGIONS}
+    table = pd.DataFrame(parts)
+    table.index = table.index.astype(str)
+    return table
 
 
-def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple[Path, Path]:
-    """Write ``scores.csv`` (a row per case, subset and region) and ``table.md``; returns their paths.
+def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
+    """With the mean of the rows as the last one; what is left out is added up."""
+    last = table.mean()
+    if _LEFT_OUT in table:
+        last[_LEFT_OUT] = table[_LEFT_OUT].sum()
+    table.loc[MEAN] = last
+    if _LEFT_OUT in table:
+        table[_LEFT_OUT] = table[_LEFT_OUT].astype(int)
+    table.index.name = "subset"
+    return table
 
-    Args:
-        scores: of :func:`smml.evaluation.evaluate`, or read from a file.
-        folder: made if needed.
-        title: heading of the Markdown file: model and data set.
-    """
-    csv, markdown = (Path(folder) / name for name in REPORT_FILES)
-    scores.write(csv)
-    plain, post = summary_table(scores), summary_table(scores, post_processed=True)
-    both, added, apart = refinement_table(scores), added_sequences(scores), overlap_table(scores)
-    text = [
-        f"# {title}",
-        "",
-        f"Protocol: {scores.protocol}. Dice in per cent.",
-        "",
-        f"{LITERATURE}:",
-        "",
-        format_table(plain),
-        "",
-        f"With ET below 500 mm³ relabelled NCR, mean Dice ET {100 * post.loc[MEAN, 'Dice ET']:.1f}, "
-        f"TC {100 * post.loc[MEAN, 'Dice TC']:.1f}, WT {100 * post.loc[MEAN, 'Dice WT']:.1f}.",
-        "",
-    ]
-    if apart is not None:
-        text += ["## Overlap, misses and false alarms", "", f"{APART}:", "", format_table(apart), ""]
-    if both is not None:
-        text[4:4] = ["## Refined, the final output", ""]
-        text += ["## Student and refined, side by side", "", format_table(both), ""]
-    if len(added):
-        text += ["## One sequence more", "", f"The largest loss: {largest_loss(added)}.", "", format_added(added), ""]
-    write_text(markdown, "\n".join(text))
-    return csv, markdown
+
+def _head(column: str) -> tuple[str, Kind]:
+    unit, kind = next((value for start, value in _UNITS.items() if column.startswith(start)), ("", "number"))
+    shown = column.replace(" ml ", " ")
+    return (f"{shown}, {unit}" if unit else shown), kind
+
+
+def _shown(column: str, value: float) -> str:
+    if column == _LEFT_OUT:
+        return f"{int(value)}"
+    return number(100 * value if _head(column)[1] in ("share", "harm") else value)

@@ -5,6 +5,7 @@ from smml.figures.curves import curves_figure
 from smml.figures.pixels import intensity_window
 from smml.figures.prompts import prompt_picture
 from smml.figures.relations import matrix_figure, token_figure
+from smml.figures.reliability import reliability_figure
 from smml.figures.slices import (
     add_class_legend,
     axial_picture,
@@ -29,6 +30,7 @@ __all__ = [
     "modality_figure",
     "panels",
     "prompt_picture",
+    "reliability_figure",
     "segmentation_figure",
     "study_figure",
     "subset_figure",

@@ -3,13 +3,17 @@
 Encoders do not see the mask, so what they make of a case serves all 15 subsets; evaluation over the subsets and
 switching a modality on or off only repeat fusion and decoding.
 
+Where a checkpoint has temperatures, the students' probabilities and their uncertainty are tempered by that of the
+number of sequences given (:mod:`smml.models.temperature`); labels are not changed by it.
+
 With refinement a second pass follows: the students' coarse segmentation prompts SAM in each modality given, and the
-refinement networks have the last word. Nothing in it looks at a label.
+refinement networks have the last word. Nothing in it looks at a label. The temperatures are the students': neither what
+SAM and the refinement networks are given nor what these answer is tempered.
 """
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -37,6 +41,7 @@ from smml.inference.windows import (
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
 from smml.models import SMML, Precision, StudentShares
 from smml.models.checkpoint import Checkpoint, load_checkpoint
+from smml.models.temperature import check_temperatures, temper_
 from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
@@ -67,10 +72,12 @@ class Predictor:
         precision: "float32", or "bf16" for autocast of the networks: faster on a GPU, and a little different.
         preprocessing: version that the model was trained with (see ``smml.data.preprocessing``); None is the
             newest.
+        temperatures: for one to four sequences given, by which the students' probabilities and uncertainty are
+            tempered; None leaves them as they are.
 
     Raises:
-        InputError: sizes out of range, an unknown precision or version, a model of other sequences, or a prior for a
-            model without refinement.
+        InputError: sizes or temperatures out of range, an unknown precision or version, a model of other sequences, or
+            a prior for a model without refinement.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Predictor:
         prior: SAMPrior | None = None,
         precision: Precision = "float32",
         preprocessing: int | None = None,
+        temperatures: Sequence[float] | None = None,
     ) -> None:
         window = default_window(patch) if window is None else window
         if window < 32 or window % 16:
@@ -101,6 +109,7 @@ class Predictor:
                 f"cases have {len(MODALITIES)} sequences ({', '.join(MODALITIES)}), but the model takes "
                 f"{model.config.num_modalities}; use a model of these"
             )
+        self.temperatures = check_temperatures(temperatures, len(MODALITIES))
         self.preprocessing = LATEST if preprocessing is None else preprocessing
         find_preprocessing(self.preprocessing)
         self.model, self.device = model.eval().to(device), torch.device(device)
@@ -162,6 +171,7 @@ class Predictor:
             prior=prior,
             precision=precision,
             preprocessing=checkpoint.preprocessing,
+            temperatures=checkpoint.temperatures,
         )
 
     def facts(self) -> dict:
@@ -177,6 +187,7 @@ class Predictor:
             "overlap": self.overlap,
             "precision": self.precision,
             "preprocessing": self.preprocessing,
+            "temperatures": None if self.temperatures is None else list(self.temperatures),
         }
 
     def predict(self, case: Case, subset: str | Iterable[str] | None = None) -> Segmentation:
@@ -246,8 +257,9 @@ class Predictor:
                 starts again for each branch's second pass.
 
         Returns:
-            The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken. With
-            refinement it is the refined one, and ``student`` holds what the students said alone.
+            The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken, and
+            tempered then. With refinement it is the refined one, which is not tempered, and ``student`` holds what the
+            students said alone.
 
         Raises:
             InputError: unknown or empty subset, or a modality that the case lacks.
@@ -334,6 +346,7 @@ class Predictor:
         kept = torch.empty(*branches.shape[:2], *shape) if keep else None
         uncertainty, highest = torch.zeros(shape), torch.full((2, *shape), -1.0)
         branch_labels = torch.zeros(2, *shape, dtype=torch.uint8)
+        temperature = 1.0 if self.temperatures is None or student is not None else self.temperatures[len(names) - 1]
         # Class by class: all of them and both branches at once would be the largest thing in memory by far.
         for k in range(branches.shape[1]):
             both = encoding.prepared.geometry.inverse(cropped[:, k])
@@ -343,9 +356,18 @@ class Predictor:
             higher = both > highest
             branch_labels[higher] = k
             torch.maximum(highest, both, out=highest)
-            uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
+            if temperature == 1:
+                uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
+        # Before the temperature, which brings two that were almost equal so close that they may round to one number.
+        labels = probabilities.argmax(dim=0).to(torch.uint8)
+        if temperature != 1:
+            temper_(probabilities, temperature)
+            # Where the branches spoke, and not on the case's own grid: there it would take as long again to bring all
+            # their classes.
+            one, two = temper_(cropped.clone(), temperature, dim=1)
+            uncertainty = encoding.prepared.geometry.inverse((one - two).abs_().sum(dim=0, keepdim=True).div_(2))[0]
         return Segmentation(
-            labels=probabilities.argmax(dim=0).to(torch.uint8).numpy(),
+            labels=labels.numpy(),
             probabilities=probabilities.numpy(),
             affine=encoding.case.affine,
             subset=names,

@@ -20,14 +20,17 @@ class Segmentation:
 
     Attributes:
         labels: uint8 [X, Y, Z], in-memory values.
-        probabilities: float32 [K, X, Y, Z], mean of the two branches.
+        probabilities: float32 [K, X, Y, Z], mean of the two branches, tempered where the predictor has temperatures
+            and the refinement networks did not have the last word.
         affine: float64 [4, 4], the case's.
         subset: the modalities it was made from.
         layout: of the case, a key in ``LAYOUTS``; it decides the label values on disk.
         branch_labels: uint8 [2, X, Y, Z], what each branch says by itself.
-        uncertainty: float32 [X, Y, Z], half the total variation distance between the two branches, in [0, 1].
+        uncertainty: float32 [X, Y, Z], half the sum over the classes of the distances between the two branches'
+            probabilities (their total variation distance), in [0, 1]; where ``probabilities`` are tempered, that of the
+            branches tempered alike, taken on the grid of the network.
         student: where the refinement networks had the last word, the segmentation of the students alone.
-        branches: float32 [2, K, X, Y, Z], each branch's own probabilities; kept only if asked for.
+        branches: float32 [2, K, X, Y, Z], each branch's own probabilities, never tempered; kept only if asked for.
         header: the case's, for what is written; None if it has none.
     """
 

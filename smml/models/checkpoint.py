@@ -21,6 +21,7 @@ from smml.mistaken import true_kind_of
 from smml.models.presets import PRESETS, StudentConfig
 from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
+from smml.models.temperature import check_temperatures
 from smml.tensors import are_tensors, check_fit, disk_errors, read_tensors
 
 FORMAT = "smml-checkpoint-1"
@@ -48,6 +49,9 @@ class Checkpoint:
         preprocessing: version of how the images of the training were prepared (see ``smml.data.preprocessing``).
         refinement: the SAM whose priors the refinement networks were trained with (see ``smml.sam.load_sam``); empty
             for a model without refinement.
+        temperatures: of the students' probabilities with one sequence, with two and so on
+            (:mod:`smml.models.temperature`); None where none were fitted, as in files that do not say so, and the
+            probabilities stay as they are.
     """
 
     student: StudentConfig
@@ -63,6 +67,7 @@ class Checkpoint:
     refinement: str = ""
     ema: dict[str, torch.Tensor] | None = None
     preprocessing: int = LATEST
+    temperatures: tuple[float, ...] | None = None
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -76,6 +81,7 @@ class Checkpoint:
             "versions": self.versions,
             "refinement": self.refinement,
             "preprocessing": self.preprocessing,
+            "temperatures": None if self.temperatures is None else list(self.temperatures),
         }
 
     def build(self) -> SMML:
@@ -206,8 +212,9 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
     preprocessing = facts.get("preprocessing", 1)
     if type(preprocessing) is not int:
         raise InputError(f"preprocessing must be a whole number, found {preprocessing!r:.80}")
+    student = StudentConfig.from_dict(facts["student"])
     return Checkpoint(
-        student=StudentConfig.from_dict(facts["student"]),
+        student=student,
         weights=weights,
         spacing=(x, y, z),
         patch=patch,
@@ -218,6 +225,7 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         refinement=facts.get("refinement", ""),
         ema=facts.get("ema"),
         preprocessing=preprocessing,
+        temperatures=check_temperatures(facts.get("temperatures"), student.num_modalities),
     )
 
 

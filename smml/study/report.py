@@ -16,12 +16,17 @@ import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.evaluation.added import Loss, added_sequences, largest_loss, losses_sheet
 from smml.evaluation.bootstrap import bootstrap_mean
-from smml.files import replacing, write_text
-from smml.modalities import SUBSETS, subset_name
+from smml.evaluation.by_number import by_number_of_sequences
+from smml.evaluation.scores import Scores
+from smml.evaluation.sheets import Kind, Sheet, number
+from smml.files import check_target, replacing, write_text
+from smml.modalities import MODALITIES, SUBSETS, subset_name
 from smml.study.presets import ARMS, READINGS
 from smml.study.run import REPORT_SCORES, SETTINGS, is_report, run_name
 
+REPORT = "study.md"
 MEASURES = (*REGIONS, "mean")
 # Options that came after the first runs, each with the one that switches on what it weighs. Runs that do not name them
 # had w_min = 0.05, which is no longer the default.
@@ -192,8 +197,8 @@ def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
     ):
         study.scores.to_csv(packed, index=False)
     write_text(folder / SETTINGS, json.dumps({"preset": study.settings, "runs": study.runs}, indent=1) + "\n")
-    write_text(folder / "study.md", format_study(study, title))
-    return folder / "study.md"
+    write_text(folder / REPORT, format_study(study, title))
+    return folder / REPORT
 
 
 def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | None = None) -> None:
@@ -206,19 +211,20 @@ def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | N
         output: of the study, which may not exist yet, or the report that is written anew.
 
     Raises:
-        InputError: the folder is a file, or lies in one, or holds a study.
+        InputError: the folder is a file, or lies in one, or holds a study; or it cannot be made or written to.
     """
     folder = Path(folder)
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if there.exists() and not there.is_dir():
         raise InputError(f"{folder}: {there} is a file, expected a folder for the report; choose another name")
-    if is_report(folder):
-        return
-    if (folder / SETTINGS).exists() or (output is not None and folder.resolve() == Path(output).resolve()):
+    a_study = (folder / SETTINGS).exists() or (output is not None and folder.resolve() == Path(output).resolve())
+    if a_study and not is_report(folder):
         raise InputError(
             f"{folder}: is the folder of a study, whose {SETTINGS} the report would replace; name another folder for "
             "the report (--results), or none: it is then written to report/ inside the study"
         )
+    for name in (REPORT_SCORES, SETTINGS, REPORT):
+        check_target(folder / name)
 
 
 def format_study(study: Study, title: str) -> str:
@@ -266,6 +272,17 @@ def format_study(study: Study, title: str) -> str:
 
 {_lines(_subset_table(study))}
 
+## By number of sequences, mean Dice over the cases that have the region
+
+{_number_sheet(study).markdown()}
+
+Averaged over the subsets of as many sequences, then over WT, TC and ET; values: triples of seed, case and subset that
+have the region, all three regions.
+
+## Where one sequence more costs most
+
+{_losses_sheet(study).markdown()}
+
 ## How it was made
 
 {_provenance(study)}
@@ -312,6 +329,37 @@ def _subset_table(study: Study) -> list[str]:
     for subset in map(subset_name, SUBSETS):
         lines.append(f"| {subset} | " + " | ".join(f"{100 * column[subset]:.1f}" for column in columns.values()) + " |")
     return lines
+
+
+def _number_sheet(study: Study) -> Sheet:
+    """A row per arm, and for each number of sequences the mean Dice and over how many values."""
+    tables = {name: by_number_of_sequences(_scores(study, name)) for name in study.arms}
+    counts = range(1, len(MODALITIES) + 1)
+    columns: list[tuple[str, Kind]] = [("arm", "word")]
+    for count in counts:
+        columns += [(f"Dice from {count}, %", "share"), (f"values from {count}", "number")]
+    rows = []
+    for name, table in tables.items():
+        assert table is not None  # a study says where a region is
+        cells = [(ARMS | READINGS)[name].title]
+        for row in (table.reindex(counts).loc[count] for count in counts):
+            cells += [number(100 * float(row[[f"Dice {region}" for region in REGIONS]].mean()))]
+            cells += [number(float(row[[f"values {region}" for region in REGIONS]].sum()), 0)]
+        rows.append(tuple(cells))
+    return Sheet(tuple(columns), tuple(rows))
+
+
+def _losses_sheet(study: Study) -> Sheet:
+    losses: dict[str, Loss] = {}
+    for name in study.arms:
+        added = added_sequences(_scores(study, name))
+        losses |= {(ARMS | READINGS)[name].title: largest_loss(added)} if len(added) else {}
+    return losses_sheet(losses, "arm")
+
+
+def _scores(study: Study, arm: str) -> Scores:
+    """An arm's scores, as those of one output."""
+    return Scores(study.rows(arm).drop(columns="output"))
 
 
 def _provenance(study: Study) -> str:

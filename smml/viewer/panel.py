@@ -7,13 +7,13 @@ from html import escape
 import nibabel as nib
 
 from smml.data.case import Case
-from smml.data.labels import REGIONS
+from smml.data.labels import REGIONS, Region
 from smml.figures.theme import CLASS_COLOURS, REGION_COLOURS
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, Subset, subset_name
 from smml.viewer.display import NORMAL, Display
 from smml.viewer.render import DIFFERENCE_COLOURS, UNCERTAINTY_COLOURS
 from smml.viewer.state import ViewState
-from smml.viewer.worker import RegionScores, Result
+from smml.viewer.worker import RegionScore, RegionScores, Result
 
 # Names of the parts that are seen when all three nested regions are painted.
 _PARTS = {"WT": "oedema (WT outside TC)", "TC": "necrotic core (TC outside ET)", "ET": "enhancing tumour (ET)"}
@@ -65,22 +65,29 @@ def legend_html(state: ViewState) -> str:
 
 
 def scores_html(scores: RegionScores | None, subset: Subset, source: str, *, truth: bool) -> str:
-    """Dice and HD95 of the shown prediction, one row per region."""
+    """Dice, HD95 and volume of the shown prediction, one row per region; words where the truth lacks the region."""
     if not truth:
         return "<i>This case has no truth to score against.</i>"
     rows = ""
     for region in REGIONS:
-        values = ("…", "…") if scores is None else (f"{scores[region][0]:.3f}", _millimetres(scores[region][1]))
+        score = None if scores is None else scores[region]
+        if score is not None and score.words:
+            cells = f"<td colspan='3' style='text-align:right;padding-left:18px'>{score.words}</td>"
+        else:
+            values = ("…",) * 3
+            if score is not None:
+                values = (f"{score.dice:.3f}", _millimetres(score.hd95), f"{score.called_ml:.1f}")
+            cells = "".join(f"<td style='text-align:right;padding-left:18px'>{value}</td>" for value in values)
         rows += (
             f"<tr><td><span style='color:{REGION_COLOURS[region]};-webkit-text-stroke:.4px #555'>■</span> {region}</td>"
-            + "".join(f"<td style='text-align:right;padding-left:18px'>{value}</td>" for value in values)
-            + "</tr>"
+            f"{cells}</tr>"
         )
     return (
         f"<div style='line-height:1.35'><b>from {escape(subset_name(subset, ' + '))}</b>, {escape(source)}"
         "<table style='border-collapse:collapse;font-variant-numeric:tabular-nums'><tr><th></th>"
         "<th style='text-align:right;padding-left:18px'>Dice</th>"
-        "<th style='text-align:right;padding-left:18px'>HD95 mm</th></tr>" + rows + "</table></div>"
+        "<th style='text-align:right;padding-left:18px'>HD95 mm</th>"
+        "<th style='text-align:right;padding-left:18px'>ml</th></tr>" + rows + "</table></div>"
     )
 
 
@@ -92,6 +99,8 @@ def chart_svg(
     scores: Mapping[Subset, RegionScores], given: Subset, available: Subset, *, width: int = 520, height: int = 190
 ) -> str:
     """Dice of WT, TC and ET for each of the 15 subsets, with dots for the modalities given; the present one framed.
+
+    A region that the truth lacks has no bar; "!" stands in its place where some of it is called.
 
     Args:
         scores: by subset, those that were computed; the others stay blank.
@@ -119,7 +128,9 @@ def chart_svg(
         possible = set(subset) <= set(available)
         label = subset_name(subset)
         if subset in scores:
-            values = ", ".join(f"{region} {scores[subset][region][0]:.2f}" for region in REGIONS)
+            values = ", ".join(
+                f"{region} {scores[subset][region].words or f'{scores[subset][region].dice:.2f}'}" for region in REGIONS
+            )
             label += f": Dice {values}"
             spoken.append(label)
         parts.append(f"<g><title>{label if possible else label + ': not in this case'}</title>")
@@ -132,11 +143,7 @@ def chart_svg(
         if subset in scores:
             bar = (step - 8) / len(REGIONS)
             for place, region in enumerate(REGIONS):
-                tall = scores[subset][region][0] * (floor - top)
-                parts.append(
-                    f"<rect x='{x + 4 + place * bar:.1f}' y='{floor - tall:.1f}' width='{bar:.1f}' "
-                    f"height='{tall:.1f}' fill='{REGION_COLOURS[region]}' stroke='#555' stroke-width='.5'/>"
-                )
+                parts.append(_bar(scores[subset][region], x + 4 + place * bar, floor, bar, floor - top, region))
         elif not possible:
             parts.append(f"<text x='{x + step / 2:.1f}' y='{floor - 6:.1f}' text-anchor='middle' fill='#999'>×</text>")
         for row, name in enumerate(MODALITIES):
@@ -151,6 +158,23 @@ def chart_svg(
         f"<svg role='img' aria-label='{escape(alternative, quote=True)}' width='{width}' height='{height}' "
         f"viewBox='0 0 {width} {height}' style='max-width:100%;background:#fff' font-size='11' "
         f"font-family='system-ui,sans-serif' fill='#333'>" + "".join(parts) + "</svg>"
+    )
+
+
+def _bar(score: RegionScore, x: float, floor: float, width: float, full: float, region: Region) -> str:
+    """A Dice as a bar, or what stands in its place where the truth lacks the region."""
+    colour = REGION_COLOURS[region]
+    if score.present:
+        tall = score.dice * full
+        return (
+            f"<rect x='{x:.1f}' y='{floor - tall:.1f}' width='{width:.1f}' height='{tall:.1f}' fill='{colour}' "
+            "stroke='#555' stroke-width='.5'/>"
+        )
+    if not score.called_ml:
+        return ""
+    return (
+        f"<text x='{x + width / 2:.1f}' y='{floor - 2:.1f}' text-anchor='middle' font-weight='bold' fill='{colour}' "
+        "stroke='#555' stroke-width='.4'>!</text>"
     )
 
 

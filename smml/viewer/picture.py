@@ -103,7 +103,10 @@ def compose(
         [part for colour, meaning in legend_entries(state) for part in (("■ ", rgb(colour)), (f"{meaning}   ", _INK))],
     ]
     if scores is not None:
-        text = "     ".join(f"{region}  Dice {value:.3f}, HD95 {_hd95(far)}" for region, (value, far) in scores.items())
+        text = "     ".join(
+            f"{region}  {score.words or f'Dice {score.dice:.3f}, HD95 {_hd95(score.hd95)}'}"
+            for region, score in scores.items()
+        )
         lines.append([(text, _INK)])
     lines.append([("radiological convention: the patient's right is on the left; research only", _FAINT)])
     head, line = 30, 20

@@ -137,7 +137,7 @@ class ModalityViewer:
 
     @property
     def scores(self) -> dict[tuple[Subset, str], RegionScores]:
-        """Dice and HD95 (mm) of WT, TC and ET against the truth, by (subset, source), as far as they are computed."""
+        """WT, TC and ET against the truth, by (subset, source), as far as they are computed."""
         return {} if self._worker is None else dict(self._worker.scores)
 
     def show(self, **fields) -> None:

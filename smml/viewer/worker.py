@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,31 @@ CACHE_BYTES = 512 * 2**20
 # Seconds between two words of progress: more would only keep the browser busy.
 _PROGRESS_EVERY = 0.1
 
-# Region -> (Dice, HD95 in mm).
-RegionScores = dict[Region, tuple[float, float]]
+
+class RegionScore(NamedTuple):
+    """How a prediction of one region compares with the truth.
+
+    Attributes:
+        dice: overlap, 0 to 1; where the truth lacks the region it says nothing (1 or 0).
+        hd95: in mm; NaN where exactly one of the two is empty.
+        present: whether the truth holds the region.
+        called_ml: volume of the prediction.
+    """
+
+    dice: float
+    hd95: float
+    present: bool
+    called_ml: float
+
+    @property
+    def words(self) -> str:
+        """What stands where a Dice would, because there is none to give; "" where there is."""
+        if self.present:
+            return "" if self.called_ml else "missed"
+        return f"not there, {self.called_ml:.1f} ml called" if self.called_ml else "not there, none called"
+
+
+RegionScores = dict[Region, RegionScore]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +169,7 @@ class _Job:
 
 
 def score(result: Result, source: str, case: Case, *, between: Callable[[], None] | None = None) -> RegionScores:
-    """Dice and HD95 of WT, TC and ET against the case's truth.
+    """WT, TC and ET against the case's truth.
 
     Args:
         result: of a segmentation of the case.
@@ -155,11 +178,14 @@ def score(result: Result, source: str, case: Case, *, between: Callable[[], None
         between: called before every region; what it raises ends the work.
     """
     scores: RegionScores = {}
+    voxel_ml = float(np.prod(case.spacing)) / 1000
     for region in REGIONS:
         if between is not None:
             between()
         found, wanted = result.scheme.region(result.labels[source], region), case.scheme.region(case.label, region)
-        scores[region] = (dice(found, wanted), hd95(found, wanted, case.spacing))
+        scores[region] = RegionScore(
+            dice(found, wanted), hd95(found, wanted, case.spacing), bool(wanted.any()), float(found.sum()) * voxel_ml
+        )
     return scores
 
 

@@ -84,7 +84,18 @@ def test_labels_do_not_depend_on_the_look(index):
     typical, varied = (subject(index, look) for look in LOOKS)
     assert typical.kind == varied.kind == subject_kind(SEED, index)
     np.testing.assert_array_equal(typical.labels, varied.labels)
-    assert not np.array_equal(typical.volumes["t1"], varied.volumes["t1"])
+    # A share of the heads is imaged as with "typical".
+    plain = Draws(SEED, index, "look").chance(LOOKS["varied"].plain)
+    for name in MODALITIES:
+        assert np.array_equal(typical.volumes[name], varied.volumes[name]) == plain
+
+
+def test_a_share_of_varied_heads_is_imaged_as_typical_ones():
+    plain = [Draws(SEED, index, "look").chance(LOOKS["varied"].plain) for index in range(600)]
+    assert 0.35 < np.mean(plain) < 0.45
+    # The first six, which the test above looks at, are of both kinds.
+    assert set(plain[:6]) == {False, True}
+    assert LOOKS["typical"].plain == 0
 
 
 def test_another_spacing_shows_the_same_images_with_other_voxels():

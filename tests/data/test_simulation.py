@@ -117,6 +117,17 @@ def test_an_interrupted_cohort_is_completed(tmp_path, four):
     assert visible == files(four)
 
 
+def test_the_lock_of_a_killed_simulation_goes_with_the_next(tmp_path, four, monkeypatch):
+    root = shutil.copytree(four, tmp_path / "cohort")
+    (root / ".lock").touch()
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    simulate_cohort(root, 4, **QUIET)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before  # a complete one is only read
+    monkeypatch.setattr("smml.data.simulation.cohort._write_subject", lambda *_: None)
+    simulate_cohort(root, 5, **QUIET)
+    assert not (root / ".lock").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -38,13 +38,14 @@ def title(path: Path) -> str:
 
 @pytest.mark.parametrize("folder", ["simulator", "simulator/small", "refinement"])
 def test_the_table_of_committed_scores_is_made_again_to_the_byte(folder, tmp_path):
-    csv, table = write_report(committed(folder), tmp_path, title(RESULTS / folder / "table.md"))
+    csv, table, page = write_report(committed(folder), tmp_path, title(RESULTS / folder / "table.md"))
     made = table.read_bytes()
     if folder == "refinement":
         refinement = script("measure_refinement")
         made += refinement.difference(refinement.student_and_refined(committed(folder))).encode()
     assert made == (RESULTS / folder / "table.md").read_bytes()
     assert csv.read_bytes() == (RESULTS / folder / "scores.csv").read_bytes()
+    assert page.read_bytes() == (RESULTS / folder / "table.html").read_bytes()
 
 
 def test_the_table_of_the_sequences_is_made_again_to_the_byte():

@@ -144,7 +144,7 @@ def test_the_table_on_screen():
     lines = text.splitlines()
     assert lines[2].startswith("| base | ")
     assert "nan" not in text
-    assert "(+10.0; +10.0 to +10.0)" in lines[3]
+    assert "| better | WT | +10.0 | +10.0 | +10.0 |" in lines
     assert lines[4] == "| Other (published: a/b, README.md, 2025-01-31) | 80.0 | 70.0 | 60.0 | – | – | – |"
 
 
@@ -186,8 +186,8 @@ def test_whoever_misses_the_hard_lesions_gains_no_hd95_by_it():
         text = format_comparison(table)
         assert "left out of 4: WT 2, TC 0, ET 0" in text
         assert "| misses | WT | 80.0 |" not in text
-        assert "| misses | WT | 40.0 | 2 of 4 (50 %) | – | 2 |" in text
-        assert "| finds | WT | 80.0 | 0 of 4 (0 %) | – | 0 |" in text
+        assert "| misses | WT | 40.0 | 4 | 2 | 50.0 | 0 | 0 | – | – | 2 |" in text
+        assert "| finds | WT | 80.0 | 4 | 0 | 0.0 | 0 | 0 | – | – | 0 |" in text
 
 
 def test_a_penalty_and_a_blank_are_the_same_miss():
@@ -228,7 +228,7 @@ def test_a_result_without_distances_leaves_those_of_the_others():
     table = compare({"ours": with_hd95(MISSES), "bare": bare}, resamples=10)
     assert table.frame.loc["ours", "HD95 WT"] == 10.0
     assert table.frame.loc["bare", ["HD95 WT", "no HD95 WT"]].isna().all()
-    assert "| bare | 80.0 (+40.0; +0.0 to +80.0) | 80.0" in format_comparison(table)
+    assert "| bare | WT | +40.0 | +0.0 | +80.0 |" in format_comparison(table)
 
 
 def test_where_no_case_has_a_distance_in_all_results_there_is_no_mean():
@@ -276,9 +276,9 @@ def test_overlap_and_false_alarms_stand_apart():
     assert frame["absent ET"].tolist() == [2, 2]
     text = format_comparison(table)
     assert "Dice is the literature's mean, in which both empty counts 1 and a false alarm 0" in text
-    assert "| loud | ET | 60.0 | 0 of 1 (0 %) | 1 of 2 (50 %), median 1.2 ml | 1 |" in text
-    assert "| quiet | ET | 60.0 | 0 of 1 (0 %) | 0 of 2 (0 %) | 0 |" in text
-    assert "| loud | WT | 60.0 | 0 of 3 (0 %) | – | 0 |" in text
+    assert "| loud | ET | 60.0 | 1 | 0 | 0.0 | 2 | 1 | 50.0 | 1.25 | 1 |" in text
+    assert "| quiet | ET | 60.0 | 1 | 0 | 0.0 | 2 | 0 | 0.0 | – | 0 |" in text
+    assert "| loud | WT | 60.0 | 3 | 0 | 0.0 | 0 | 0 | – | – | 0 |" in text
 
 
 def test_a_truth_that_one_result_knows_serves_all_of_these_cases():

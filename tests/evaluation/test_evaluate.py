@@ -1,6 +1,7 @@
 """The scores of a model over cases and subsets, and the table made of them."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from smml.data.labels import BRATS_2023
 from smml.data.layouts import CaseFiles, ImageSource
 from smml.errors import InputError
 from smml.evaluation import Scores, evaluate, format_table, summary_table, write_report
-from smml.evaluation.tables import check_report
+from smml.evaluation.report import check_report
 from smml.inference import Segmentation
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 
@@ -84,7 +85,7 @@ def test_a_case_that_lacks_sequences_is_scored_on_what_it_has():
 
 
 def test_the_written_table_shows_protocol_dots_and_per_cent(scores, tmp_path):
-    csv, markdown = write_report(scores, tmp_path / "new", "a model on simulated cases")
+    csv, markdown, _ = write_report(scores, tmp_path / "new", "a model on simulated cases")
     text = markdown.read_text(encoding="utf-8")
     assert f"Protocol: {scores.protocol}. " in text
     assert "2 cases" in scores.protocol
@@ -199,7 +200,7 @@ def test_an_evaluation_that_was_stopped_goes_on_behind_the_last_whole_case(tmp_p
         kept = (tmp_path / folder / "scores.csv").read_bytes()
         write_report(scores, tmp_path / folder, "an oracle")
         assert (tmp_path / folder / "scores.csv").read_bytes() == kept, "the report has the rows that were kept"
-    names = ["evaluation.json", "scores.csv", "table.md"]
+    names = ["evaluation.json", "scores.csv", "table.html", "table.md"]
     for name in names:
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(file.name for file in (tmp_path / "part").iterdir()) == names
@@ -219,6 +220,7 @@ def test_scores_of_another_evaluation_are_neither_mixed_nor_lost(tmp_path):
         (THREE, Stopping(facts={"window": 64}), {}, r"other window 48, here 64\)"),
         (THREE, Stopping(), {"one_empty": 373.13}, "other one_empty None, here 373.13"),
         (THREE, Stopping(), {"subsets": ["flair"]}, "other subsets"),
+        (THREE, Stopping(), {"lesion_wise": "2023"}, "other lesion_wise None, here '2023'"),
         (THREE[:2], Stopping(), {}, "other cases"),
         ([other, *THREE[1:]], Stopping(), {}, "other cases"),
     ):
@@ -258,8 +260,68 @@ def test_rows_that_were_edited_are_told_and_left_alone(tmp_path):
 def test_an_evaluation_that_came_to_nothing_binds_nobody(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         few(Stopping("001"), THREE, keep=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        few(Stopping("001"), THREE, keep=tmp_path, lesion_wise="2023")
     scores = few(Stopping(facts={"window": 64}), THREE[:1], keep=tmp_path)
     assert set(scores.frame["case"]) == {"001"}
+
+
+# ---------------------------------------------------------------- lesion by lesion
+
+
+def test_lesions_are_scored_by_the_rules_of_the_year_that_is_named():
+    cases = [made_case("a"), made_case("b", et=False)]
+    by_year = {
+        year: evaluate(Oracle(), cases, ["flair"], lesion_wise=year, progress=False) for year in ("2023", "2026")
+    }
+    found = {year: scores.frame.set_index(["case", "region"]) for year, scores in by_year.items()}
+    columns = ["lesion_rules", "lesions", "lesions_found", "false_lesions", "lesion_dice", "lesion_hd95", "lesion_nsd"]
+    # From FLAIR the ET of case a is missed, and b has none.
+    assert found["2023"].loc[("a", "ET"), columns].tolist() == ["2023", 1, 0, 0, 0, 374, 0]
+    assert found["2026"].loc[("a", "ET"), columns].tolist() == ["2026", 1, 0, 0, 0, math.inf, 0]
+    assert found["2023"].loc[("b", "ET"), columns].tolist() == ["2023", 0, 0, 0, 1, 0, 1]
+    assert math.isnan(found["2026"].loc[("b", "ET"), "lesion_dice"])
+    assert found["2026"].loc[("a", "WT"), columns].tolist() == ["2026", 1, 1, 0, 1, 0, 1]
+    assert by_year["2023"].protocol.endswith("; lesion by lesion by the rules of 2023")
+    with pytest.raises(InputError, match="lesion-wise rules: expected 2023 or 2026, found '2024'"):
+        evaluate(Oracle(), cases, lesion_wise="2024", progress=False)
+
+
+def test_lesions_that_nobody_asked_for_cost_nothing_and_change_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["smml.evaluation.evaluate"], "lesion_scores", lambda *_: pytest.fail("scored"))
+    scores = few(Stopping(), THREE, keep=tmp_path)
+    heads = "case,subset,modalities,output,region,dice,hd95,nsd,dice_post,truth_ml,predicted_ml"
+    assert (tmp_path / "scores.csv").read_text(encoding="utf-8").split("\n")[0] == heads
+    assert list(scores.frame.columns) == heads.split(",")
+    assert "lesion" not in scores.protocol
+
+
+def test_an_evaluation_with_lesions_goes_on_with_the_same_rules_alone(tmp_path):
+    whole = few(Stopping(), THREE, keep=tmp_path / "whole", lesion_wise="2026")
+    with pytest.raises(KeyboardInterrupt):
+        few(Stopping(THREE[1].id), THREE, keep=tmp_path / "part", lesion_wise="2026")
+    for other, said in (
+        (None, "other lesion_wise '2026', here None"),
+        ("2023", "other lesion_wise '2026', here '2023'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            few(Stopping(), THREE, keep=tmp_path / "part", lesion_wise=other)
+    again = few(Stopping(), THREE, keep=tmp_path / "part", lesion_wise="2026")
+    pd.testing.assert_frame_equal(again.frame, whole.frame, check_exact=True)
+    assert np.isinf(whole.frame["lesion_hd95"]).any()
+    assert (tmp_path / "part" / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+    kept = (tmp_path / "part" / "scores.csv").read_bytes()
+    assert write_report(again, tmp_path / "part", "an oracle")[0].read_bytes() == kept
+
+
+def test_an_evaluation_from_before_lesions_were_an_option_goes_on(tmp_path):
+    import json
+
+    few(Stopping(), THREE, keep=tmp_path)
+    known = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    del known["lesion_wise"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(known), encoding="utf-8")
+    assert len(few(Stopping(at="001"), THREE, keep=tmp_path).frame) == (3 + 3 + 3) * 3 - 3
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_score(tmp_path, monkeypatch):
@@ -305,6 +367,16 @@ def test_a_disk_that_is_full_for_a_while_costs_no_score(tmp_path, monkeypatch):
     full[0], fails = 0, {1}
     with pytest.raises(InputError, match=r"scores\.csv: cannot be written \(No space left on device\); free some"):
         few(Stopping(), THREE, keep=tmp_path / "part")
+
+
+def test_a_disk_that_stays_full_leaves_whole_rows_alone(tmp_path, files_of_at_most):
+    scores = few(Stopping(), THREE, keep=tmp_path / "whole")
+    whole = (tmp_path / "whole" / "scores.csv").read_bytes()
+    first = whole.index(b'\n"b, c",') + 1  # where the second case begins
+    with files_of_at_most(first + 20), pytest.warns(UserWarning, match="cannot be written"):
+        found = few(Stopping(), THREE, keep=tmp_path / "part")
+    pd.testing.assert_frame_equal(found.frame, scores.frame, check_exact=True)
+    assert (tmp_path / "part" / "scores.csv").read_bytes() == whole[:first]
 
 
 def test_files_that_cannot_be_read_are_told_before_the_first_case_is_segmented(small_cohort, tmp_path):

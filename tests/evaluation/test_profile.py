@@ -55,8 +55,8 @@ def test_the_table_shows_parts_that_add_up_and_both_ratios():
     one = Profile("a", (32, 32, 32), 1, 15, encoders=2.0, fusion=3.0, decoder=4.0, once=10.0, skipping=15.0, whole=25.0)
     text = format_profile([one, dataclasses.replace(one, case="b", whole=35.0)])
     assert "mean of 2 cases, the first being a: 32 x 32 x 32 voxels, 1 windows, 15 subsets" in text
-    assert "| encoders | 2.00 | 20 % |" in text
-    assert "| blending | 1.00 | 10 % |" in text
+    assert "| encoders | 2.00 | 20 |" in text
+    assert "| blending | 1.00 | 10 |" in text
     assert "| 15.00 | 1.50 |" in text
     assert "| 30.00 | 3.00 |" in text
 

@@ -306,6 +306,40 @@ def test_the_mean_of_the_branches_is_taken_over_probabilities(model):
     assert np.abs(result.probabilities - mean_of_logits).max() > 1e-4
 
 
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (3.0, 3.0, 3.0)], ids=["own grid", "resampled"])
+def test_temperatures_by_number_of_sequences_change_probabilities_and_doubt_and_no_label(model, spacing):
+    """Those of one sequence and of three; two are left as they are."""
+    temperatures = (2.0, 1.0, 0.5, 3.0)
+    plain, tempered = (Predictor(model, spacing, window=32, temperatures=t) for t in (None, temperatures))
+    encoding = plain.encode(make_case((30, 31, 28), spacing=(2.0, 2.0, 2.0), axes="LPS"))
+    asked = {"t2": 2.0, "flair+t1": 1.0, "flair+t1+t2": 0.5}
+    pairs = zip(*(one.segment_all(encoding, asked, branches=True) for one in (plain, tempered)), strict=True)
+    for temperature, (before, after) in zip(asked.values(), pairs, strict=True):
+        assert np.array_equal(after.labels, before.labels)
+        assert np.array_equal(after.branch_labels, before.branch_labels)
+        assert np.array_equal(after.branches, before.branches)
+        if temperature == 1:
+            assert np.array_equal(after.probabilities, before.probabilities)
+            assert np.array_equal(after.uncertainty, before.uncertainty)
+            continue
+        by_hand = before.probabilities ** (1 / temperature)
+        np.testing.assert_allclose(after.probabilities, by_hand / by_hand.sum(0), atol=1e-6)
+        one, two = before.branches ** (1 / temperature)
+        distance = np.abs(one / one.sum(0) - two / two.sum(0)).sum(0) / 2
+        assert np.abs(distance - before.uncertainty).max() > 0.01
+        # Interpolated branches have not quite the distance that is interpolated, and lie nearer to it than untempered.
+        errors = [np.abs(found - distance).mean() for found in (after.uncertainty, before.uncertainty)]
+        assert errors[0] < (1e-6 if spacing == (2.0, 2.0, 2.0) else errors[1] / 2)
+        assert 0 <= after.uncertainty.min() <= after.uncertainty.max() <= 1
+
+
+def test_a_predictor_with_other_temperatures_is_another_one(model):
+    assert Predictor(model, None).facts()["temperatures"] is None
+    assert Predictor(model, None, temperatures=(1, 2, 1, 1)).facts()["temperatures"] == [1.0, 2.0, 1.0, 1.0]
+    with pytest.raises(InputError, match="temperatures must be 4 numbers"):
+        Predictor(model, None, temperatures=(1.0, 2.0))
+
+
 def test_a_simulated_case_from_disk_runs_through(model, small_cohort):
     case = read_case(find_cases(small_cohort)[0], "t1ce", label=False)
     predictor = Predictor(model, (6.0, 6.0, 6.0), window=32)

@@ -99,6 +99,22 @@ def test_a_version_of_the_preprocessing_that_is_not_here_is_refused_and_both_are
     assert_refused(path, "prepared as in version 99, and this smml prepares them as in 2, 3; train it anew")
 
 
+@each_format
+def test_temperatures_travel_and_the_predictor_takes_them(tmp_path, saved, suffix):
+    save_checkpoint(dataclasses.replace(saved, temperatures=(1.5, 1.25, 1.1, 1.0)), tmp_path / f"sure{suffix}")
+    assert load_checkpoint(tmp_path / f"sure{suffix}").temperatures == (1.5, 1.25, 1.1, 1.0)
+    assert Predictor.from_checkpoint(tmp_path / f"sure{suffix}").temperatures == (1.5, 1.25, 1.1, 1.0)
+
+
+def test_a_file_without_temperatures_has_none(tmp_path, saved):
+    """All files were that were written before there were any, the shipped weights among them."""
+    facts = saved.facts()
+    del facts["temperatures"]
+    write_with_facts(tmp_path / "old.safetensors", facts, saved.weights)
+    assert load_checkpoint(tmp_path / "old.safetensors").temperatures is None
+    assert Predictor.from_checkpoint(tmp_path / "old.safetensors").temperatures is None
+
+
 def test_training_state_travels_with_pt_and_not_with_shipped_weights(whole, saved):
     training = load_checkpoint(whole).training
     if whole.suffix == ".safetensors":
@@ -357,6 +373,10 @@ def test_a_size_out_of_its_range_is_refused_by_name(change, said):
         ({"patch": 48.0}, "patch must be"),
         ({"step": -1}, "step must be"),
         ({"step": math.inf}, "step must be"),
+        ({"temperatures": [1.0, 1.0, 1.0]}, "temperatures must be 4 numbers from 0.1 to 10, one for each number of"),
+        ({"temperatures": [1.0, 1.0, 1.0, 0.0]}, "temperatures must be"),
+        ({"temperatures": [math.nan] * 4}, "temperatures must be"),
+        ({"temperatures": 1.5}, "temperatures must be"),
     ],
     ids=str,
 )

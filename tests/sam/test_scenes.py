@@ -19,6 +19,7 @@ from smml.sam.training.scenes import (
     draw_shape,
     lesion_scenes,
     make_scene,
+    plain_grey,
     shape_scenes,
 )
 
@@ -142,6 +143,26 @@ def test_the_background_stays_black(lesions, anatomy):
     for scene in lesions + anatomy:
         assert int(scene.grey.min()) == 0
         assert int(scene.grey.max()) > 100
+
+
+def test_some_scenes_have_plain_greys():
+    brain = np.zeros((24, 30), np.float32)
+    brain[2:20, 3:29] = 100
+    lesion = np.zeros(brain.shape, bool)
+    lesion[5:12, 8:16] = True
+    brain[lesion] = 1000
+    random = np.random.default_rng(0)
+    drawn = [make_scene(brain, (100.0, 1000.0), {"WT": lesion}, 30, 15, random) for _ in range(200)]
+    # The brain round the lesion: a tenth of 255, or the darkest grey of smml/sam/slices.py.
+    found = [int(scene.grey[15, 20]) for scene in drawn]
+    assert set(found) == {26, 48}
+    assert 0.2 < found.count(26) / len(found) < 0.4
+
+
+def test_plain_greys_run_from_the_least_to_the_largest_intensity():
+    slices = torch.tensor([[[-2.0, 0.0], [3.0, 8.0]], [[5.0, 5.0], [5.0, 5.0]]])
+    assert plain_grey(slices)[0].tolist() == [[0.0, 51.0], [127.5, 255.0]]
+    assert plain_grey(slices)[1].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_the_same_seeds_draw_the_same_scenes(marked, anatomy, shapes):

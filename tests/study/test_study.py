@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -67,6 +68,24 @@ def made_study(effects: dict[str, float], seeds: int = 3, cases: int = 12, sprea
                         rows.append((arm, seed, f"case{case}", subset, ARMS[arm].output, region, dice, 5.0, *volumes))
     settings = {"preset": "smoke"} | study_preset("smoke").to_dict() | {"seeds": list(range(seeds))}
     return Study(settings, pd.DataFrame(rows, columns=COLUMNS), {})
+
+
+def test_the_report_has_dice_by_number_of_sequences_and_the_dearest_sequence_of_each_arm():
+    study = made_study({"single": 0.0, "pair": 0.1}, spread=0.0)
+    # A case without a region does not count; the second arm loses 0.3 of ET where T2 is added to FLAIR.
+    scores = study.scores
+    scores.loc[scores["case"] == "case0", "dice"] = 0.0
+    hurt = (scores["arm"] == "pair") & (scores["subset"] == "FLAIR+T2") & (scores["region"] == "ET")
+    scores.loc[hurt, "dice"] -= 0.3
+    text = f"{study_report._number_sheet(study).markdown()}\n{study_report._losses_sheet(study).markdown()}"
+    there = scores[(scores["truth_ml"] > 0) & (scores["arm"] == "single")]
+    mean = f"{100 * there['dice'].mean():.1f}"
+    values = [3 * 11 * 3 * subsets for subsets in (4, 6, 4, 1)]  # seeds, cases, regions
+    row = " | ".join(f"{mean} | {count}" for count in values)
+    assert f"| {ARMS['single'].title} | {row} |" in text
+    lost = re.search(rf"\| {re.escape(ARMS['pair'].title)} \| (\S+) \| (\S+) \| ET \| (\S+) \| 12 \|", text)
+    assert {lost[1], lost[2]} == {"FLAIR", "T2"}
+    assert float(lost[3]) == pytest.approx(-30)
 
 
 def test_each_arm_differs_from_its_parent_in_what_its_title_says():
@@ -287,6 +306,9 @@ def test_a_report_that_cannot_be_a_folder_is_refused_before_anything_is_trained(
         error = asked(tmp_path / "study", "--preset", "smoke", "--results", results)
         assert isinstance(error, InputError)
         assert f"{tmp_path / 'file'} is a file, expected a folder for the report" in str(error)
+    (tmp_path / "odd" / "study.md").mkdir(parents=True)
+    error = asked(tmp_path / "study", "--preset", "smoke", "--results", tmp_path / "odd")
+    assert f"{tmp_path / 'odd' / 'study.md'}: expected a file to write or replace" in str(error)
     assert not (tmp_path / "study").exists()
 
 

@@ -181,7 +181,7 @@ def test_an_evaluation_that_was_killed_goes_on_in_any_number_of_processes(job, c
     job("evaluate", resumed, **options)
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "run")]
     assert files[0] == files[1]
-    assert sorted(files[0]) == ["evaluation.json", "scores.csv", "table.md"]
+    assert sorted(files[0]) == ["evaluation.json", "scores.csv", "table.html", "table.md"]
 
 
 # ---------------------------------------------------------------- ends that nobody wished for

@@ -211,6 +211,20 @@ def test_the_students_are_the_same_with_and_without_refinement(case, prior):
     assert np.array_equal(with_it.labels, with_it.probabilities.argmax(axis=0))
 
 
+def test_temperatures_are_the_students_and_leave_the_refinement_its_last_word(case, prior):
+    """Neither what the refinement networks are given nor what they answer is tempered."""
+    model = sees_tumour()
+    plain, tempered = (
+        Predictor(model, case.spacing, window=48, prior=prior, temperatures=one) for one in (None, (2.0, 1.0, 1.0, 1.0))
+    )
+    before, after = (one.segment(one.encode(case), ("t2",)) for one in (plain, tempered))
+    assert np.array_equal(after.probabilities, before.probabilities)
+    assert np.array_equal(after.uncertainty, before.uncertainty)
+    assert np.array_equal(after.student.labels, before.student.labels)
+    assert not np.array_equal(after.student.probabilities, before.student.probabilities)
+    assert not np.array_equal(after.student.uncertainty, before.student.uncertainty)
+
+
 @torch.inference_mode()
 def test_one_window_gives_the_numbers_of_the_network_called_directly(case, prior):
     model = sees_tumour()

@@ -420,6 +420,18 @@ def test_a_log_on_a_full_disk_is_one_sentence_that_names_it(tmp_path):
     assert log._stream.closed
 
 
+def test_a_log_on_a_full_disk_keeps_whole_rows_alone(tmp_path, files_of_at_most):
+    path = tmp_path / "log.csv"
+    log = TrainingLog(path, ("step", "total"))
+    log.write({"step": 0, "total": 1.5})
+    with files_of_at_most(path.stat().st_size + 3):
+        with pytest.raises(InputError, match="writing failed"):
+            log.write({"step": 1, "total": 1.25})
+        with pytest.raises(InputError, match="writing failed"):
+            log.close()
+    assert path.read_text(encoding="utf-8") == "step,total\n0,1.5\n"
+
+
 def test_the_log_drops_what_came_after_the_checkpoint_and_what_is_not_whole(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("step,total\n0,1.5\n1,1.25\n2,1.125\n3,1.0", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Legend, colours, static picture and mesh."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from smml.modalities import MODALITIES, SUBSETS
 from smml.viewer import mesh_figure, viewer_picture
 from smml.viewer.display import Display
 from smml.viewer.mesh import surface
-from smml.viewer.panel import chart_svg, legend_entries
+from smml.viewer.panel import chart_svg, legend_entries, scores_html
 from smml.viewer.render import DIFFERENCE_COLOURS, Layers, encode_png, render_tissue, uncertainty_ramp
 from smml.viewer.state import first_state
+from smml.viewer.worker import RegionScore, RegionScores
 
 # Viénot, Brettel and Mollon 1999: what is left of linear RGB to readers without one kind of cone.
 BLIND = {
@@ -132,8 +134,29 @@ def test_the_legend_says_what_is_painted():
     assert legend_entries(state.changed(overlay="none")) == []
 
 
+def there(dice: float) -> RegionScore:
+    """Of a region that the truth holds."""
+    return RegionScore(dice, 1.0, True, 8.0)
+
+
+def test_where_the_truth_lacks_a_region_words_and_a_mark_stand_in_place_of_a_dice():
+    missed = RegionScore(0.0, math.nan, True, 0.0)
+    right, wrong = RegionScore(1.0, 0.0, False, 0.0), RegionScore(0.0, math.nan, False, 3.14)
+    assert [score.words for score in (there(0.0), missed, right, wrong)] == [
+        "", "missed", "not there, none called", "not there, 3.1 ml called"
+    ]  # fmt: skip
+    scores: RegionScores = {"WT": missed, "TC": right, "ET": wrong}
+    page = scores_html(scores, ("flair",), "mean", truth=True)
+    assert all(score.words in page for score in scores.values())
+    assert "1.000" not in page
+    svg = chart_svg({("flair",): scores}, ("flair",), MODALITIES)
+    assert svg.count(">!<") == svg.count("font-weight='bold'") == 1
+    assert f"font-weight='bold' fill='{REGION_COLOURS['ET']}'" in svg
+    assert "FLAIR: Dice WT missed, TC not there, none called, ET not there, 3.1 ml called" in svg
+
+
 def test_the_chart_marks_the_present_subset_and_strikes_out_what_the_case_lacks():
-    scores = {("flair",): {"WT": (0.5, 1.0), "TC": (1.0, 1.0), "ET": (0.0, 1.0)}}
+    scores = {("flair",): {"WT": there(0.5), "TC": there(1.0), "ET": there(0.0)}}
     svg = chart_svg(scores, ("flair",), MODALITIES)
     assert svg.count("stroke='#0072B2'") == 1
     assert "FLAIR: Dice WT 0.50, TC 1.00, ET 0.00" in svg

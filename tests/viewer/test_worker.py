@@ -135,8 +135,10 @@ def test_scores_compare_with_the_truth_and_outlive_the_cache(start):
     found, truth = labels == 3, case.label == 3
     expected = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     score = worker.scores[("flair",), "mean"]["ET"]
-    assert score[0] == pytest.approx(expected, abs=1e-6)
-    assert score[1] == hd95(found, truth, case.spacing) > 10, "one voxel of a few, far away, in mm"
+    assert score.dice == pytest.approx(expected, abs=1e-6)
+    assert score.hd95 == hd95(found, truth, case.spacing) > 10, "one voxel of a few, far away, in mm"
+    assert score.present
+    assert score.called_ml == pytest.approx(found.sum() * np.prod(case.spacing) / 1000)
 
 
 def test_without_a_truth_nothing_is_scored(start):

@@ -18,7 +18,7 @@ from smml.data.writing import write_case
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import write_text
-from smml.locks import claimed
+from smml.locks import LOCK, claimed
 from smml.workers import in_processes
 
 # What the folder holds and how to make it again; its presence also says that the images are simulated.
@@ -69,12 +69,13 @@ def simulate_cohort(
     root = Path(root)
     settings = {"simulated": True, "spacing_mm": spacing, "seed": seed, "layout": layout, "look": look}
     settings["look_version"] = version
-    if not (root / PROVENANCE).exists():
+    todo = [index for index in range(cases) if not _complete(root, index, layout)]
+    # The lock too: whoever was killed right after the claim left it.
+    if not (root / PROVENANCE).exists() or (todo and (root / LOCK).exists()):
         # Two that begin at once with other settings would mix their cases; with the same ones they write the same.
         with claimed(root, wait=True):
             _claim(root, settings)
     _claim(root, settings)
-    todo = [index for index in range(cases) if not _complete(root, index, layout)]
     workers = min(len(todo), workers or os.cpu_count() or 1) if torch.device(device).type == "cpu" else 1
     jobs = [(root, index, spacing, seed, layout, look, device) for index in todo]
     with tqdm(total=len(jobs), desc="simulating cases", unit="case", disable=not progress or not jobs) as bar:

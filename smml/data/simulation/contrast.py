@@ -199,7 +199,7 @@ def _set_free(contrasts: dict[str, Contrast], draws: Draws, freedom: float) -> N
     if freedom > 0:
         # Dark cysts and bright clots, and scars as bright as a tumour.
         if draws.chance(0.5):
-            flair["NCR"] += freedom * (draws.between(-3.0, 7.5) - flair["NCR"])
+            flair["NCR"] += freedom * (draws.between(-3.0, 11.0) - flair["NCR"])
         if draws.chance(0.4):
             flair["gliosis"] += freedom * draws.between(0.0, 7.0)
         # Faint ones and bright ones, more evenly than relaxation gives.

@@ -42,6 +42,8 @@ class Look:
         strip: standard deviation in mm of how far the stripping is off.
         remains: share of heads where stripping leaves parts below and beside the brain.
         cut: share of heads whose field of view ends early.
+        plain: share of heads that are imaged as with ``TYPICAL``: without them a network meets hardly any sharp head,
+            which is what scanners aim at.
     """
 
     version: int
@@ -60,6 +62,7 @@ class Look:
     strip: float
     remains: float
     cut: float
+    plain: float = 0.0
 
 
 TYPICAL = Look(
@@ -81,7 +84,7 @@ TYPICAL = Look(
     cut=0.08,
 )
 VARIED = Look(
-    version=1,
+    version=3,
     freedom=1.0,
     texture=(0.0, 0.3),
     uneven=(0.1, 0.9),
@@ -97,6 +100,7 @@ VARIED = Look(
     strip=1.4,
     remains=0.5,
     cut=0.2,
+    plain=0.4,
 )
 LOOKS = {"typical": TYPICAL, "varied": VARIED}
 
@@ -130,6 +134,8 @@ def image(
         By modality, float32 [X, Y, Z] on the window, whole numbers, 0 where stripping or the field of view left
         nothing, at least 1 elsewhere; zeros are at the same places in all of them.
     """
+    if Draws(seed, index, "look").chance(look.plain):
+        look = TYPICAL
     contrasts = draw_contrasts(Draws(seed, index, "contrast"), freedom=look.freedom)
     draws, grain = Draws(seed, index, "image"), Draws(seed, index, "grain")
     keep = torch.zeros_like(head.brain, dtype=torch.bool)

@@ -33,6 +33,10 @@ _LOOKS = ("typical", "varied")
 _HEALTHY_FROM = 100_000
 _TISSUES = {"white": "white matter", "grey": "grey matter", "csf": "CSF", "brain": "brain"}
 
+# Scenes whose greys run from 0, the slice's darkest voxel, to 255, its brightest, as a reader would make them for
+# SAM's own predictor; the others have those of smml/sam/slices.py. Without such scenes the two answers differ widely.
+_PLAIN_GREYS = 0.3
+
 SMALLEST_OBJECT = 12  # voxels; below that a mask is a handful of pixels of SAM's square
 _OBJECTS = 4  # kept a slice
 
@@ -71,7 +75,7 @@ def make_scene(
         window: of the volume, see :func:`smml.sam.slices.intensity_window`.
         objects: bool [H, W] by name.
         size, pixels: edges of SAM's square and of its masks.
-        random: which objects are kept where there are more.
+        random: which objects are kept where there are more, and how grey values are made.
     """
     names = [name for name, mask in objects.items() if mask.sum() >= SMALLEST_OBJECT]
     if not names:
@@ -79,7 +83,8 @@ def make_scene(
     names = [names[i] for i in random.permutation(len(names))[:_OBJECTS]]
     masks = torch.from_numpy(np.stack([objects[name] for name in names]))
     fit = SquareFit(slice_.shape, size)
-    grey = fit.resize(to_grey(torch.from_numpy(np.ascontiguousarray(slice_))[None].float(), window))[0]
+    voxels = torch.from_numpy(np.ascontiguousarray(slice_))[None].float()
+    grey = fit.resize(plain_grey(voxels) if random.random() < _PLAIN_GREYS else to_grey(voxels, window))[0]
     targets = fit.masks_to_square(masks, pixels)
     return Scene(
         grey=grey.round().to(torch.uint8),
@@ -88,6 +93,12 @@ def make_scene(
         targets=(targets * 255).round().to(torch.uint8),
         names=tuple(name.split(",")[0] for name in names),
     )
+
+
+def plain_grey(slices: torch.Tensor) -> torch.Tensor:
+    """Each slice's intensities from its least (0) to its largest (255), float32 of the same shape [S, H, W]."""
+    low, high = slices.amin((1, 2), keepdim=True), slices.amax((1, 2), keepdim=True)
+    return (slices.float() - low) / (high - low).clamp_min(1e-6) * 255
 
 
 def lesion_scenes(
