@@ -22,9 +22,10 @@
 # Less than a minute on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs labels and axes, from
 # [notebook 2](02_missing_modalities.ipynb) what a subset is.
 #
-# "Your own" folder is made here from a **simulated** case, so that the notebook runs anywhere. The shipped weights,
-# `"tiny"`, have seen simulated images only: on a patient's images their output means nothing. For those, train on
-# patients' images first (`smml train`), then read this notebook with your own checkpoint in the place of `tiny`.
+# "Your own" folder is made here from a **simulated** case, so that the notebook runs anywhere. The shipped weights have
+# seen simulated images only. On patients `"small"` is the better one; its [card](../smml/weights/small.md) says what it
+# reached on five of them, and from which sequences. The notebook takes `"tiny"`, which is faster. Where you have labelled
+# patients, train on them (`smml train --weights small`) and put your own checkpoint in the place of `tiny`.
 
 # %%
 import contextlib
@@ -242,7 +243,7 @@ assert not (own / "never.nii.gz").exists()
 # all of them, in the same confident colours. Hence the look before, and these limits:
 #
 # - not for diagnosis, treatment or any decision about a patient; this is no medical device;
-# - not with weights that were trained on simulated images, unless the images are simulated too;
+# - not with the shipped weights' word alone: they have seen no patient, and were measured on five;
 # - no volumes over time from different scanners or sequences without measuring what that change alone does;
 # - no claim about your data without a score on labelled cases *of your data* (`smml evaluate`, and
 #   [notebook 8](08_evaluation.ipynb) on what the score means).

@@ -5,12 +5,24 @@
 A page marks a place with ``<!-- scores: NAME -->`` and ``<!-- end of scores -->``. A test compares what stands there.
 """
 
+import functools
+import json
 import re
 from pathlib import Path
 
+import pandas as pd
+
+from smml.data import REGIONS
+from smml.evaluation import Scores, overlap_table
+from smml.evaluation.tables import MEAN
+
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- scores: (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
-PAGES = ("README.md", "smml/sam/weights/sam-tiny.md")
+PAGES = ("README.md", "smml/sam/weights/sam-tiny.md", "smml/weights/small.md", "smml/weights/tiny.md")
+# Shipped weights, and their name in results/patients/looks.csv.
+LOOKED_AT = {"small": "small-stage4", "tiny": "tiny-stage2"}
+PATIENTS_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
 
 
 def main() -> None:
@@ -26,24 +38,66 @@ def filled(text: str) -> str:
 
 def rows(page: str) -> list[list[str]]:
     """The cells of every table of a committed result, without their emphasis."""
-    lines = (ROOT / "results" / page).read_text(encoding="utf-8").splitlines()
+    lines = (RESULTS / page).read_text(encoding="utf-8").splitlines()
     return [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
 
 
-def shipped_weights() -> str:
-    """Mean Dice in per cent of the shipped weights: over all subsets, and from all sequences."""
-    lines = ["| | | WT | TC | ET |", "|---|---|---:|---:|---:|"]
-    for weights, page in (("`small`, 2 mm", "simulator/small/table.md"), ("`tiny`, 3 mm", "simulator/sequences.md")):
-        # The first table of the page: others of it have rows of the same names.
-        measured: dict[tuple[str, ...], list[str]] = {}
-        for row in rows(page):
-            measured.setdefault(tuple(row[:4]), row[4:7])
-        for first, name, row in (
-            (weights, "mean over the 15 subsets", ("mean", "", "", "")),
-            ("", "all four sequences", ("●", "●", "●", "●")),
+def simulated(weights: str) -> str:
+    """Mean Dice in per cent on held-out simulated subjects of both looks, where the region is there; false alarms."""
+    lines = [
+        "| simulated, held out | | WT | TC | ET | false alarms of ET, cases |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for look in ("typical", "varied"):
+        table = overlap_table(Scores.read(RESULTS / "simulator" / weights / look))
+        for first, name, subset in (
+            (f"look `{look}`", "mean over the 15 subsets", MEAN),
+            ("", "FLAIR + T1ce", "FLAIR+T1ce"),
+            ("", "all four sequences", "FLAIR+T1ce+T1+T2"),
         ):
-            lines.append(" | ".join([f"| {first}" if first else "|", name, *measured[row]]) + " |")
+            row = table.loc[subset]
+            dice = [f"{100 * row[f'Dice {region}']:.1f}" for region in REGIONS]
+            alarms = f"{100 * row['false alarms ET']:.0f} %"
+            lines.append(" | ".join([f"| {first}" if first else "|", name, *dice, alarms]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def patients(weights: str) -> str:
+    """Mean Dice of the last look at the shared patients, and the most that was called ET in the one without any."""
+    looks = pd.read_csv(RESULTS / "patients" / "looks.csv")
+    ours = looks[looks["weights"] == LOOKED_AT[weights]]
+    last = ours[ours["commit"] == ours["commit"].iloc[-1]].set_index(["group", "subset"])
+    lines = [
+        "| patients, literature's mean | cases | WT | TC | ET | false ET, ml |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for group, words in (("enhancing", "with enhancement"), ("all", "all")):
+        for subset in PATIENTS_SUBSETS:
+            row = last.loc[(group, subset)]
+            dice = [f"{100 * row[region]:.1f}" for region in REGIONS]
+            false = "" if pd.isna(row["false_ET_ml"]) else f"{row['false_ET_ml']:.1f}"
+            name = subset.replace("+", " + ")
+            lines.append(" | ".join([f"| {name}, {words}", f"{row['cases']:.0f}", *dice, false]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def looks() -> str:
+    """How often the shared patients were scored so far."""
+    table = pd.read_csv(RESULTS / "patients" / "looks.csv")
+    number = len(table[["date", "commit", "weights"]].drop_duplicates())
+    return f"These patients were scored {number} times so far, each time with other weights or other code.\n"
+
+
+def healthy(weights: str) -> str:
+    """Share of healthy simulated subjects in whom less than 1 ml is called, over all subsets, and the worst subset."""
+    found = json.loads((RESULTS / "simulator" / weights / "healthy" / "false-alarms.json").read_text(encoding="utf-8"))
+    table = pd.DataFrame.from_dict(found["quiet"], orient="index")
+    mean = [f"{region} {100 * table[region].mean():.0f} %" for region in REGIONS]
+    worst = table["WT"].idxmin()
+    return (
+        f"In {found['subjects']} other healthy **simulated** subjects less than 1 ml is called, over all subsets, of "
+        f"{', '.join(mean)};\nfewest of WT from {worst} ({100 * table.loc[worst, 'WT']:.0f} %).\n"
+    )
 
 
 def tiny_sam() -> str:
@@ -68,7 +122,11 @@ def tiny_sam() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"shipped-weights": shipped_weights, "sam-tiny": tiny_sam}
+BLOCKS = {"sam-tiny": tiny_sam, "looks": looks} | {
+    f"{block.__name__}-{weights}": functools.partial(block, weights)
+    for block in (simulated, patients, healthy)
+    for weights in LOOKED_AT
+}
 
 
 if __name__ == "__main__":

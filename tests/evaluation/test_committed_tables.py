@@ -36,11 +36,11 @@ def title(path: Path) -> str:
     return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
-@pytest.mark.parametrize("folder", ["simulator", "simulator/small", "refinement"])
+@pytest.mark.parametrize("folder", ["first-edition/simulator", "first-edition/simulator/small", "first-edition/refinement"])
 def test_the_table_of_committed_scores_is_made_again_to_the_byte(folder, tmp_path):
     csv, table, page = write_report(committed(folder), tmp_path, title(RESULTS / folder / "table.md"))
     made = table.read_bytes()
-    if folder == "refinement":
+    if folder.endswith("refinement"):
         refinement = script("measure_refinement")
         made += refinement.difference(refinement.student_and_refined(committed(folder))).encode()
     assert made == (RESULTS / folder / "table.md").read_bytes()
@@ -49,10 +49,10 @@ def test_the_table_of_committed_scores_is_made_again_to_the_byte(folder, tmp_pat
 
 
 def test_the_table_of_the_sequences_is_made_again_to_the_byte():
-    report = json.loads((RESULTS / "simulator" / "sequences.json").read_text(encoding="utf-8"))
-    scores = committed("simulator")
+    report = json.loads((RESULTS / "first-edition" / "simulator" / "sequences.json").read_text(encoding="utf-8"))
+    scores = committed("first-edition/simulator")
     made = script("measure_sequences").as_markdown(report, scores.frame["case"].nunique())
-    assert made.encode() == (RESULTS / "simulator" / "sequences.md").read_bytes()
+    assert made.encode() == (RESULTS / "first-edition" / "simulator" / "sequences.md").read_bytes()
     assert report["protocol"] == scores.protocol
     for name, row in summary_table(scores).iterrows():
         assert {column: report["means"][name][column] for column in row.index} == pytest.approx(row.to_dict(), abs=1e-4)
