@@ -143,7 +143,7 @@ def case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
     grade, case = "HGG", str(case_id)
     if style.name == "brats2015" and case[:4] in ("HGG_", "LGG_"):
         grade, case = case[:3], case[4:]
-    if not re.fullmatch(style.case_pattern, case):
+    if not re.fullmatch(style.named or style.case_pattern, case):
         if not (case.isascii() and case.isdigit()) and ("number" in style.case_name or not re.fullmatch(r"\w+", case)):
             raise InputError(
                 f"case id {case_id!r}: expected a number such as '00002' or a name like "

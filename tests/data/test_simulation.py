@@ -66,7 +66,7 @@ def test_a_cohort_round_trips_through_every_layout(tmp_path, monkeypatch, subjec
     subject = subjects[0]
     monkeypatch.setattr(cohort, "simulate_subject", lambda *_, **__: subject)
     (written,) = simulate_cohort(tmp_path / layout, 1, **QUIET, layout=layout)
-    (found,) = find_cases(tmp_path / layout)
+    (found,) = find_cases(tmp_path / layout, layout)
     assert found == written
     assert found.layout == layout
     case = read_case(found)
