@@ -79,7 +79,7 @@ def test_what_a_network_learns_of_a_release_keeps_the_regions(layout):
         assert np.array_equal(model.region(learnt, region), scheme.region(labels, region))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     layout=st.sampled_from(sorted(LAYOUTS)),
     number=st.integers(0, 9999),

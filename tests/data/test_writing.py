@@ -165,7 +165,7 @@ def test_a_subset_without_label_is_written_and_read(tmp_path, layout):
     two = {"t2": volumes["t2"], "flair": volumes["flair"]}
     written = write_case(Case("00002", two, None, np.eye(4), layout), tmp_path)
     assert (written.modalities, written.label) == (("flair", "t2"), None)
-    assert find_cases(tmp_path) == [written]
+    assert find_cases(tmp_path, layout) == [written]
     assert read_case(written).label is None
 
 
