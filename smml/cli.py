@@ -36,6 +36,12 @@ _format_warning = warnings.formatwarning
 
 DeviceOption = Annotated[str, typer.Option(help="torch device, for example cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to PyTorch.")]
+ReadAsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout", help="Read the names as this data set's; needed where two with other label values share names."
+    ),
+]
 RefineOption = Annotated[
     bool | None,
     typer.Option("--refine/--no-refine", help="Refine with SAM's priors; by default if the checkpoint can."),
@@ -147,8 +153,10 @@ def _train(
     weights: Annotated[str, typer.Option(help="Start from a checkpoint's weights instead of random ones.")] = "",
     threads: ThreadsOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+    layout: ReadAsOption = None,
 ) -> None:
     """Train two students under different modality masks that teach each other; with torchrun, over many processes."""
+    from smml.data import find_cases
     from smml.training import TrainingConfig
     from smml.training import train as run
     from smml.training.config import RUN_FACTS
@@ -156,7 +164,8 @@ def _train(
     _use_threads(threads)
     weights = weights or options.get("weights") or ""
     config = TrainingConfig.from_dict({name: value for name, value in options.items() if name not in RUN_FACTS})
-    result = run(data, output, config, weights=weights or None, resume=resume)
+    cases = data if layout is None else find_cases(data, layout)
+    result = run(cases, output, config, weights=weights or None, resume=resume)
     if _speaks():
         typer.echo(_how_it_ended(result, config))
 
@@ -192,6 +201,7 @@ def evaluate(
         bool,
         typer.Option("--profile", help="Do not score: time the subsets of the first case, or the mean of --cases."),
     ] = False,
+    layout: ReadAsOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
@@ -213,12 +223,12 @@ def evaluate(
     _use_threads(threads)
     if profile:
         predictor = _predictor(checkpoint, device, window, refine=False, precision=precision)
-        _print_profile(predictor, find_cases(data)[: cases or 1])
+        _print_profile(predictor, find_cases(data, layout)[: cases or 1])
         return
     with start_ranks(device) as ranks:
         # Before the model, which takes longer to load, and long before the scores: what forbids them is told at once.
         check_report(output)
-        found = _labelled(data, cases)
+        found = _labelled(data, cases, layout)
         predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         one_empty = CHALLENGE_PENALTY if penalty else math.nan
@@ -250,6 +260,7 @@ def calibrate(
     ] = None,
     cases: Annotated[int, typer.Option(min=0, help="Only the first N labelled cases; 0 takes all.")] = 0,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
+    layout: ReadAsOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
@@ -265,7 +276,7 @@ def calibrate(
     source = load_checkpoint(checkpoint)
     if output is not None:
         _check_calibrated(output, checkpoint)
-    found = _labelled(data, cases)
+    found = _labelled(data, cases, layout)
     # Temperatures are of the students, so SAM need not be there.
     predictor = _predictor(checkpoint, device, window, refine=False)
     if output is None:
@@ -374,7 +385,7 @@ def predict(
 
     _use_threads(threads)
     # Before the model, which takes longer to load: whoever mistyped a path is told at once.
-    files = find_case(case if len(case) > 1 else case[0])
+    files = find_case(case if len(case) > 1 else case[0], label=False)
     _check_outputs(files, output, probabilities, Path(case[0]) if len(case) == 1 and Path(case[0]).is_dir() else None)
     wanted = None if modalities is None else parse_subset(modalities)
     loaded = read_case(files, wanted, label=False)
@@ -424,16 +435,17 @@ def info(
     check: Annotated[
         bool, typer.Option("--check", help="Only look whether every case of the folder can be used: labels, headers.")
     ] = False,
+    layout: ReadAsOption = None,
 ) -> None:
     """Versions, device, which kernels are active, shipped weights and, on wish, the cohort in a folder."""
     from smml.info import check_cohort, describe
 
     if not check:
-        typer.echo(describe(data))
+        typer.echo(describe(data, layout))
         return
     if data is None:
         raise InputError("--check: name the folder of cases to look at, as in smml info --check FOLDER")
-    cohort, problems = check_cohort(data)
+    cohort, problems = check_cohort(data, layout)
     typer.echo("\n".join([cohort, *problems.values()]))
     if problems:
         raise InputError(f"{data}: {len(problems)} of its cases cannot be used ({', '.join(list(problems)[:5])})")
@@ -466,11 +478,11 @@ def _whole_number(option: str, text: str) -> int:
         raise InputError(f"{option}: expected whole numbers joined by commas, found {text!r}") from error
 
 
-def _labelled(data: Path, most: int) -> list:
+def _labelled(data: Path, most: int, layout: str | None = None) -> list:
     """The first ``most`` cases of a folder that have a segmentation, 0 for all; says how many have none."""
     from smml.data import find_cases
 
-    everyone = find_cases(data)
+    everyone = find_cases(data, layout)
     found = [case for case in everyone if case.label is not None]
     if not found:
         raise InputError(

@@ -11,18 +11,19 @@ import torch
 import smml
 import smml_kernels
 from smml.data import CaseFiles, find_cases
-from smml.data.checking import find_problems
+from smml.data.checking import find_problems, what_is_not_learnt
 from smml.models.checkpoint import SHIPPED, load_checkpoint
 from smml.sam.download import OFFICIAL, cache_folder
 
 _PACKAGES = ("torch", "triton", "monai", "nibabel", "nilearn", "SimpleITK", "plotly", "jupyterlab")
 
 
-def describe(data: Path | None = None) -> str:
+def describe(data: Path | None = None, layout: str | None = None) -> str:
     """A few lines for a person or a bug report.
 
     Args:
         data: also describe the cases in this folder.
+        layout: as for ``find_cases``.
 
     Raises:
         InputError: the folder is missing or holds no cases.
@@ -43,15 +44,16 @@ def describe(data: Path | None = None) -> str:
         )
     lines.append("SAM: 'tiny' ships with the package; " + "; ".join(_official_sams()))
     if data is not None:
-        lines.append(_describe_cohort(data, find_cases(data)))
+        lines.append(_describe_cohort(data, find_cases(data, layout)))
     return "\n".join(lines)
 
 
-def check_cohort(data: Path) -> tuple[str, dict[str, str]]:
+def check_cohort(data: Path, layout: str | None = None) -> tuple[str, dict[str, str]]:
     """Look at every case of a folder as training and evaluation do before they begin.
 
     Args:
         data: the folder.
+        layout: as for ``find_cases``.
 
     Returns:
         A line on the cohort, and by id what is wrong with each case that cannot be used.
@@ -59,7 +61,7 @@ def check_cohort(data: Path) -> tuple[str, dict[str, str]]:
     Raises:
         InputError: the folder is missing or holds no cases.
     """
-    cases = find_cases(data)
+    cases = find_cases(data, layout)
     return _describe_cohort(data, cases), find_problems(cases)
 
 
@@ -85,4 +87,5 @@ def _describe_cohort(data: Path, cases: Sequence[CaseFiles]) -> str:
     having = ", ".join(f"{name} {count}" for name, count in sequences.items())
     kind = "simulated cases" if (data / "simulated.json").exists() else "cases"
     labelled = sum(case.label is not None for case in cases)
-    return f"cohort {data}: {len(cases)} {kind} ({layouts}), {labelled} with a segmentation; sequences: {having}"
+    cohort = f"cohort {data}: {len(cases)} {kind} ({layouts}), {labelled} with a segmentation; sequences: {having}"
+    return "\n".join([cohort, *what_is_not_learnt(cases)])

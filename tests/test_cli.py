@@ -201,7 +201,10 @@ def test_probabilities_are_written_on_wish(run, case_folder, checkpoint, tmp_pat
 # Values on disk of the classes in memory, by what the data sets say of themselves (docs/CONVENTIONS.md).
 VALUES = {
     "brats2015": (0, 1, 2, 3, 4), "brats2018": (0, 1, 2, 4), "brats2020": (0, 1, 2, 4), "brats2021": (0, 1, 2, 4),
-    "brats2023": (0, 1, 2, 3), "msd": (0, 2, 1, 3), "simulated": (0, 1, 2, 4),
+    "brats2019": (0, 1, 2, 4), "fets2022": (0, 1, 2, 4), "tcga": (0, 1, 2, 4), "brats2024": (0, 1, 2, 3),
+    "brats-met": (0, 1, 2, 3), "brats-men": (0, 1, 2, 3), "brats-ssa": (0, 1, 2, 3), "brats-ped": (0, 2, 4, 1),
+    "brats-ped-2023": (0, 1, 2, 3), "nnunet": (0, 1, 2, 3), "brats2023": (0, 1, 2, 3), "msd": (0, 2, 1, 3),
+    "simulated": (0, 1, 2, 4),
 }  # fmt: skip
 
 
@@ -213,12 +216,14 @@ def test_predict_writes_the_label_values_of_the_case_without_being_told_the_layo
     save_checkpoint(Checkpoint(model.config, model.state_dict(), (6.0, 6.0, 6.0), patch=32), tmp_path / "tiny.pt")
     case = read_case(find_cases(small_cohort)[0], label=False)
     files = write_case(dataclasses.replace(case, id="00001", layout=layout), tmp_path / "data")
-    assert [found.layout for found in find_cases(tmp_path / "data")] == [layout]
+    # Whoever has PED of 2023 must say so, since no name does.
+    said = ["--layout", layout] if layout == "brats-ped-2023" else []
+    assert [found.layout for found in find_cases(tmp_path / "data", *said[1:])] == [layout]
     given = [
         word for path in dict.fromkeys(source.path for source in files.images.values()) for word in ("--case", path)
     ]
     outputs = ["--output", tmp_path / "seg.nii.gz", "--probabilities", tmp_path / "p.nii.gz"]
-    assert run("predict", *given, "--checkpoint", tmp_path / "tiny.pt", *outputs)[0] == 0
+    assert run("predict", *given, "--checkpoint", tmp_path / "tiny.pt", *outputs, *said)[0] == 0
     classes = nib.load(tmp_path / "p.nii.gz").get_fdata(dtype=np.float32).argmax(-1)
     written = np.asarray(nib.load(tmp_path / "seg.nii.gz").dataobj)
     assert len(np.unique(classes)) == len(values), "every class is there, or nothing is tested"

@@ -6,8 +6,8 @@ wherever the quick look sees something odd, the case is read as :func:`smml.data
 what is wrong, or that nothing is.
 """
 
-import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,8 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from tqdm.auto import tqdm
 
+from smml.data.case import Case
+from smml.data.labels import not_learnt
 from smml.data.layouts import CaseFiles, layout_named, split_suffix
 from smml.data.reading import read_case, read_image
 from smml.errors import InputError
@@ -40,6 +42,27 @@ def check_cases(cases: Sequence[CaseFiles], *, ranks: Ranks | None = None, progr
             next(iter(problems.values()))
             + (f" ({more} more of {len(cases)} cases are bad: `smml info --check` lists them all)" if more else "")
         )
+
+
+def what_is_not_learnt(cases: Iterable[CaseFiles | Case]) -> list[str]:
+    """A sentence for each data set among the cases that tells more than a network learns.
+
+    Args:
+        cases: from ``find_cases``, or in memory.
+    """
+    schemes = {case.layout: case.scheme for case in cases}
+    return [said for layout, scheme in schemes.items() if (said := not_learnt(layout, scheme))]
+
+
+def warn_of_not_learnt(cases: Iterable[CaseFiles | Case]) -> None:
+    """Say :func:`what_is_not_learnt` as warnings, which are shown once, whoever of the package asks again.
+
+    Args:
+        cases: as there.
+    """
+    for said in what_is_not_learnt(cases):
+        # Of one line of code, however it came here: Python shows the same words of one place once.
+        warnings.warn(said, stacklevel=1)
 
 
 def find_problems(cases: Sequence[CaseFiles], *, ranks: Ranks | None = None, progress: bool = True) -> dict[str, str]:
@@ -72,7 +95,7 @@ def _look_at(files: CaseFiles) -> None:
         shape, affine = reference.shape, reference.affine
     else:
         stored, affine = read_image(files.label)
-        files.scheme.decode(stored, os.fspath(files.label))
+        files.decode(stored)
         shape = stored.shape
     channels = layout_named(files.layout).channels
     for source in dict.fromkeys(files.images.values()):

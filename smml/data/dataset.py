@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -88,14 +89,17 @@ class CohortDataset(Dataset):
                 f"{len(unlabelled)} of {len(self.cases)} cases have no segmentation (for example {unlabelled[0]}); "
                 "training needs one for each: add the files or leave these cases out"
             )
-        classes = {case.scheme.classes for case in self.cases}
-        if len(classes) > 1:
-            raise InputError("the cases mix data sets of four and of five classes; train on one kind at a time")
+        classes = {case.layout: case.scheme.learnt_classes for case in self.cases}
+        if len(set(classes.values())) > 1:
+            each = " and ".join(f"{layout} ({', '.join(names[1:])})" for layout, names in classes.items())
+            raise InputError(
+                f"the cases mix data sets of four and of five classes, {each}; train on one kind at a time"
+            )
         if patch < 32 or patch % 16:
             raise InputError(f"patch must be at least 32 and divisible by 16, found {patch}")
         if not 0 <= tumour_share <= 1:
             raise InputError(f"tumour_share must lie between 0 and 1, found {tumour_share}")
-        self.num_classes = len(self.cases[0].scheme.classes)
+        self.num_classes = len(self.cases[0].scheme.learnt_classes)
         self.patch, self.spacing, self.samples, self.seed = patch, spacing, samples, seed
         self.augment, self.tumour_share, self.priors = augment, tumour_share, priors
         self.preprocessing, self.appearance = LATEST if preprocessing is None else preprocessing, appearance
@@ -125,6 +129,7 @@ class CohortDataset(Dataset):
     def _prepare(self, number: int) -> tuple[PreparedCase, dict[str, np.ndarray]]:
         """The prepared case, and flat indices of its tumour and brain voxels to centre patches on."""
         prepared = prepare(read_case(self.cases[number]), self.spacing, preprocessing=self.preprocessing)
+        prepared = replace(prepared, label=self.cases[number].scheme.learnt(_label_of(prepared)))
         brain = prepared.brain.any(dim=0)
         places = {
             "tumour": np.flatnonzero((_label_of(prepared) > 0).numpy()).astype(np.int32),

@@ -1,8 +1,10 @@
 """What a file's name says about a scan where it follows no data set's layout: BIDS names, and names given by hand.
 
-The ending tells the modality (``sub-01_T1w``, ``jane-t2f``, ``flair``). A T1 with contrast agent is a sequence of its
-own, and names often say so before a plain T1 ending (``sub-01_ce-gadolinium_T1w``, ``jane_post_T1``): taken for a T1
-without it, the network would be told of a scan that the patient does not have.
+The last word that names a sequence tells it (``sub-01_T1w``, ``jane-t2f``, ``flair``). Behind it only words count that
+say what was done with the image (``jane_T1_bet``, ``FLAIR_reg``) or that a contrast agent was given (``jane_T1_post``);
+any other makes the name say nothing. A T1 with contrast agent is a sequence of its own, and names often say so before
+a plain T1 ending (``sub-01_ce-gadolinium_T1w``, ``jane_post_T1``): taken for a T1 without it, the network would be told
+of a scan that the patient does not have.
 """
 
 import re
@@ -15,7 +17,6 @@ ENDINGS: dict[str, str] = {
     **dict.fromkeys(("t2", "t2w"), "t2"),
     **dict.fromkeys(("seg", "segm", "label"), "label"),
 }
-_NAME = re.compile(rf"(?:(?P<stem>.+)(?P<separator>[_\-. ]))?(?P<token>{'|'.join(ENDINGS)})", re.IGNORECASE)
 
 # Words for a contrast agent; "post" and "ce" also mean other things, which their neighbours tell.
 _AGENT = re.compile(
@@ -28,6 +29,12 @@ _AGENT_IN_ACQUISITION = re.compile(r"(?!.*(pre|non?|without)(gd|gad|contrast|ce)
 _WITHOUT = ("pre", "no", "non", "not", "none", "without", "before")
 _NAMES_FOLLOW = ("sub", "subject", "ses", "session", "visit", "timepoint", "tp", "patient", "pat", "id")
 _AFTER_TREATMENT = re.compile(r"op|operative|operation|surgery|surgical|resection|treatment|therapy|rt|chemo|tx")
+# Words for what was done with an image, which is of the same sequence still.
+_DONE = re.compile(
+    r"bet|brain|stripped|skullstripped|skull|strip|ss|hdbet|synthstrip|reg|registered|coreg|coregistered|aligned|warped|"
+    r"resampled|reoriented|n4|bfc|bias|corrected|biascorrected|norm|normalized|normalised|denoised|defaced|cropped|"
+    r"preproc|processed|mni|mni152|sri|sri24|iso|1mm|to|in|space"
+)
 _BIDS = re.compile(r"(?P<subject>sub-[a-z0-9]+(?:_ses-[a-z0-9]+)?)(?:_.*)?", re.IGNORECASE)
 
 
@@ -47,26 +54,54 @@ class FreeName:
 
 
 def read_free_name(stem: str) -> FreeName | None:
-    """What a file name says, or None if its ending tells no modality.
+    """What a file name says, or None if it tells no modality.
 
     Args:
         stem: the name without its suffix.
     """
-    match = _NAME.fullmatch(stem)
-    if match is None:
+    pieces = re.split(r"([_\-. ])", stem)
+    words, separators = pieces[::2], ["", *pieces[1::2]]
+    small = [word.lower() for word in words]
+    places = [i for i, word in enumerate(small) if word in ENDINGS]
+    if not places:
         return None
-    token, rest = match["token"].lower(), match["stem"] or ""
-    role = ENDINGS[token]
-    words = re.split(r"([_\-. ])", rest)
-    agents = _agents([word.lower() for word in words[::2]])
-    if token in ("t1", "t1w") and agents:
+    place = places[-1]
+    token, role = small[place], ENDINGS[small[place]]
+    # A T2 with suppressed fluid is a FLAIR; a T1 may be one too, and what that name means nobody knows.
+    start = place - 1 if token == "flair" and place and small[place - 1] in ("t2", "t2w") else place
+    agents = _agents(small[:start])
+    # Another sequence before it: FLAIR_to_T1 is a FLAIR, seg_T1 perhaps a label.
+    if any(i < start and i not in agents for i in places):
+        return None
+    behind = _said_behind(small[place + 1 :])
+    if behind is None or (behind == "without" and role == "t1ce"):
+        return None
+    if token in ("t1", "t1w") and (agents or behind == "with"):
         role = "t1ce"
+    rest = "".join(separator + word for separator, word in zip(separators[:start], words[:start], strict=True))
     subject = _BIDS.fullmatch(rest)
     # Each word goes with the separator before it, so that jane_post_T1 and jane_T2 are of one case.
-    kept = [text for i, text in enumerate(words) if (i + 1) // 2 not in agents]
+    kept = [separators[i] + words[i] for i in range(start) if i not in agents]
     case = subject["subject"] if subject else "".join(kept).strip("_-. ")
-    spelt_as_2023 = match["separator"] == "-" and token in ("t1n", "t1c", "t2w", "t2f")
+    spelt_as_2023 = separators[place] == "-" and token in ("t1n", "t1c", "t2w", "t2f")
     return FreeName(role, case, "brats2023" if spelt_as_2023 else None)
+
+
+def _said_behind(words: list[str]) -> str | None:
+    """What the words behind a sequence say of a contrast agent, "with", "without" or ""; None where one is unknown."""
+    agents = _agents(words)
+    said = "with" if agents else ""
+    for i, word in enumerate(words):
+        if i in agents or _DONE.fullmatch(word):
+            continue
+        following = words[i + 1] if i + 1 < len(words) else ""
+        if word in (*_WITHOUT, "native") and (
+            not following or _AGENT.fullmatch(following) or _DONE.fullmatch(following)
+        ):
+            said = "without"
+        elif not (said == "without" and _AGENT.fullmatch(word)):
+            return None
+    return said
 
 
 def _agents(words: list[str]) -> set[int]:

@@ -1,7 +1,8 @@
 """Label values on disk and in memory, and the regions that are scored (docs/CONVENTIONS.md, "Labels and regions").
 
 In memory every data set has the same meaning: 0 background, 1 NCR/NET, 2 ED, 3 ET (K = 4), except BraTS 2015, which
-keeps its five classes 0 background, 1 NCR, 2 ED, 3 NET, 4 ET (K = 5).
+keeps its five classes 0 background, 1 NCR, 2 ED, 3 NET, 4 ET (K = 5). Later releases that tell one class more, the
+resection cavity or the cyst, have it as 4 behind these; a network learns the four, and :func:`not_learnt` says so.
 """
 
 from dataclasses import dataclass
@@ -29,16 +30,41 @@ class LabelScheme:
         on_disk: value on disk of each class, in the same order; None where the number of classes alone was known, which
             does not tell them.
         regions: classes that make up WT, TC and ET.
+        learnt_as: where a network learns fewer classes than the data set tells, the one that it learns each as; None
+            where it learns them all.
     """
 
     classes: tuple[str, ...]
     on_disk: tuple[int, ...] | None
     regions: dict[Region, tuple[int, ...]]
+    learnt_as: tuple[int, ...] | None = None
 
     @property
     def num_classes(self) -> int:
         """K, background included."""
         return len(self.classes)
+
+    @property
+    def learnt_classes(self) -> tuple[str, ...]:
+        """Names of the classes that a network learns, background included."""
+        return self.classes[: max(self.learnt_as) + 1] if self.learnt_as else self.classes
+
+    def learnt(self, labels):
+        """Memory values -> those of the classes that a network learns.
+
+        Args:
+            labels: uint8 array or tensor of memory values, of any shape.
+
+        Returns:
+            The same shape and type; ``labels`` itself where a network learns all classes.
+        """
+        if self.learnt_as is None:
+            return labels
+        result = labels + 0  # a copy of an array and of a tensor alike
+        for value, taken in enumerate(self.learnt_as):
+            if taken != value:
+                result[labels == value] = taken
+        return result
 
     def decode(self, stored: np.ndarray, name: str, scale: tuple[float, float] | None = None) -> np.ndarray:
         """Disk values -> memory values, uint8 of the same shape.
@@ -127,6 +153,31 @@ BRATS_2015 = LabelScheme(
 BRATS_2018 = LabelScheme(_FOUR, (0, 1, 2, 4), _FOUR_REGIONS)
 BRATS_2023 = LabelScheme(_FOUR, (0, 1, 2, 3), _FOUR_REGIONS)
 MSD = LabelScheme(_FOUR, (0, 2, 1, 3), _FOUR_REGIONS)
+
+
+def with_cavity(on_disk: tuple[int, ...]) -> LabelScheme:
+    """The four classes and the resection cavity (RC), which belongs to no region: after treatment it is no tumour.
+
+    Args:
+        on_disk: values of background, NCR/NET, ED, ET and RC.
+    """
+    return LabelScheme((*_FOUR, "RC"), on_disk, _FOUR_REGIONS, (0, 1, 2, 3, 0))
+
+
+def with_cyst(on_disk: tuple[int, ...]) -> LabelScheme:
+    """The four classes and the cystic component (CC), a part of the tumour core as NCR/NET is.
+
+    Args:
+        on_disk: values of background, NCR/NET, ED, ET and CC.
+    """
+    regions: dict[Region, tuple[int, ...]] = {"WT": (1, 2, 3, 4), "TC": (1, 3, 4), "ET": (3,)}
+    return LabelScheme((*_FOUR, "CC"), on_disk, regions, (0, 1, 2, 3, 1))
+
+
+# Values and regions of 2024 and later by the challenge's own code: brats-evaluation 0.0.10 on PyPI, config_gli.yaml
+# (1 NETC, 2 SNFH, 3 ET, 4 RC; WT 1, 2, 3; TC 1, 3) and config_ped.yaml (1 ET, 2 NETC, 3 CC, 4 ED; WT all; TC 1, 2, 3).
+BRATS_2024 = with_cavity((0, 1, 2, 3, 4))
+BRATS_PED = with_cyst((0, 2, 4, 1, 3))
 _ANY_FOUR = LabelScheme(_FOUR, None, _FOUR_REGIONS)
 
 
@@ -146,3 +197,22 @@ def scheme_for_classes(num_classes: int) -> LabelScheme:
     if num_classes == 5:
         return BRATS_2015
     raise InputError(f"num_classes must be 4 (BraTS 2018 and later, MSD) or 5 (BraTS 2015), found {num_classes}")
+
+
+_NOT_LEARNT = {
+    "RC": "the resection cavity (RC, {value} on disk) counts as background and is not predicted",
+    "CC": "the cystic component (CC, {value} on disk) counts as NCR/NET and is not told apart",
+}
+
+
+def not_learnt(layout: str, scheme: LabelScheme) -> str:
+    """A sentence on what a data set tells and a network does not learn; "" if it learns all.
+
+    Args:
+        layout: name of the data set.
+        scheme: its label values.
+    """
+    further = scheme.classes[len(scheme.learnt_classes) :]
+    values = scheme.on_disk or ()
+    said = [_NOT_LEARNT[name].format(value=values[scheme.classes.index(name)]) for name in further]
+    return f"{layout}: {' and '.join(said)}: networks here know {', '.join(scheme.learnt_classes[1:])}" if said else ""

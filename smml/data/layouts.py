@@ -1,145 +1,36 @@
-"""How the data sets of the field name their files, and finding cases among them (docs/CONVENTIONS.md, "Files").
+"""Finding the cases of a data set by the names of their files (releases.py; docs/CONVENTIONS.md, "Files").
 
 A case is recognised by names alone, so listing a thousand cases takes a moment and a damaged file is reported by
-whoever reads it. Only where two files stand for one image are they opened, to see whether they hold the same.
+whoever reads it. Opened are only two files that stand for one image, to see whether they hold the same; labels of a
+release whose names an earlier one shares with other meanings, until one tells which it is; and nnU-Net's dataset.json.
 """
 
-import functools
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
 from smml.data.free_names import ENDINGS, FreeName, read_free_name
-from smml.data.labels import BRATS_2015, BRATS_2018, BRATS_2023, MSD, LabelScheme
+from smml.data.labels import LabelScheme
+from smml.data.nnunet import dataset_beside
+from smml.data.releases import LAYOUTS, Layout, layout_named
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".nii.gz", ".nii", ".mha")
 
+# A browser's mark of a second download, before the suffix or inside it: "t1 (1).nii.gz", "t1.nii (1).gz".
+_DOWNLOADED_AGAIN = re.compile(r"(?P<stem>.+?)(?P<mark> ?\(\d+\))?(?P<nii>\.nii) ?\(\d+\)(?P<gz>\.gz)", re.IGNORECASE)
+_MARK = re.compile(r" ?\(\d+\)$")
 
-@dataclass(frozen=True)
-class Layout:
-    """One data set's way of naming files.
-
-    Attributes:
-        name: key in ``LAYOUTS``.
-        scheme: label values on disk and in memory.
-        summary: the pattern as a person would write it.
-        tokens: how each modality, and "label", is spelt in a file name.
-        case_name: format of a case's name, from ``id`` (text) or ``number`` (int).
-        case_pattern: what a case's name looks like.
-        file: format of a file's path below the root, from ``case``, ``token`` and, in 2015, ``grade`` and ``number``.
-        label_file: the same for the label where it differs.
-        channels: modalities along the last axis where one 4D file holds them all.
-        patient: what a case's id looks like, with the patient's name as its group, where a patient can have several
-            cases (visits); None where each case is a patient of its own.
-    """
-
-    name: str
-    scheme: LabelScheme
-    summary: str
-    tokens: dict[str, str]
-    case_name: str
-    case_pattern: str
-    file: str
-    label_file: str | None = None
-    channels: tuple[str, ...] | None = None
-    patient: str | None = None
-
-    @functools.cached_property
-    def file_pattern(self) -> re.Pattern:
-        """Matches a file name without its suffix; groups ``case`` and, unless 4D, ``token``."""
-        tokens = "|".join(sorted(map(re.escape, self.tokens.values()), key=len, reverse=True))
-        separator = "-" if self.name == "brats2023" else "_"
-        ending = "" if self.channels else f"{separator}(?P<token>{tokens})"
-        return re.compile(f"(?P<case>{self.case_pattern}){ending}", re.IGNORECASE)
-
-
-_TOKENS = {"flair": "flair", "t1ce": "t1ce", "t1": "t1", "t2": "t2", "label": "seg"}
-_SEQUENCE_2015 = "{grade}/{case}/VSD.Brain.XX.O.{token}.{number}/VSD.Brain.XX.O.{token}.{number}.mha"
-
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout
-    for layout in (
-        Layout(
-            "brats2015",
-            BRATS_2015,
-            "{HGG,LGG}/<patient>/VSD.Brain*.XX.O.{MR_Flair,MR_T1,MR_T1c,MR_T2,OT}.<n>/*.mha",
-            {"flair": "MR_Flair", "t1ce": "MR_T1c", "t1": "MR_T1", "t2": "MR_T2", "label": "OT"},
-            "brats_2015_pat{id}_1",
-            r"brats_\w+",
-            _SEQUENCE_2015,
-            _SEQUENCE_2015.replace("VSD.Brain.", "VSD.Brain_3more."),
-            patient=r"(\w+?)(?:_\d+)?",
-        ),
-        Layout(
-            "brats2018",
-            BRATS_2018,
-            "{HGG,LGG}/Brats18_*/Brats18_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
-            _TOKENS,
-            "Brats18_{id}_1",
-            # 2017 and 2019 are named alike and labelled alike.
-            r"Brats1[789]_\w+",
-            "HGG/{case}/{case}_{token}.nii.gz",
-            # The releases of three years share patients.
-            patient=r"Brats1\d_(\w+?)(?:_\d+)?",
-        ),
-        Layout(
-            "brats2020",
-            BRATS_2018,
-            "BraTS20_Training_*/BraTS20_Training_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
-            _TOKENS,
-            "BraTS20_Training_{number:03d}",
-            r"BraTS20_(?:Training|Validation|Testing)_\d+",
-            "{case}/{case}_{token}.nii.gz",
-        ),
-        Layout(
-            "brats2021",
-            BRATS_2018,
-            "BraTS2021_*/BraTS2021_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
-            _TOKENS,
-            "BraTS2021_{number:05d}",
-            r"BraTS2021_\d+",
-            "{case}/{case}_{token}.nii.gz",
-        ),
-        Layout(
-            "brats2023",
-            BRATS_2023,
-            "BraTS-GLI-*/BraTS-GLI-*-{t1n,t1c,t2w,t2f,seg}.nii[.gz]",
-            {"flair": "t2f", "t1ce": "t1c", "t1": "t1n", "t2": "t2w", "label": "seg"},
-            "BraTS-GLI-{number:05d}-000",
-            r"BraTS-GLI-\d+-\d+",
-            "{case}/{case}-{token}.nii.gz",
-            patient=r"(BraTS-GLI-\d+)-\d+",
-        ),
-        Layout(
-            "msd",
-            MSD,
-            "{imagesTr,imagesTs,labelsTr}/BRATS_*.nii[.gz] with 4D images",
-            {},
-            "BRATS_{number:03d}",
-            r"BRATS_\d+",
-            "imagesTr/{case}.nii.gz",
-            "labelsTr/{case}.nii.gz",
-            ("flair", "t1", "t1ce", "t2"),
-        ),
-        # Names that no data set has: what is simulated can be told from a patient by its id.
-        Layout(
-            "simulated",
-            BRATS_2018,
-            "Simulated_*/Simulated_*_{flair,t1,t1ce,t2,seg}.nii[.gz]",
-            _TOKENS,
-            "Simulated_{number:05d}",
-            r"Simulated_\d+",
-            "{case}/{case}_{token}.nii.gz",
-        ),
-    )
-}
 
 # A 2015 sequence: its folder and the file inside share one name, in which the image number differs per sequence.
 _SEQUENCE = re.compile(r"VSD\.Brain(?:_\dmore)?\.XX\.(?:O|XX)\.(?P<token>MR_Flair|MR_T1c|MR_T1|MR_T2|OT)\.\d+", re.I)
@@ -147,20 +38,6 @@ _SEQUENCE = re.compile(r"VSD\.Brain(?:_\dmore)?\.XX\.(?:O|XX)\.(?P<token>MR_Flai
 
 # A file that follows no data set's names is read and written with this one's label values.
 FREE_NAMES = "brats2021"
-
-
-def layout_named(name: str) -> Layout:
-    """The layout of that name.
-
-    Args:
-        name: key in ``LAYOUTS``.
-
-    Raises:
-        InputError: unknown; the valid ones are listed.
-    """
-    if name not in LAYOUTS:
-        raise InputError(f"unknown layout {name!r}: choose from {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
 
 
 @dataclass(frozen=True)
@@ -206,9 +83,35 @@ class CaseFiles:
     @property
     def patient(self) -> str:
         """The patient's name, which the cases of one patient share, in small letters."""
-        pattern = layout_named(self.layout).patient
+        style = layout_named(self.layout)
+        if not style.by_names:  # its cases keep the names of the data set that they were converted from
+            style = next((each for each in LAYOUTS.values() if each.names(self.id)), style)
+        pattern = style.patient
         match = re.fullmatch(pattern, self.id, re.IGNORECASE) if pattern else None
         return (match[1] if match else self.id).casefold()
+
+    def decode(self, stored: np.ndarray, scale: tuple[float, float] | None = None) -> np.ndarray:
+        """The label's values on disk -> memory values; see :meth:`smml.data.labels.LabelScheme.decode`.
+
+        Args:
+            stored: as read from ``label``, [X, Y, Z].
+            scale: slope and intercept of its header.
+
+        Raises:
+            InputError: as there; where another release of such names has these values, it is named.
+        """
+        try:
+            return self.scheme.decode(stored, os.fspath(self.label or self.id), scale)
+        except InputError as error:
+            values = set(np.unique(np.rint(stored)).tolist())
+            alike = _of_this_name(self.id, self.layout)
+            other = [each.name for each in alike if values <= set(each.scheme.on_disk or ())]
+            if not other:
+                raise
+            raise InputError(
+                f"{error}; or these cases are of {' or '.join(other)}, whose files are named alike: then say so with "
+                f"--layout {other[0]}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -225,57 +128,76 @@ class _Part:
 def split_suffix(path: str | os.PathLike) -> tuple[str, str]:
     """File name without its image suffix, and the suffix in lower case ("" if it is not one of ``IMAGE_SUFFIXES``)."""
     name = Path(path).name
+    if again := _DOWNLOADED_AGAIN.fullmatch(name):
+        return f"{again['stem']} (1)", f"{again['nii']}{again['gz']}".lower()
     for suffix in IMAGE_SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)], suffix
     return name, ""
 
 
-def find_cases(root: str | os.PathLike) -> list[CaseFiles]:
+def find_cases(root: str | os.PathLike, layout: str | None = None) -> list[CaseFiles]:
     """List the cases below a folder, sorted by id; the layout is told from the names.
 
     The folder may be the whole data set, a part of it (``HGG``, ``imagesTr``) or a single case. A case that lacks
     sequences or its label is listed with what it has; hidden files, such as macOS's ``._`` copies, are left out. In
     2015 the id starts with the grade (``HGG_brats_2013_pat0001_1``), because the grades share patient names.
 
+    An image in the folder of a case whose name says nothing is left out with a warning.
+
     Args:
         root: the folder.
+        layout: read the names as this one's; needed where releases with other label values share names, and nothing in
+            the labels tells them apart.
 
     Raises:
         InputError: the folder is missing, holds no case, mixes layouts, holds two cases of one id, or two files of
-            other content for one image; or a folder in it cannot be listed.
+            other content for one image; a folder in it cannot be listed; or ``layout`` is unknown, has other names, or
+            is missing where it is needed.
     """
     root = Path(root)
-    cases = _collect(root)
+    cases = _collect(root, layout)
     if not cases:
         found = [str(path.relative_to(root)) for path in _walk(root)]
         listing = f"{len(found)} files such as {', '.join(found[:3])}" if found else "no files"
-        raise InputError(f"{root}: no cases here; expected {_expectation()}, found {listing}; check the path")
+        raise InputError(f"{root}: no cases here; expected {_expectation(layout)}, found {listing}; check the path")
     return cases
 
 
-def find_case(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> CaseFiles:
+def find_case(
+    paths: str | os.PathLike | Iterable[str | os.PathLike], layout: str | None = None, *, label: bool = True
+) -> CaseFiles:
     """The files of one case.
 
     Args:
         paths: a folder that holds exactly one case; or files whose names tell the modality in the way of any layout
             (``*_flair.nii.gz``, ``*-t2f.nii.gz``, ``flair.nii.gz``) or of BIDS (``*_ce-gadolinium_T1w.nii.gz`` is a
             T1ce), or that are assigned (``"flair=scan.nii.gz"``, also ``"label=..."``); or a 4D file of MSD. Files that
-            follow no data set's names count as "brats2021".
+            follow no data set's names count as "brats2021". An image in the folder that is not used is named in a
+            warning.
+        layout: as for :func:`find_cases`.
+        label: whether the segmentation is to be read; if not, nobody asks what its values mean.
 
     Raises:
-        InputError: a file is missing, its modality unclear or given twice, or there is not exactly one case.
+        InputError: a file is missing, its modality unclear or given twice, or there is not exactly one case; or as for
+            :func:`find_cases`.
     """
     items = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not items:
         raise InputError("no file was given: name one case folder or at least one image file")
     if len(items) > 1 or not Path(items[0]).is_dir():
-        return _case_of_files(items)
+        case = _case_of_files(items, layout)
+        return _told_apart([case], layout)[0] if label else case
     folder = Path(items[0])
-    cases = _collect(folder)
+    cases = _collect(folder, layout, label=label)
     if not cases:
-        free = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _free_name(path)]
-        return _case_of_files(free) if free else find_cases(folder)[0]
+        images = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and split_suffix(path)[1]]
+        free = [path for path in images if _free_name(path)]
+        if not free or layout is not None:
+            return find_cases(folder, layout)[0]
+        case = _case_of_files(free)
+        _warn_of_unused([path for path in images if path not in free])
+        return case
     if len(cases) > 1:
         raise InputError(
             f"{folder}: expected one case, found {len(cases)} ({', '.join(case.id for case in cases[:3])}, ...); "
@@ -284,8 +206,72 @@ def find_case(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> CaseFil
     return cases[0]
 
 
-def _expectation() -> str:
-    return "one of " + "; ".join(f"{layout.name} ({layout.summary})" for layout in LAYOUTS.values())
+def _expectation(layout: str | None = None) -> str:
+    if layout is not None:
+        return f"{layout} ({layout_named(layout).summary})"
+    return "one of " + "; ".join(f"{each.name} ({each.summary})" for each in LAYOUTS.values())
+
+
+def _warn_of_unused(images: Sequence[Path]) -> None:
+    """Name images of a case's folder that nobody reads."""
+    if images:
+        more = f" and {len(images) - 3} more" if len(images) > 3 else ""
+        warnings.warn(
+            f"{', '.join(map(str, images[:3]))}{more}: not used, because the name does not tell the sequence; if it is "
+            "one, rename it, or name the case's files one by one, as flair=FILE, t1ce=FILE, t1=FILE or t2=FILE",
+            stacklevel=4,
+        )
+
+
+def _of_this_name(case: str, layout: str) -> list[Layout]:
+    """Other layouts whose cases may be called so."""
+    return [
+        each for each in LAYOUTS.values() if each.name not in (layout, "brats2015") and each.names(case, each.named)
+    ]
+
+
+def _told_apart(cases: list[CaseFiles], layout: str | None) -> list[CaseFiles]:
+    """The same cases; an InputError where another release of these names gives the label values other meanings.
+
+    Names tell no year there. A label that holds the value which only one release has does; one such is enough, as a
+    folder is of one release.
+    """
+    signs = {case.layout: layout_named(case.layout).sign for case in cases}
+    for name, sign in signs.items():
+        labelled = [case for case in cases if case.layout == name and case.label is not None]
+        if layout is not None or sign is None or not labelled:
+            continue
+        others = _of_this_name(labelled[0].id, name)
+        known = 0
+        for case in labelled:
+            values = _values(case.label)
+            if sign in values:
+                break
+            known += bool(values - {0})
+        else:
+            if known:
+                both = " and ".join(f"{each.name} ({_meaning(each)})" for each in (layout_named(name), *others))
+                raise InputError(
+                    f"{labelled[0].label}: cases of {both} are named alike, and none of the {known} labels here holds "
+                    f"a {sign}, by which {name} would be known; say which it is with --layout {others[0].name} or "
+                    f"--layout {name}"
+                )
+    return cases
+
+
+def _meaning(layout: Layout) -> str:
+    """Label values of a layout in words, such as "1 ET, 2 NCR/NET"."""
+    values = zip(layout.scheme.on_disk or (), layout.scheme.classes, strict=True)
+    return ", ".join(f"{value} {name}" for value, name in sorted(values)[1:])
+
+
+def _values(label: Path | None) -> set[float]:
+    """Values in a label; none if it cannot be read, which whoever reads it will say."""
+    try:
+        return set(np.unique(np.asanyarray(nib.load(label).dataobj)).tolist())
+    # What a damaged file provokes is not enumerable.
+    except Exception:
+        return set()
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -314,10 +300,11 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (folder / entry for entry in images)
 
 
-def _recognise(path: Path) -> _Part | None:
-    """The part of a case that a file's name stands for, or None if it follows no layout."""
+def _recognise(path: Path, layout: str | None = None) -> _Part | None:
+    """The part of a case that a file's name stands for, or None if it follows no layout, or not the one named."""
     stem, suffix = split_suffix(path)
-    if suffix == ".mha":
+    stem = _MARK.sub("", stem)
+    if suffix == ".mha" and layout in (None, "brats2015"):
         inside = _SEQUENCE.fullmatch(path.parent.name)
         match = _SEQUENCE.fullmatch(stem) or inside
         if not match:
@@ -329,29 +316,44 @@ def _recognise(path: Path) -> _Part | None:
         return _Part("brats2015", folder, case, _role(LAYOUTS["brats2015"], match["token"]), path)
     if not suffix:
         return None
-    for layout in LAYOUTS.values():
-        if layout.name == "brats2015":
+    styles = list(LAYOUTS.values()) if layout is None else [layout_named(layout)]
+    for style in styles:
+        if style.name == "brats2015" or not style.by_names:
             continue
-        match = layout.file_pattern.fullmatch(stem)
+        match = (style.file_pattern if layout is None else style.named_pattern).fullmatch(stem)
         if match:
-            role = "4d" if layout.channels else _role(layout, match["token"])
-            return _Part(layout.name, path.parent, match["case"], role, path)
+            role = "4d" if style.channels else _role(style, match["token"])
+            return _Part(style.name, path.parent, match["case"], role, path)
+    numbered = re.fullmatch(r"(?P<case>.+)_(?P<channel>\d{4})", stem)
+    if numbered and not styles[-1].by_names and (dataset := dataset_beside(path)):
+        role = dataset.channels.get(numbered["channel"])
+        return _Part(dataset.layout, path.parent, numbered["case"], role, path) if role else None
     # One label of the 2020 release kept a foreign name (BraTS20_Training_355/W39_1998.09.19_Segm.nii).
     case = _folder_name(path)
-    if stem.lower().endswith("_segm") and re.fullmatch(LAYOUTS["brats2020"].case_pattern, case):
+    in_2020 = layout in (None, "brats2020") and re.fullmatch(LAYOUTS["brats2020"].case_pattern, case)
+    if in_2020 and stem.lower().endswith("_segm"):
         return _Part("brats2020", path.parent, case, "label", path)
     return None
 
 
 def _role(layout: Layout, token: str) -> str:
+    if layout.automatic and token.lower() == layout.automatic.lower():
+        return "automatic"
     return next(role for role, spelling in layout.tokens.items() if spelling.lower() == token.lower())
 
 
-def _collect(root: Path) -> list[CaseFiles]:
+def _collect(root: Path, layout: str | None = None, *, label: bool = True) -> list[CaseFiles]:
     """Cases below ``root``, sorted by id, an empty list if there are none; raises as :func:`find_cases`."""
     groups: dict[tuple[str, Path, str], dict[str, Path]] = defaultdict(dict)
+    unknown: list[Path] = []
+    if layout is not None:
+        layout_named(layout)
     for path in _walk(root):
-        part = _recognise(path)
+        part = _recognise(path, layout)
+        if part is None and layout is not None and (other := _recognise(path)):
+            raise InputError(f"{path}: expected names of {_expectation(layout)}, found those of {other.layout}")
+        if part is None and split_suffix(path)[1]:
+            unknown.append(path)
         # A 4D image, its label and predictions elsewhere share one file name: the folder tells them apart.
         if part is None or (part.role == "4d" and _folder_name(path) not in ("imagesTr", "imagesTs")):
             continue
@@ -360,24 +362,36 @@ def _collect(root: Path) -> list[CaseFiles]:
         if taken != path and _content(taken) != _content(path):
             raise InputError(_two_files(path, taken, part.case, "image" if part.role == "4d" else part.role))
     cases: dict[tuple[str, str], tuple[CaseFiles, Path]] = {}
-    for (layout, folder, case), roles in groups.items():
-        files = _case_files(case, layout, roles)
+    automatic: list[Path] = []
+    for (name, folder, case), roles in groups.items():
+        files = _case_files(case, name, roles)
         if not files.images:
             continue
-        if (layout, case) in cases:
+        if (name, case) in cases:
             raise InputError(
-                f"{root}: expected each case once, found {case} in {cases[layout, case][1]} and in {folder}; "
+                f"{root}: expected each case once, found {case} in {cases[name, case][1]} and in {folder}; "
                 "name a folder that holds only one of them"
             )
-        cases[layout, case] = files, folder
-    layouts = sorted({layout for layout, _ in cases})
+        cases[name, case] = files, folder
+        if "automatic" in roles and files.label is None:
+            automatic.append(roles["automatic"])
+    layouts = sorted({name for name, _ in cases})
     if len(layouts) > 1:
         examples = [next(case for layout, case in cases if layout == name) for name in layouts]
         raise InputError(
             f"{root}: expected cases of one layout ({_expectation()}), found a mix of {' and '.join(layouts)} "
             f"({', '.join(examples)}); name a folder that holds only one of them"
         )
-    return [cases[key][0] for key in sorted(cases)]
+    places = {folder for _, folder in cases.values()}
+    _warn_of_unused([path for path in unknown if path.parent in places])
+    if automatic:
+        warnings.warn(
+            f"{automatic[0]}: not taken for the truth, because a program made it and nobody looked; {len(automatic)} "
+            f"of {len(cases)} cases have no other segmentation and count as unlabelled",
+            stacklevel=3,
+        )
+    found = [cases[key][0] for key in sorted(cases)]
+    return _told_apart(found, layout) if label else found
 
 
 def _content(path: Path) -> tuple[int, int] | None:
@@ -406,16 +420,24 @@ def _case_files(case: str, layout: str, roles: dict[str, Path]) -> CaseFiles:
     """Put the parts of a case in order; a 4D file becomes four sources, and its label is looked up beside it."""
     label = roles.get("label")
     if "4d" in roles:
-        channels = LAYOUTS[layout].channels
+        channels = layout_named(layout).channels
         assert channels is not None  # only such a layout's names stand for a 4D file
         images = {name: ImageSource(roles["4d"], channels.index(name)) for name in MODALITIES}
-        found = [] if label else [path for path in _labels_beside(roles["4d"], case) if path.exists()]
-        if len({_content(path) for path in found}) > 1:
-            raise InputError(_two_files(found[1], found[0], case, "label"))
-        label = label or next(iter(found), None)
     else:
         images = {name: ImageSource(roles[name]) for name in MODALITIES if name in roles}
+    if images and not label and _keeps_labels_beside(layout):
+        first = next(iter(images.values())).path
+        found = [path for path in _labels_beside(first, case) if path.exists()]
+        if len({_content(path) for path in found}) > 1:
+            raise InputError(_two_files(found[1], found[0], case, "label"))
+        label = next(iter(found), None)
     return CaseFiles(case, layout, images, label)
+
+
+def _keeps_labels_beside(layout: str) -> bool:
+    """Whether labels lie in a folder of their own, beside that of the images."""
+    style = layout_named(layout)
+    return style.channels is not None or not style.by_names
 
 
 def _labels_beside(image: Path, case: str) -> list[Path]:
@@ -446,11 +468,8 @@ def role_of_output(path: Path, files: CaseFiles, folder: Path | None) -> str:
     """
     place = Path(os.path.realpath(path))
     sources = list(files.images.values())
-    if any(
-        place == Path(os.path.realpath(label))
-        for source in sources
-        if source.channel is not None
-        for label in _labels_beside(source.path, files.id)
+    if _keeps_labels_beside(files.layout) and any(
+        place == Path(os.path.realpath(label)) for source in sources for label in _labels_beside(source.path, files.id)
     ):
         return "label"
     if folder is None or Path(os.path.realpath(folder)) not in place.parents:
@@ -466,10 +485,10 @@ def role_of_output(path: Path, files: CaseFiles, folder: Path | None) -> str:
 
 def _free_name(path: Path) -> FreeName | None:
     stem, suffix = split_suffix(path)
-    return read_free_name(stem) if suffix else None
+    return read_free_name(_MARK.sub("", stem)) if suffix else None
 
 
-def _case_of_files(items: Sequence[str | os.PathLike]) -> CaseFiles:
+def _case_of_files(items: Sequence[str | os.PathLike], layout: str | None = None) -> CaseFiles:
     """One case from single files and ``role=file`` assignments."""
     roles: dict[str, Path] = {}
     layouts, ids = set(), {}
@@ -478,7 +497,9 @@ def _case_of_files(items: Sequence[str | os.PathLike]) -> CaseFiles:
         if not path.is_file():
             found = "a folder among several paths" if path.is_dir() else "nothing there"
             raise InputError(f"{path}: expected an image file, found {found}; name one case folder, or files only")
-        part, free = _recognise(path), _free_name(path)
+        part, free = _recognise(path, layout) or _recognise(path), _free_name(path)
+        if part and part.role == "automatic":  # who names it means it
+            part = replace(part, role="label")
         if part and part.role == "4d" and _folder_name(path).startswith("labels"):
             part = _Part(part.layout, part.folder, part.case, "label", path)
         role = explicit or (part.role if part else free and free.role)
@@ -505,11 +526,16 @@ def _case_of_files(items: Sequence[str | os.PathLike]) -> CaseFiles:
             f"{', '.join(map(str, ids.values()))}: expected the files of one case, found the names of "
             f"{' and '.join(ids)}; if they belong together, write flair=FILE, t1ce=FILE, t1=FILE, t2=FILE"
         )
-    layout = layouts.pop() if layouts else FREE_NAMES
+    found = layouts.pop() if layouts else FREE_NAMES
+    if layout is not None and found != layout:
+        raise InputError(
+            f"{roles[next(iter(roles))]}: expected names of {_expectation(layout)}, found those of "
+            f"{found if ids else 'no data set'}"
+        )
     case = next(iter(ids), None) or _folder_name(next(iter(roles.values()))) or "case"
     if "4d" in roles and set(roles) - {"4d", "label"}:
         raise InputError(f"{roles['4d']}: holds all four modalities already; give it alone or with label=FILE")
-    files = _case_files(case, layout, roles)
+    files = _case_files(case, found, roles)
     if not files.images:
         raise InputError(f"{files.label}: is a label, and no image was given; add at least one image file")
     return files

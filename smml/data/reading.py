@@ -74,7 +74,7 @@ def read_case(
         InputError: a modality is not there, a file is missing, damaged or not a 3D image, holds NaN, infinite or only
             zero values, a label value is foreign to the layout, or the files disagree about the grid.
     """
-    files = case if isinstance(case, CaseFiles) else find_case(case)
+    files = case if isinstance(case, CaseFiles) else find_case(case, label=label)
     wanted = files.modalities if modalities is None else parse_subset(modalities)
     absent = [name for name in wanted if name not in files.images]
     if absent:
@@ -110,7 +110,7 @@ def read_case(
         with telling_memory(os.fspath(files.label), _MEMORY):
             stored = _read(files.label)
             _check_grid(files.label, stored.values.shape, stored.affine, *first)
-            segmentation = files.scheme.decode(stored.values, os.fspath(files.label), stored.scale)
+            segmentation = files.decode(stored.values, stored.scale)
         sources["label"] = files.label
     return Case(files.id, volumes, segmentation, first[2], files.layout, sources, header)
 

@@ -16,6 +16,7 @@ from smml.data.case import Case
 from smml.data.labels import LabelScheme
 from smml.data.layouts import CaseFiles, ImageSource, Layout, layout_named, split_suffix
 from smml.data.nifti import affine_in_mm, is_placed_by, set_place
+from smml.data.nnunet import write_dataset
 from smml.data.reading import LPS_TO_RAS, import_simpleitk
 from smml.errors import InputError
 from smml.files import replacing
@@ -52,7 +53,9 @@ def write_case(case: Case, root: str | os.PathLike) -> CaseFiles:
         raise InputError(f"case {case.id}: expected 3D arrays of one shape, found {shapes}")
     # Encoded first: a label that cannot be written must not leave half a case behind.
     encoded = None if case.label is None else _encode(case.label, style.scheme, f"case {case.id}")
-    paths = _case_paths(Path(root), case.id, style)
+    paths = case_paths(Path(root), case.id, style)
+    if not style.by_names:
+        write_dataset(Path(root), style.name)
     if style.channels:
         images = {name: ImageSource(paths["4d"], style.channels.index(name)) for name in MODALITIES}
         stack = _compact(np.stack([volumes[name] for name in style.channels], axis=-1))
@@ -63,8 +66,9 @@ def write_case(case: Case, root: str | os.PathLike) -> CaseFiles:
             _write_array(_compact(volume), paths[name], case.affine, case.header)
     if encoded is not None:
         _write_array(encoded, paths["label"], case.affine, case.header)
-    found = "_".join(paths["case"].parts[-2:]) if style.name == "brats2015" else paths["case"].name
-    return CaseFiles(found, case.layout, images, None if encoded is None else paths["label"])
+        if not style.by_names:
+            write_dataset(Path(root), style.name)
+    return CaseFiles(paths["case"].name, case.layout, images, None if encoded is None else paths["label"])
 
 
 def write_segmentation(
@@ -125,12 +129,21 @@ def write_probabilities(
     _write_array(np.moveaxis(probabilities, 0, -1), Path(path), affine, header)
 
 
-def _case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
-    """The path of each modality (or "4d") and of the label, and the folder or, in a 4D layout, the name of the case."""
+def case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
+    """The path of each modality (or "4d") and of the label in a layout, and as "case" the case's id.
+
+    Args:
+        root: folder of the data set.
+        case_id: as for :func:`write_case`.
+        style: the layout.
+
+    Raises:
+        InputError: an id that the layout cannot spell.
+    """
     grade, case = "HGG", str(case_id)
     if style.name == "brats2015" and case[:4] in ("HGG_", "LGG_"):
         grade, case = case[:3], case[4:]
-    if not re.fullmatch(style.case_pattern, case):
+    if not re.fullmatch(style.named or style.case_pattern, case):
         if not (case.isascii() and case.isdigit()) and ("number" in style.case_name or not re.fullmatch(r"\w+", case)):
             raise InputError(
                 f"case id {case_id!r}: expected a number such as '00002' or a name like "
@@ -140,16 +153,17 @@ def _case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
     # In 2015 every image has a number of its own; this one is fixed by the case and the sequence.
     digits = "".join(character for character in case if character.isdigit())
     numbers = {role: 5 * int(digits[-9:] or 0) + index for index, role in enumerate((*MODALITIES, "label"))}
-    fill = {"grade": grade, "case": case}
+    fill = {"grade": grade, "case": case, "patient": case.partition("_")[0]}
     paths = {
         "label": root
         / (style.label_file or style.file).format(token=style.tokens.get("label"), number=numbers["label"], **fill)
     }
+    paths["case"] = Path(f"{grade}_{case}" if style.name == "brats2015" else case)
     if style.channels:
-        return paths | {"4d": root / style.file.format(**fill), "case": Path(case)}
+        return paths | {"4d": root / style.file.format(**fill)}
     for role in MODALITIES:
         paths[role] = root / style.file.format(token=style.tokens[role], number=numbers[role], **fill)
-    return paths | {"case": paths["flair"].parents[1 if style.name == "brats2015" else 0]}
+    return paths
 
 
 def _compact(volume: np.ndarray) -> np.ndarray:

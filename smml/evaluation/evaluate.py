@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 import smml
 from smml.data.case import Case
-from smml.data.checking import check_cases
+from smml.data.checking import check_cases, warn_of_not_learnt
 from smml.data.labels import REGIONS
 from smml.data.layouts import CaseFiles
 from smml.data.reading import read_case
@@ -93,8 +93,10 @@ def evaluate(
         raise InputError("no cases to evaluate: name a folder that holds some")
     # All before the first, because one that cannot be scored must not cost the hours spent on those before it.
     check_labelled(cases, predictor)
-    what = Scored(tuple(map(parse_subset, subsets)), one_empty, distances, branches, lesion_wise)
     ranks = ranks or Ranks()
+    if ranks.first:
+        warn_of_not_learnt(cases)
+    what = Scored(tuple(map(parse_subset, subsets)), one_empty, distances, branches, lesion_wise)
     kept = None
     if keep is not None:
         names = [_names_of_rows(predictor, item, what) for item in cases]
@@ -216,10 +218,11 @@ def check_labelled(cases: Sequence[CaseFiles | Case], predictor: Predictor) -> N
     for case in cases:
         if case.label is None:
             raise InputError(f"case {case.id}: has no segmentation to compare with; evaluate on labelled cases")
-        if case.scheme.num_classes != predictor.scheme.num_classes:
+        needed = case.scheme.learnt_classes
+        if len(needed) != predictor.scheme.num_classes:
             raise InputError(
-                f"case {case.id}: its data set has {case.scheme.num_classes} classes, the model has "
-                f"{predictor.scheme.num_classes}; use a model trained on that data set"
+                f"case {case.id}: its data set {case.layout} has {len(needed)} classes ({', '.join(needed)}), the "
+                f"model has {predictor.scheme.num_classes}; use a model trained on that data set"
             )
 
 

@@ -4,7 +4,6 @@ Scores are paired by the identifier of the case and the subset. That two results
 them of the same images: where they say how large a region is, the truths are compared.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -76,7 +75,7 @@ def data_set(case: str) -> str | None:
     for layout in sorted(LAYOUTS.values(), key=lambda layout: layout.name == "brats2015"):
         # ``find_cases`` puts the grade in front.
         grade = "((HGG|LGG)_)?" if layout.name == "brats2015" else ""
-        if re.fullmatch(grade + layout.case_pattern, case, re.IGNORECASE):
+        if layout.names(case, grade + layout.case_pattern):
             return layout.name
     return None
 

@@ -160,7 +160,7 @@ def _voxels(
             brain = np.logical_or.reduce([brain.mask for brain in case.brains.values()])
             inside = np.flatnonzero(brain)
             assert case.label is not None  # check_labelled saw it
-            labels = case.label.reshape(-1)[inside]
+            labels = case.scheme.learnt(case.label.reshape(-1)[inside])
             for result in students.segment_all(students.encode(case), subsets_of(case.modalities)):
                 said = result.probabilities
                 yield len(result.subset), said.reshape(len(said), -1)[:, inside], labels

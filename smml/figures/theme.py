@@ -10,6 +10,8 @@ CLASS_COLOURS: dict[str, str] = {
     "ED": "#F0E442",
     "NET": "#CC79A7",
     "ET": "#D55E00",
+    "RC": "#56B4E9",
+    "CC": "#009E73",
 }
 REGION_COLOURS: dict[str, str] = {"WT": "#F0E442", "TC": "#0072B2", "ET": "#D55E00"}
 BRANCH_COLOURS: tuple[str, str] = ("#0072B2", "#D55E00")

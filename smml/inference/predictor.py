@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from smml.data.case import Case
+from smml.data.checking import warn_of_not_learnt
 from smml.data.labels import LabelScheme, scheme_for_classes
 from smml.data.layouts import layout_named
 from smml.data.preprocessing import LATEST, find_preprocessing, prepare
@@ -227,6 +228,7 @@ class Predictor:
         if not case.volumes:
             raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
         scheme_that_fits(case.layout, self.scheme.num_classes)
+        warn_of_not_learnt([case])
         prepared = prepare(case, self.spacing, preprocessing=self.preprocessing)
         plan = plan_windows(prepared.geometry.shape, self.window, self.overlap)
         if self._bytes_of_encodings(plan, int(prepared.available.sum())) > self.keep_bytes:
@@ -482,7 +484,7 @@ class Predictor:
             InputError: unknown layout or suffix, one file for both, no place to write, or classes the layout lacks.
         """
         layout = layout or segmentation.layout
-        scheme_that_fits(layout, segmentation.scheme.num_classes)
+        scheme_that_fits(layout, len(segmentation.scheme.learnt_classes))
         if probabilities is not None and Path(probabilities).resolve() == Path(path).resolve():
             raise InputError(f"{path}: was named for the labels and for the probabilities; name two files")
         affine, header = segmentation.affine, segmentation.header
@@ -505,8 +507,9 @@ def _asked(case: Case, subset: str | Iterable[str]) -> Subset:
 
 def scheme_that_fits(layout: str, num_classes: int) -> LabelScheme:
     """Label values of a layout; an InputError if it is unknown or does not fit a model of so many classes."""
-    if (scheme := layout_named(layout).scheme).num_classes != num_classes:
-        found = f"the model has {num_classes} classes, but the layout {layout} has {scheme.num_classes}"
+    scheme = layout_named(layout).scheme
+    if (needed := len(scheme.learnt_classes)) != num_classes:
+        found = f"the model has {num_classes} classes, but the layout {layout} has {needed}"
         raise InputError(f"{found}; use a model trained on that data set")
     return scheme
 

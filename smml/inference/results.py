@@ -7,7 +7,7 @@ import numpy as np
 
 from smml.data.case import Case
 from smml.data.labels import LabelScheme
-from smml.data.layouts import LAYOUTS
+from smml.data.layouts import layout_named
 from smml.data.preprocessing import PreparedCase
 from smml.inference.windows import WindowPlan
 from smml.modalities import Subset
@@ -48,7 +48,7 @@ class Segmentation:
     @property
     def scheme(self) -> LabelScheme:
         """Classes, regions and label values of the layout."""
-        return LAYOUTS[self.layout].scheme
+        return layout_named(self.layout).scheme
 
     @property
     def refined(self) -> bool:

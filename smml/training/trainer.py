@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from tqdm.auto import tqdm
 
-from smml.data.checking import check_cases
+from smml.data.checking import check_cases, warn_of_not_learnt
 from smml.data.dataset import CohortDataset
 from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import plan_geometry
@@ -177,6 +177,8 @@ class _Run:
             cache_bytes=round(config.cache * 2**30),
         )
         shares(config, ranks, 0, 1)  # refuses a batch that is too small, before anything is written
+        if ranks.first:
+            warn_of_not_learnt([*files, *self.held_out])
         check_cases([*files, *self.held_out], ranks=ranks, progress=progress)
         torch.manual_seed(config.seed)
         self.model = SMML(

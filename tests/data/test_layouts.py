@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 import re
 from pathlib import Path
@@ -13,12 +14,20 @@ from smml.data.layouts import LAYOUTS, CaseFiles, ImageSource, find_case, find_c
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
+# What the dataset.json of these tests says; nothing of it is in the order of the package.
+DATASET = {
+    "channel_names": {"0": "T1n", "1": "T1c", "2": "T2w", "3": "T2f"},
+    "labels": {"background": 0, "NCR": 1, "ED": 2, "ET": 3},
+    "numTraining": 1,
+    "file_ending": ".nii.gz",
+}
+
 
 def touch(root: Path, *names: str) -> None:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        path.write_text(json.dumps(DATASET) if path.name == "dataset.json" else "", encoding="utf-8")
 
 
 def sequences(
@@ -42,7 +51,30 @@ RELEASES = {
         "BraTS20_Training_001",
     ),
     "brats2021": (sequences("BraTS2021_00002"), "BraTS2021_00002"),
+    "brats2019": (sequences("MICCAI_BraTS_2019/HGG/BraTS19_TCIA01_131_1", suffix=".nii"), "BraTS19_TCIA01_131_1"),
+    "fets2022": (sequences("MICCAI_FeTS2022_TrainingData/FeTS2022_00000"), "FeTS2022_00000"),
+    "brats2024": (sequences("training_data1_v2/BraTS-GLI-00005-100", "-", NAMES_2023), "BraTS-GLI-00005-100"),
     "brats2023": (sequences("BraTS-GLI-00000-000", "-", NAMES_2023), "BraTS-GLI-00000-000"),
+    "brats-met": (sequences("BraTS-MET-00001-000", "-", NAMES_2023), "BraTS-MET-00001-000"),
+    "brats-men": (sequences("BraTS-MEN-Train/BraTS-MEN-00004-000", "-", NAMES_2023), "BraTS-MEN-00004-000"),
+    "brats-ssa": (sequences("95_Glioma/BraTS-SSA-00002-000", "-", NAMES_2023), "BraTS-SSA-00002-000"),
+    "brats-ped": (sequences("BraTS-PEDs2024_Training/BraTS-PED-00001-000", "-", NAMES_2023), "BraTS-PED-00001-000"),
+    "brats-ped-2023": (sequences("BraTS-PED-00002-000", "-", NAMES_2023), "BraTS-PED-00002-000"),
+    "tcga": (
+        [
+            f"TCGA-02-0006/TCGA-02-0006_1996.08.23_{token}.nii.gz"
+            for token in ("flair", "t1", "t1Gd", "t2", "GlistrBoost", "GlistrBoost_ManuallyCorrected")
+        ],
+        "TCGA-02-0006_1996.08.23",
+    ),
+    "nnunet": (
+        [
+            *(f"Dataset043_BraTS/imagesTr/case-7_000{number}.nii.gz" for number in range(4)),
+            "Dataset043_BraTS/labelsTr/case-7.nii.gz",
+            "Dataset043_BraTS/dataset.json",
+        ],
+        "case-7",
+    ),
     "msd": (
         ["Task01_BrainTumour/imagesTr/BRATS_001.nii.gz", "Task01_BrainTumour/labelsTr/BRATS_001.nii.gz"],
         "BRATS_001",
@@ -51,12 +83,21 @@ RELEASES = {
 }
 
 
+# Nothing but its user tells this one from the later release of the same names.
+NAMED = {"brats-ped-2023"}
+
+
+def layout_if_named(layout: str) -> str | None:
+    return layout if layout in NAMED else None
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_layout_is_told_from_the_names_of_its_release(tmp_path, layout):
     names, case_id = RELEASES[layout]
     touch(tmp_path, *names)
-    (case,) = find_cases(tmp_path)
+    (case,) = find_cases(tmp_path, layout_if_named(layout))
     assert (case.id, case.layout, case.modalities) == (case_id, layout, MODALITIES)
+    assert find_cases(tmp_path, layout) == [case], "named, the same"
     assert case.label is not None
     assert case.label.is_file()
     assert all(source.path.is_file() for source in case.images.values())
@@ -260,8 +301,10 @@ def test_find_case_wants_exactly_one_case(tmp_path):
 def test_find_case_takes_the_files_of_every_layout(tmp_path, layout):
     names, case_id = RELEASES[layout]
     touch(tmp_path, *names)
-    images = names[:1] if layout == "msd" else names
-    case = find_case([tmp_path / name for name in images])
+    images = {"msd": names[:1], "nnunet": names[:4]}.get(layout, names)
+    # Of two segmentations, the one that a human looked at; named file by file, one is given.
+    images = [name for name in images if not name.endswith("GlistrBoost.nii.gz")]
+    case = find_case([tmp_path / name for name in images], layout_if_named(layout))
     assert (case.id, case.layout, case.modalities) == (case_id, layout, MODALITIES)
     assert case.label is not None
 

@@ -66,7 +66,7 @@ def test_a_cohort_round_trips_through_every_layout(tmp_path, monkeypatch, subjec
     subject = subjects[0]
     monkeypatch.setattr(cohort, "simulate_subject", lambda *_, **__: subject)
     (written,) = simulate_cohort(tmp_path / layout, 1, **QUIET, layout=layout)
-    (found,) = find_cases(tmp_path / layout)
+    (found,) = find_cases(tmp_path / layout, layout)
     assert found == written
     assert found.layout == layout
     case = read_case(found)
@@ -172,7 +172,7 @@ def test_a_place_that_is_not_a_simulated_cohort_is_refused_and_kept(tmp_path, ki
         ({"spacing": 6.1}, "between 0.5 and 6 mm"),
         ({"spacing": float("nan")}, "between 0.5 and 6 mm"),
         ({"seed": -1}, "seed must be 0 or more"),
-        ({"layout": "brats2016"}, "brats2015, brats2018, brats2020, brats2021, brats2023, msd"),
+        ({"layout": "brats2016"}, "brats2015, brats2018, brats2019, brats2020, brats2021, fets2022, "),
         ({"device": "cuda:77"}, "try 'cpu'"),
         ({"device": "quantum"}, "try 'cpu'"),
     ],

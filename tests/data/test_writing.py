@@ -32,9 +32,19 @@ AFFINES = {
 CASE_NAMES = {
     "brats2015": "HGG/brats_2015_pat00002_1",
     "brats2018": "HGG/Brats18_00002_1",
+    "brats2019": "HGG/BraTS19_00002_1",
     "brats2020": "BraTS20_Training_002",
     "brats2021": "BraTS2021_00002",
+    "fets2022": "FeTS2022_00002",
+    "brats2024": "BraTS-GLI-00002-100",
     "brats2023": "BraTS-GLI-00002-000",
+    "brats-met": "BraTS-MET-00002-000",
+    "brats-men": "BraTS-MEN-00002-000",
+    "brats-ssa": "BraTS-SSA-00002-000",
+    "brats-ped": "BraTS-PED-00002-000",
+    "brats-ped-2023": "BraTS-PED-00002-000",
+    "tcga": "TCGA-00-0002",
+    "nnunet": "imagesTr",
     "msd": "imagesTr",
     "simulated": "Simulated_00002",
 }
@@ -55,7 +65,7 @@ def files(root: Path) -> dict[str, bytes]:
 def test_round_trip_keeps_voxels_labels_and_place(tmp_path, layout, affine):
     volumes, label = make(layout)
     written = write_case(Case("00002", volumes, label, affine, layout), tmp_path)
-    assert find_cases(tmp_path) == [written]
+    assert find_cases(tmp_path, layout) == [written]
     assert (tmp_path / CASE_NAMES[layout]).is_dir()
     case = read_case(written)
     for name in MODALITIES:
@@ -71,7 +81,12 @@ def test_round_trip_keeps_voxels_labels_and_place(tmp_path, layout, affine):
         ("brats2018", [0, 1, 2, 4]),
         ("brats2020", [0, 1, 2, 4]),
         ("brats2021", [0, 1, 2, 4]),
+        ("fets2022", [0, 1, 2, 4]),
+        ("tcga", [0, 1, 2, 4]),
         ("brats2023", [0, 1, 2, 3]),
+        ("brats2024", [0, 1, 2, 3, 4]),
+        ("brats-ped", [0, 2, 4, 1, 3]),
+        ("nnunet", [0, 1, 2, 3]),
         ("msd", [0, 2, 1, 3]),
         ("simulated", [0, 1, 2, 4]),
     ],
@@ -150,7 +165,7 @@ def test_a_subset_without_label_is_written_and_read(tmp_path, layout):
     two = {"t2": volumes["t2"], "flair": volumes["flair"]}
     written = write_case(Case("00002", two, None, np.eye(4), layout), tmp_path)
     assert (written.modalities, written.label) == (("flair", "t2"), None)
-    assert find_cases(tmp_path) == [written]
+    assert find_cases(tmp_path, layout) == [written]
     assert read_case(written).label is None
 
 

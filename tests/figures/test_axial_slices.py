@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smml import figures
-from smml.data import find_cases, read_case
+from smml.data import LAYOUTS, find_cases, read_case
 from smml.data.labels import BRATS_2023
 from smml.errors import InputError
 from smml.figures.pixels import edge
@@ -19,6 +19,12 @@ def test_labels_need_a_scheme_that_names_their_values():
         figures.axial_picture(volume, 0, labels)
     picture = figures.axial_picture(volume, 0, labels, BRATS_2023, opacity=1.0)
     assert (picture == rgb(CLASS_COLOURS["ET"])).all()
+
+
+def test_the_classes_of_every_release_have_colours_of_their_own():
+    for layout in LAYOUTS.values():
+        names = layout.scheme.classes[1:]
+        assert len({CLASS_COLOURS[name] for name in names}) == len(names)
 
 
 def test_a_case_without_a_label_is_refused_by_name(small_cohort):

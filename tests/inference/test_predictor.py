@@ -383,12 +383,18 @@ ON_DISK = {
     "brats2018": (0, 1, 2, 4),
     "brats2020": (0, 1, 2, 4),
     "brats2021": (0, 1, 2, 4),
+    **dict.fromkeys(("brats2019", "fets2022", "tcga"), (0, 1, 2, 4)),
     "brats2023": (0, 1, 2, 3),
+    **dict.fromkeys(("brats-men", "brats-ssa", "brats-ped-2023", "nnunet"), (0, 1, 2, 3)),
+    # Of the classes that a network learns: the cavity and the cyst are none.
+    **dict.fromkeys(("brats2024", "brats-met"), (0, 1, 2, 3)),
+    "brats-ped": (0, 2, 4, 1),
     "msd": (0, 2, 1, 3),
     "simulated": (0, 1, 2, 4),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*on disk. counts as")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_saved_has_the_label_values_of_the_data_set_that_the_case_came_from(model, tmp_path, layout):
     files = simulate_cohort(tmp_path / "cohort", 1, spacing=6, seed=27, layout=layout, workers=1, progress=False)[0]

@@ -14,7 +14,7 @@ from smml.data.case import Case
 from smml.data.layouts import LAYOUTS, CaseFiles, find_cases
 from smml.data.simulation.imaging import find_look
 from smml.data.simulation.subject import Subject, simulate_subject
-from smml.data.writing import write_case
+from smml.data.writing import case_paths, write_case
 from smml.devices import find_device
 from smml.errors import InputError
 from smml.files import write_text
@@ -87,7 +87,7 @@ def simulate_cohort(
             for _ in in_processes(_write_subject, jobs, workers):
                 bar.update()
     wanted = {_index_id(index, layout) for index in range(cases)}
-    return [case for case in find_cases(root) if any(case.id.endswith(name) for name in wanted)]
+    return [case for case in find_cases(root, layout) if any(case.id.endswith(name) for name in wanted)]
 
 
 def _check_arguments(cases: int, spacing: float, seed: int, layout: str, device: str) -> None:
@@ -139,13 +139,7 @@ def _index_id(index: int, layout: str) -> str:
 
 def _complete(root: Path, index: int, layout: str) -> bool:
     """True if the subject's last file, its label, is there: files appear whole and in order (images first)."""
-    name = _index_id(index, layout)
-    if layout == "msd":
-        return (root / "labelsTr" / f"{name}.nii.gz").exists()
-    if layout == "brats2015":
-        return any(root.glob(f"*/{name}/VSD.Brain_3more*.OT.*/*.mha"))
-    folder = next(iter([root / name] if layout != "brats2018" else root.glob(f"*/{name}")), root / name)
-    return any(folder.glob(f"{name}?seg.nii.gz"))
+    return case_paths(root, f"{index:05d}", LAYOUTS[layout])["label"].exists()
 
 
 def _write_subject(root: Path, index: int, spacing: float, seed: int, layout: str, look: str, device: str) -> None:
@@ -161,7 +155,7 @@ def as_stored(subject: Subject, layout: str) -> tuple[dict[str, np.ndarray], np.
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), _STORED)
     stored_affine = affine @ nib.orientations.inv_ornt_aff(turn, shape)
     labels = subject.labels
-    if LAYOUTS[layout].scheme.num_classes == 4:
+    if len(LAYOUTS[layout].scheme.learnt_classes) == 4:
         # NCR and NET are one class from BraTS 2017 on.
         labels = np.asarray([0, 1, 2, 1, 3], np.uint8)[labels]
     volumes = {
