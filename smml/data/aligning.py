@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from smml.data.brain import Brain, find_brain, has_skull
+from smml.data.brain import Brain, find_brain
 from smml.data.case import Case
 from smml.data.layouts import CaseFiles, find_case, split_suffix
 from smml.data.reading import LPS_TO_RAS, import_simpleitk, on_same_grid, read_case
@@ -152,12 +152,12 @@ def align_case(
         to: the sequence whose grid is taken. Its file is read even where ``modalities`` leaves it out.
         modalities: names or a subset such as "flair+t2"; None reads all that the case has.
         register: find the rigid movement between each sequence and ``to`` first (SimpleITK, mutual information), so
-            that headers need not agree about the place of the head. For skull-stripped images.
+            that headers need not agree about the place of the head.
         label: read the segmentation if there is one; it must lie on the grid of ``to``.
 
     Returns:
-        The case, with how each sequence was brought to the grid. A sequence whose brain hardly meets that of ``to``, an
-        improbable movement, and a registration of images that are not skull-stripped are warned of.
+        The case, with how each sequence was brought to the grid. A sequence whose brain hardly meets that of ``to``, and
+        an improbable movement, are warned of.
 
     Raises:
         MissingPackage: registration needs SimpleITK, which is not installed.
@@ -176,7 +176,6 @@ def align_case(
     if absent := [name for name in (*wanted, to) if name not in files.images]:
         read_case(files, absent, label=False)
     reference = read_case(files, to, label=label)
-    brains = {to: find_brain(reference.volumes[to])}
     volumes, sources, alignments = {}, {}, {}
     for name in wanted:
         own = reference if name == to else read_case(files, name, label=False)
@@ -187,8 +186,6 @@ def align_case(
         if same and not register:
             continue
         brain = find_brain(own.volumes[name])
-        if register:
-            _warn_of_skulls(files.id, (to, reference, brains[to]), (name, own, brain))
         alignment = _align(files.id, (to, reference), (name, own), register)
         alignments[name] = alignment
         if not same or alignment.moved_mm:
@@ -280,17 +277,6 @@ def _on_grid(own: Case, name: str, brain: Brain, alignment: Alignment, reference
         torch.from_numpy(own.volumes[name]), torch.from_numpy(brain.mask), index, reference.shape
     )
     return torch.where(mask, values, brain.background).numpy()
-
-
-def _warn_of_skulls(case: str, *images: tuple[str, Case, Brain]) -> None:
-    """A skull draws the registration to itself where only one of two images has it."""
-    heads = [name for name, own, brain in images if has_skull(brain, float(np.prod(own.spacing)) / 1000)]
-    if heads:
-        _warn(
-            f"case {case}: {subset_name(heads, ', ')} does not look skull-stripped, and the registration of a head "
-            "with its skull to a brain without it is unreliable: strip the skull first (with HD-BET or SynthStrip, for "
-            "example)"
-        )
 
 
 def _warn(text: str) -> None:

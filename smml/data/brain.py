@@ -124,16 +124,6 @@ def tissue_range(values: np.ndarray) -> tuple[float, float]:
     return min(middle, middle - _REACH * (middle - low)), max(middle, middle + _REACH * (high - middle))
 
 
-def has_skull(brain: Brain, voxel_ml: float) -> bool:
-    """Whether an image does not look skull-stripped: no brain is as large.
-
-    Args:
-        brain: of the image.
-        voxel_ml: volume of a voxel.
-    """
-    return float(np.count_nonzero(brain.mask)) * voxel_ml > LARGEST_BRAIN
-
-
 def warn_of_skull(case: str, brains: Mapping[str, Brain], voxel_ml: float) -> None:
     """Warn once of a case of which a sequence does not look skull-stripped: no brain is as large.
 
@@ -142,11 +132,8 @@ def warn_of_skull(case: str, brains: Mapping[str, Brain], voxel_ml: float) -> No
         brains: by sequence.
         voxel_ml: volume of a voxel.
     """
-    large = {
-        name: float(np.count_nonzero(brain.mask)) * voxel_ml
-        for name, brain in brains.items()
-        if has_skull(brain, voxel_ml)
-    }
+    volumes = {name: float(np.count_nonzero(brain.mask)) * voxel_ml for name, brain in brains.items()}
+    large = {name: volume for name, volume in volumes.items() if volume > LARGEST_BRAIN}
     if large:
         warnings.warn(
             f"case {case}: {', '.join(large)} does not look skull-stripped ({max(large.values()):.0f} ml are not "

@@ -127,8 +127,6 @@ def register(fixed: Tissue, moving: Tissue, start: np.ndarray | None = None) -> 
     """
     sitk = import_simpleitk("registration", extra="register")
     method = sitk.ImageRegistrationMethod()
-    # Sums of several threads come out in any order.
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentagePerLevel([share for _, _, share in _LEVELS], seed=_SEED)
@@ -150,12 +148,18 @@ def register(fixed: Tissue, moving: Tissue, start: np.ndarray | None = None) -> 
     if start is not None:
         transform.SetTranslation((LPS_TO_RAS[:3, :3] @ start).tolist())
     method.SetInitialTransform(transform, inPlace=True)
+    # Sums of several threads come out in any order, and the metric asks for the number of the whole process.
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    method.SetNumberOfThreads(1)
     try:
         method.Execute(_itk_image(sitk, fixed), _itk_image(sitk, moving))
     except RuntimeError as error:
         # ITK wraps its reason in a paragraph of its own.
         reason = str(error).strip().splitlines()[-1].rpartition("): ")[2]
         raise InputError(f"registration found no way ({reason})") from error
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     turn, centre = np.reshape(transform.GetMatrix(), (3, 3)), np.array(transform.GetCenter())
     found = np.eye(4)
     found[:3, :3] = turn
