@@ -105,9 +105,16 @@ class Alignment:
 
 @dataclass(frozen=True, eq=False)
 class AlignedCase(Case):
-    """A case whose sequences were brought to one grid.
+    """A case whose sequences were brought to one grid; all but the last are as in :class:`Case`.
 
     Attributes:
+        id: name of the case.
+        volumes: by modality, float32 [X, Y, Z] on the grid of the sequence named.
+        label: uint8 [X, Y, Z], or None.
+        affine: float64 [4, 4], of the sequence named.
+        layout: key in ``LAYOUTS``.
+        sources: the files that the volumes and the label come from.
+        header: of the sequence named, or None.
         alignments: by sequence, of those that lay elsewhere or were registered.
     """
 
@@ -156,8 +163,8 @@ def align_case(
         label: read the segmentation if there is one; it must lie on the grid of ``to``.
 
     Returns:
-        The case, with how each sequence was brought to the grid. A sequence whose brain hardly meets that of ``to``, and
-        an improbable movement, are warned of.
+        The case, with how each sequence was brought to the grid. A sequence whose brain hardly meets that of ``to`` is
+        warned of, and so is an improbable movement.
 
     Raises:
         MissingPackage: registration needs SimpleITK, which is not installed.
@@ -172,9 +179,6 @@ def align_case(
         raise InputError(f"expected one sequence to align to, found {subset_name(named, ', ')}; name one of them")
     (to,) = named
     wanted = files.modalities if modalities is None else parse_subset(modalities)
-    # First all together: what the case lacks is told as for any other reading.
-    if absent := [name for name in (*wanted, to) if name not in files.images]:
-        read_case(files, absent, label=False)
     reference = read_case(files, to, label=label)
     volumes, sources, alignments = {}, {}, {}
     for name in wanted:
