@@ -4,13 +4,23 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from smml.cohort import predict_cohort
     from smml.data import find_cases, read_case, simulate_cohort
     from smml.evaluation.evaluate import evaluate
     from smml.inference import Predictor
     from smml.training import train
     from smml.viewer import ModalityViewer
 
-__all__ = ["ModalityViewer", "Predictor", "evaluate", "find_cases", "read_case", "simulate_cohort", "train"]
+__all__ = [
+    "ModalityViewer",
+    "Predictor",
+    "evaluate",
+    "find_cases",
+    "predict_cohort",
+    "read_case",
+    "simulate_cohort",
+    "train",
+]
 
 __version__ = "0.1.0"
 
@@ -21,6 +31,7 @@ _HOMES = {
     "Predictor": "smml.inference",
     "evaluate": "smml.evaluation",
     "find_cases": "smml.data",
+    "predict_cohort": "smml.cohort",
     "read_case": "smml.data",
     "simulate_cohort": "smml.data",
     "train": "smml.training",

@@ -13,6 +13,7 @@ HOMES = {
     "Predictor": "inference",
     "evaluate": "evaluation",
     "find_cases": "data",
+    "predict_cohort": "cohort",
     "read_case": "data",
     "simulate_cohort": "data",
     "train": "training",

@@ -231,7 +231,7 @@ def split_suffix(path: str | os.PathLike) -> tuple[str, str]:
     return name, ""
 
 
-def find_cases(root: str | os.PathLike) -> list[CaseFiles]:
+def find_cases(root: str | os.PathLike, *, mixed: bool = False) -> list[CaseFiles]:
     """List the cases below a folder, sorted by id; the layout is told from the names.
 
     The folder may be the whole data set, a part of it (``HGG``, ``imagesTr``) or a single case. A case that lacks
@@ -240,13 +240,14 @@ def find_cases(root: str | os.PathLike) -> list[CaseFiles]:
 
     Args:
         root: the folder.
+        mixed: also take cases of several layouts, for work that looks at each by itself.
 
     Raises:
-        InputError: the folder is missing, holds no case, mixes layouts, holds two cases of one id, or two files of
-            other content for one image; or a folder in it cannot be listed.
+        InputError: the folder is missing, holds no case, mixes layouts unless it may, holds two cases of one id, or two
+            files of other content for one image; or a folder in it cannot be listed.
     """
     root = Path(root)
-    cases = _collect(root)
+    cases = _collect(root, mixed)
     if not cases:
         found = [str(path.relative_to(root)) for path in _walk(root)]
         listing = f"{len(found)} files such as {', '.join(found[:3])}" if found else "no files"
@@ -347,7 +348,7 @@ def _role(layout: Layout, token: str) -> str:
     return next(role for role, spelling in layout.tokens.items() if spelling.lower() == token.lower())
 
 
-def _collect(root: Path) -> list[CaseFiles]:
+def _collect(root: Path, mixed: bool = False) -> list[CaseFiles]:
     """Cases below ``root``, sorted by id, an empty list if there are none; raises as :func:`find_cases`."""
     groups: dict[tuple[str, Path, str], dict[str, Path]] = defaultdict(dict)
     for path in _walk(root):
@@ -371,13 +372,13 @@ def _collect(root: Path) -> list[CaseFiles]:
             )
         cases[layout, case] = files, folder
     layouts = sorted({layout for layout, _ in cases})
-    if len(layouts) > 1:
+    if len(layouts) > 1 and not mixed:
         examples = [next(case for layout, case in cases if layout == name) for name in layouts]
         raise InputError(
             f"{root}: expected cases of one layout ({_expectation()}), found a mix of {' and '.join(layouts)} "
             f"({', '.join(examples)}); name a folder that holds only one of them"
         )
-    return [cases[key][0] for key in sorted(cases)]
+    return [cases[key][0] for key in sorted(cases, key=lambda key: key[::-1])]
 
 
 def _content(path: Path) -> tuple[int, int] | None:
