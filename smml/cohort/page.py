@@ -84,7 +84,8 @@ def write_page(folder: Path, rows: Mapping[str, CohortRow], title: str) -> Path:
         if (picture := folder / SLICES / f"{row.case}.png").exists()
     ]
     said = [
-        f"{len(done)} of {len(ordered)} cases segmented. Volumes in ml. For research and teaching; not a medical device."
+        f"{len(done)} of {len(ordered)} cases segmented; volumes in ml.",
+        "For research and teaching; not a medical device.",
     ]
     write_text(folder / PAGE, page(title, said, sections, gallery=gallery))
     return folder / PAGE

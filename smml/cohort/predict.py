@@ -1,4 +1,4 @@
-"""A cohort in one call: each case from the sequences that it has, resumable, with a table and a page to look through."""
+"""A cohort in one call: each case from the sequences that it has, resumable, with a table and a page."""
 
 import contextlib
 import os
@@ -101,7 +101,7 @@ def predict_cohort(
         jobs = [(found[number], places[number], wanted, root) for number in left]
         before = f", {len(found) - len(left)} done before" if len(left) < len(found) else ""
         with tqdm(
-            total=len(left), desc=f"segmenting{before}", unit="case", disable=not (progress and ranks.first)
+            total=len(left), desc=f"segmenting{before}", unit="case", disable=not (progress and ranks.first and left)
         ) as bar:
             for row in _segmented(predictor, jobs, workers, ranks):
                 rows[row.case] = row
