@@ -44,7 +44,8 @@ def write_slice(path: Path, case: Case, segmentation: Segmentation) -> None:
     z = widest_slice(labels)
     across, down, _ = _voxel(case.affine)
     millimetres = volume.shape[0] * across, volume.shape[1] * down
-    size = tuple(max(1, round(SIDE * length / max(millimetres))) for length in millimetres)
+    width, height = (max(1, round(SIDE * length / max(millimetres))) for length in millimetres)
+    size = width, height
     grey = Image.fromarray(axial_picture(volume, z)).convert("L").resize(size, Image.Resampling.BICUBIC)
     # Greys first and the colours of the outlines behind them, in a palette: a third of the bytes of full colour.
     pixels = np.round(np.asarray(grey) * ((_GREYS - 1) / 255)).astype(np.uint8)
@@ -54,7 +55,7 @@ def write_slice(path: Path, case: Case, segmentation: Segmentation) -> None:
         large = Image.fromarray(inside.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         pixels[edge(np.asarray(large) > 0)] = _GREYS + number_
         palette += rgb(REGION_COLOURS[region])
-    picture = Image.fromarray(pixels, "P")
+    picture = Image.fromarray(pixels)
     picture.putpalette(palette)
     stream = io.BytesIO()
     picture.save(stream, format="PNG", optimize=True)

@@ -88,7 +88,8 @@ def predict_cohort(
         "probabilities": probabilities is not None,
     }
     with claimed(root) if ranks.first else contextlib.nullcontext():
-        table, left = None, []
+        table: CohortTable | None = None
+        left: list[int] = []
         if ranks.first:
             answers = [path for place in places for path in (place.labels, place.probabilities) if path is not None]
             table = CohortTable(root, identity, answers)
@@ -116,7 +117,8 @@ def predict_cohort(
 
 def _left(found: list[CaseFiles], places: list[Place], wanted: Subset | None, table: CohortTable) -> list[int]:
     """Which cases are not complete; InputError where an answer belongs to other images."""
-    left, other = [], []
+    left: list[int] = []
+    other: list[tuple[CaseFiles, Place]] = []
     for number, (files, place) in enumerate(zip(found, places, strict=True)):
         row = table.rows.get(files.id)
         if row is None or row.reason or not place.complete:

@@ -77,7 +77,14 @@ class CohortRow:
 
     @classmethod
     def of_cells(cls, cells: dict[str, str]) -> "CohortRow":
-        """The inverse of :meth:`cells`, by column; ValueError or KeyError where it is none of ours."""
+        """The inverse of :meth:`cells`.
+
+        Args:
+            cells: by column.
+
+        Raises:
+            ValueError: a cell is none of ours.
+        """
         return cls(
             cells["case"],
             cells["layout"],
