@@ -154,8 +154,11 @@ class CohortTable:
                 lines = csv.DictReader(stream, strict=True)
                 if tuple(lines.fieldnames or ()) != COLUMNS:
                     raise ValueError("other columns")
-                return {cells["case"]: CohortRow.of_cells(cells) for cells in lines}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as error:
+                rows = list(lines)
+            if any(None in cells or None in cells.values() for cells in rows):
+                raise ValueError("a row of another length")
+            return {cells["case"]: CohortRow.of_cells(cells) for cells in rows}
+        except (OSError, ValueError, csv.Error) as error:
             raise InputError(
                 f"{self._path}: is not what this command wrote there ({error}), so it cannot go on with it; choose "
                 "another output, or move it away"
