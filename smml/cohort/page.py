@@ -24,7 +24,7 @@ from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_name
 # Pixels along the longer side of a slice, and grey values that are kept of it: files stay small.
 SIDE, _GREYS = 240, 61
 
-_OUTLINES = {"WT": "yellow", "TC": "blue", "ET": "red"}
+_OUTLINES = {"WT": "yellow", "TC": "blue", "ET": "orange"}
 _SEEN = (
     "The axial slice with most tumour core, else most tumour, else the middle one, of the first sequence used; the "
     f"patient's right is on the left. Outlines: {', '.join(f'{region} {said}' for region, said in _OUTLINES.items())}."
