@@ -12,6 +12,7 @@ PACKAGES = (
     "smml.study",
     "smml.viewer",
     "smml.figures",
+    "smml.cohort",
     "smml_kernels",
     "smml_kernels.reference",
 )

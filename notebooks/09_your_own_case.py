@@ -24,8 +24,8 @@
 #
 # "Your own" folder is made here from a **simulated** case, so that the notebook runs anywhere. The shipped weights have
 # seen simulated images only. On patients `"small"` is the better one; its [card](../smml/weights/small.md) says what it
-# reached on five of them, and from which sequences. The notebook takes `"tiny"`, which is faster. Where you have labelled
-# patients, train on them (`smml train --weights small`) and put your own checkpoint in the place of `tiny`.
+# reached on five of them, and from which sequences. The notebook takes `"tiny"`, which is faster. Where you have
+# labelled patients, train on them (`smml train --weights small`) and put your own checkpoint in the place of `tiny`.
 
 # %%
 import contextlib

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from smml.cohort import predict_cohort
     from smml.data import align_case, find_cases, read_case, simulate_cohort
     from smml.evaluation.evaluate import evaluate
     from smml.inference import Predictor
@@ -16,6 +17,7 @@ __all__ = [
     "align_case",
     "evaluate",
     "find_cases",
+    "predict_cohort",
     "read_case",
     "simulate_cohort",
     "train",
@@ -31,6 +33,7 @@ _HOMES = {
     "align_case": "smml.data",
     "evaluate": "smml.evaluation",
     "find_cases": "smml.data",
+    "predict_cohort": "smml.cohort",
     "read_case": "smml.data",
     "simulate_cohort": "smml.data",
     "train": "smml.training",

@@ -361,16 +361,28 @@ def study(
 
 @app.command()
 def predict(
-    case: Annotated[list[str], typer.Option(help="Case folder, or image files; repeat it for several files.")],
-    output: Annotated[Path, typer.Option(help="Segmentation to write: .nii.gz, .nii or .mha.")],
+    output: Annotated[
+        Path, typer.Option(help="Segmentation to write: .nii.gz, .nii or .mha; for a cohort a folder, made if needed.")
+    ],
+    cohort: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of cases, also of several data sets; all are segmented. Instead of --case."),
+    ] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help="Case folder, or image files; repeat it for several files.")
+    ] = None,
     modalities: Annotated[
         str | None, typer.Option(help="Which to use, such as flair,t2; default: all there are.")
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
     refine: RefineOption = None,
-    probabilities: Annotated[Path | None, typer.Option(help="Also write the class probabilities (4D NIfTI).")] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="Write another data set's label values; default: the input's.")
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the class probabilities, a 4D NIfTI; for a cohort name a folder. Volumes in the order "
+            "background, NCR/NET, ED, ET (BraTS 2015: background, NCR, ED, NET, ET), whatever the label values; the "
+            "header's descrip names each with its label value."
+        ),
     ] = None,
     align: Annotated[
         str | None,
@@ -380,24 +392,66 @@ def predict(
         bool,
         typer.Option("--register", help="With --align: first find how the head moved; writes OUTPUT_*.tfm."),
     ] = False,
+    layout: Annotated[
+        str | None, typer.Option(help="Write another data set's label values; default: the input's. For --case.")
+    ] = None,
+    output_layout: Annotated[
+        str, typer.Option(help="For a cohort: own (names and label values of each data set) or bids (a derivative).")
+    ] = "own",
+    workers: Annotated[
+        int, typer.Option(min=0, help="For a cohort: processes of one thread each; 0: one a core; 1: this one alone.")
+    ] = 1,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Segment one case from the named modalities; only their files are read.
+    """Segment one case, or each of a folder, from the named modalities; only their files are read.
 
     Labels come out in the grid, orientation and label values of the input; with --align in those of the sequence named.
+    A cohort also gets cases.csv and cases.html: volumes, sequences used, warnings, why a case was left out (exit status
+    1), and a slice of each. The same command again goes on; with torchrun, over many processes.
     """
     from smml.data import AlignedCase, align_case, find_case, read_case
     from smml.modalities import parse_subset, subset_name
 
+    if (cohort is None) == (not case):
+        raise InputError(
+            "predict: expected a folder of cases, as in smml predict COHORT --output FOLDER, or one case, as in smml "
+            f"predict --case CASE --output FILE; found {'neither' if cohort is None else 'both'}"
+        )
     _use_threads(threads)
-    # Before the model, which takes longer to load: whoever mistyped a path is told at once.
-    files = find_case(case if len(case) > 1 else case[0], label=False)
-    _check_outputs(files, output, probabilities, Path(case[0]) if len(case) == 1 and Path(case[0]).is_dir() else None)
     wanted = None if modalities is None else parse_subset(modalities)
     if register and align is None:
         raise InputError("--register: expected --align too, with the sequence to register to, such as --align t1ce")
+    if cohort is not None:
+        if layout is not None:
+            raise InputError(
+                f"--layout {layout}: is for one case; a cohort has each case's own label values, or with "
+                "--output-layout bids those of its dseg.tsv"
+            )
+        _predict_cohort(
+            cohort,
+            output,
+            wanted,
+            align,
+            register,
+            checkpoint,
+            refine,
+            probabilities,
+            output_layout,
+            workers,
+            window,
+            device,
+        )
+        return
+    if output_layout != "own" or workers != 1:
+        raise InputError(
+            f"--{'workers' if workers != 1 else 'output-layout'}: is for a cohort; leave it out with --case"
+        )
+    assert case  # one of both is given
+    # Before the model, which takes longer to load: whoever mistyped a path is told at once.
+    files = find_case(case if len(case) > 1 else case[0], label=False)
+    _check_outputs(files, output, probabilities, Path(case[0]) if len(case) == 1 and Path(case[0]).is_dir() else None)
     if align is None:
         loaded = read_case(files, wanted, label=False)
     else:
@@ -419,6 +473,58 @@ def predict(
         for region in ("WT", "TC", "ET")
     )
     typer.echo(f"{output}: segmented {files.id} from {subset_name(result.subset)}: {volumes}")
+
+
+def _predict_cohort(
+    cohort: Path,
+    output: Path,
+    wanted: tuple[str, ...] | None,
+    align: str | None,
+    register: bool,
+    checkpoint: str,
+    refine: bool | None,
+    probabilities: Path | None,
+    output_layout: str,
+    workers: int,
+    window: int,
+    device: str,
+) -> None:
+    """Segment a folder of cases; exit status 1 if one of them could not be."""
+    from smml.cohort import predict_cohort
+    from smml.cohort.places import PAGE, plan_places
+    from smml.cohort.rows import ROWS
+    from smml.data import find_cases
+    from smml.ranks import start_ranks
+
+    with start_ranks(device) as ranks:
+        # Before the model, which takes longer to load: whoever mistyped a path is told at once.
+        found = find_cases(cohort, mixed=True, labels=False)
+        plan_places(found, output, output_layout, probabilities)
+        predictor = _predictor(checkpoint, str(ranks.device), window, refine)
+        ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
+        rows = predict_cohort(
+            predictor,
+            found,
+            output,
+            modalities=wanted,
+            align=align,
+            register=register,
+            output_layout=output_layout,
+            probabilities=probabilities,
+            workers=workers or os.cpu_count() or 1,
+            ranks=ranks,
+            title=f"{cohort.name}, segmented by {checkpoint}",
+        )
+    failed, warned = [row for row in rows if row.reason], [row for row in rows if row.warnings]
+    _say(
+        f"{len(rows) - len(failed)} of {len(rows)} cases segmented in {output}; table in {output / ROWS}, and to look "
+        f"at in {output / PAGE}"
+    )
+    if warned:
+        _say(f"{len(warned)} with a warning ({', '.join(row.case for row in warned[:5])}): see the table")
+    if failed:
+        _say("\n".join([f"{len(failed)} could not be segmented:", *(f"{row.case}: {row.reason}" for row in failed)]))
+        raise typer.Exit(1)
 
 
 def _train_sam(

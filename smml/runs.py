@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import os
 import platform
 import subprocess
@@ -61,6 +62,40 @@ def provenance(device: torch.device, processes: int = 1) -> dict:
     """
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return made_with() | {"processes": processes, "hardware": f"{device.type}, {hardware}"}
+
+
+def check_same(known: Path, facts: dict, what: str) -> None:
+    """Refuse to go on in a folder that holds something else.
+
+    Args:
+        known: the folder's JSON file with the facts of what it holds.
+        facts: those of what is to be done now, as plain values.
+        what: the folder holds, such as "the scores of another evaluation".
+
+    Raises:
+        InputError: a fact differs, each is named; or the file cannot be read.
+    """
+    try:
+        found = json.loads(known.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{known}: cannot be read ({error}); choose another output") from error
+    # As the file would give it back.
+    wanted = json.loads(json.dumps(facts))
+    different = [name for name in wanted if found.get(name) != wanted[name]]
+    if different:
+        plain = (str, int, float, type(None))
+        said = (
+            f"{name} {found.get(name)!r:.60}, here {wanted[name]!r:.60}"
+            if isinstance(wanted[name], plain) and isinstance(found.get(name), plain)
+            else name
+            for name in different
+        )
+        raise InputError(
+            f"{known.parent}: holds {what} (other {'; '.join(said)}); choose another output, or go on with the command "
+            "that made it"
+        )
 
 
 def commit() -> str:

@@ -14,6 +14,7 @@ HOMES = {
     "align_case": "data",
     "evaluate": "evaluation",
     "find_cases": "data",
+    "predict_cohort": "cohort",
     "read_case": "data",
     "simulate_cohort": "data",
     "train": "training",

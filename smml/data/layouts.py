@@ -136,7 +136,9 @@ def split_suffix(path: str | os.PathLike) -> tuple[str, str]:
     return name, ""
 
 
-def find_cases(root: str | os.PathLike, layout: str | None = None) -> list[CaseFiles]:
+def find_cases(
+    root: str | os.PathLike, layout: str | None = None, *, mixed: bool = False, labels: bool = True
+) -> list[CaseFiles]:
     """List the cases below a folder, sorted by id; the layout is told from the names.
 
     The folder may be the whole data set, a part of it (``HGG``, ``imagesTr``) or a single case. A case that lacks
@@ -149,14 +151,16 @@ def find_cases(root: str | os.PathLike, layout: str | None = None) -> list[CaseF
         root: the folder.
         layout: read the names as this one's; needed where releases with other label values share names, and nothing in
             the labels tells them apart.
+        mixed: also take cases of several layouts, for work that looks at each by itself.
+        labels: False where nobody reads the labels, so that it does not matter what their values mean.
 
     Raises:
-        InputError: the folder is missing, holds no case, mixes layouts, holds two cases of one id, or two files of
-            other content for one image; a folder in it cannot be listed; or ``layout`` is unknown, has other names, or
-            is missing where it is needed.
+        InputError: the folder is missing, holds no case, mixes layouts unless it may, holds two cases of one id, or two
+            files of other content for one image; a folder in it cannot be listed; or ``layout`` is unknown, has other
+            names, or is missing where it is needed.
     """
     root = Path(root)
-    cases = _collect(root, layout)
+    cases = _collect(root, layout, label=labels, mixed=mixed)
     if not cases:
         found = [str(path.relative_to(root)) for path in _walk(root)]
         listing = f"{len(found)} files such as {', '.join(found[:3])}" if found else "no files"
@@ -342,7 +346,7 @@ def _role(layout: Layout, token: str) -> str:
     return next(role for role, spelling in layout.tokens.items() if spelling.lower() == token.lower())
 
 
-def _collect(root: Path, layout: str | None = None, *, label: bool = True) -> list[CaseFiles]:
+def _collect(root: Path, layout: str | None = None, *, label: bool = True, mixed: bool = False) -> list[CaseFiles]:
     """Cases below ``root``, sorted by id, an empty list if there are none; raises as :func:`find_cases`."""
     groups: dict[tuple[str, Path, str], dict[str, Path]] = defaultdict(dict)
     unknown: list[Path] = []
@@ -376,7 +380,7 @@ def _collect(root: Path, layout: str | None = None, *, label: bool = True) -> li
         if "automatic" in roles and files.label is None:
             automatic.append(roles["automatic"])
     layouts = sorted({name for name, _ in cases})
-    if len(layouts) > 1:
+    if len(layouts) > 1 and not mixed:
         examples = [next(case for layout, case in cases if layout == name) for name in layouts]
         raise InputError(
             f"{root}: expected cases of one layout ({_expectation()}), found a mix of {' and '.join(layouts)} "
@@ -390,7 +394,7 @@ def _collect(root: Path, layout: str | None = None, *, label: bool = True) -> li
             f"of {len(cases)} cases have no other segmentation and count as unlabelled",
             stacklevel=3,
         )
-    found = [cases[key][0] for key in sorted(cases)]
+    found = [cases[key][0] for key in sorted(cases, key=lambda key: key[::-1])]
     return _told_apart(found, layout) if label else found
 
 

@@ -108,14 +108,17 @@ def write_probabilities(
     affine: np.ndarray,
     *,
     header: nib.Nifti1Header | None = None,
+    layout: str | None = None,
 ) -> None:
     """Write class probabilities as a 4D NIfTI, float32 [X, Y, Z, K], with its header in mm.
 
     Args:
-        probabilities: [K, X, Y, Z], background first.
+        probabilities: [K, X, Y, Z], background first, in the order of the classes in memory.
         path: ends in .nii or .nii.gz.
         affine: [4, 4], voxel index -> RAS+ mm.
         header: as for :func:`write_segmentation`.
+        layout: of the labels beside them, a key in ``LAYOUTS``: the header's ``descrip`` then says which class each
+            volume is of, in their order, and by which value the labels call it.
 
     Raises:
         InputError: another ending, not 4D, or a disk that is full.
@@ -126,7 +129,37 @@ def write_probabilities(
             f"{path}: probabilities are written as [K, X, Y, Z] to a .nii or .nii.gz file, "
             f"found shape {probabilities.shape} and this name"
         )
-    _write_array(np.moveaxis(probabilities, 0, -1), Path(path), affine, header)
+    said = "" if layout is None else describe_classes(layout_named(layout).scheme)
+    _write_array(np.moveaxis(probabilities, 0, -1), Path(path), affine, header, said)
+
+
+def describe_classes(scheme: LabelScheme) -> str:
+    """Which class each volume of probabilities is of, in their order, each behind its value in a file of labels.
+
+    Args:
+        scheme: of the labels.
+    """
+    values = scheme.on_disk or range(scheme.num_classes)
+    return "volumes: " + ", ".join(f"{value} {name}" for value, name in zip(values, scheme.classes, strict=True))
+
+
+def label_path(root: str | os.PathLike, files: CaseFiles) -> Path:
+    """Where the label of a case lies below a folder, in the names of its layout.
+
+    Args:
+        root: folder of labels.
+        files: the case. One whose name is not the layout's has a folder of its name.
+    """
+    style = layout_named(files.layout)
+    try:
+        inside = case_paths(Path(), files.id, style)["label"]
+    except InputError:  # a free name
+        return Path(root) / files.id / f"{files.id}_seg.nii.gz"
+    if style.name == "brats2018":
+        # The id does not tell the grade, the folder of the case does if it lies in one.
+        grade = next(iter(files.paths)).absolute().parents[1].name.upper()
+        inside = Path(*([grade] if grade in ("HGG", "LGG") else []), *inside.parts[1:])
+    return Path(root) / inside
 
 
 def case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
@@ -186,8 +219,10 @@ def _encode(labels: np.ndarray, scheme: LabelScheme, name: str) -> np.ndarray:
     return scheme.encode(labels.astype(np.uint8))
 
 
-def _write_array(array: np.ndarray, path: Path, affine: np.ndarray, header: nib.Nifti1Header | None) -> None:
-    """Write [X, Y, Z] or [X, Y, Z, K] in the format of the suffix, atomically."""
+def _write_array(
+    array: np.ndarray, path: Path, affine: np.ndarray, header: nib.Nifti1Header | None, said: str = ""
+) -> None:
+    """Write [X, Y, Z] or [X, Y, Z, K] in the format of the suffix, atomically; a NIfTI can say something of itself."""
     _, suffix = split_suffix(path)
     if not suffix:
         raise InputError(f"{path}: expected a name ending in .nii.gz, .nii or .mha; rename the output")
@@ -206,6 +241,7 @@ def _write_array(array: np.ndarray, path: Path, affine: np.ndarray, header: nib.
         return
     image = nib.Nifti1Image(array, None)
     set_place(image, affine, header)
+    image.header["descrip"] = said.encode()[:79]
     with replacing(path) as temporary:
         nib.save(image, temporary)
 

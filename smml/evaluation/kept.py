@@ -19,6 +19,7 @@ from pathlib import Path
 
 from smml.errors import InputError
 from smml.files import write_text
+from smml.runs import check_same
 
 IDENTITY = "evaluation.json"
 ROWS = "scores.csv"
@@ -93,7 +94,7 @@ class KeptRows:
                     f"{self._path}: holds scores, and no {IDENTITY} beside it says of what; choose another output, or "
                     "move it away"
                 )
-            _compare(self._known, identity)
+            check_same(self._known, identity, "the scores of another evaluation")
             self._take(content)
 
     def begin(self) -> None:
@@ -194,31 +195,6 @@ class KeptRows:
             }
             for line in text.split("\n")[:-1]
         ]
-
-
-def _compare(known: Path, identity: dict) -> None:
-    """Refuse to go on with the scores of something else."""
-    try:
-        found = json.loads(known.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{known}: cannot be read ({error}); choose another output") from error
-    # As the file would give it back.
-    wanted = json.loads(json.dumps(identity))
-    different = [name for name in wanted if found.get(name) != wanted[name]]
-    if different:
-        plain = (str, int, float, type(None))
-        said = (
-            f"{name} {found.get(name)!r:.60}, here {wanted[name]!r:.60}"
-            if isinstance(wanted[name], plain) and isinstance(found.get(name), plain)
-            else name
-            for name in different
-        )
-        raise InputError(
-            f"{known.parent}: holds the scores of another evaluation (other {'; '.join(said)}); choose another output, "
-            "or go on with the command that made it"
-        )
 
 
 def _shown(value: object) -> object:

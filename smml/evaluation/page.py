@@ -1,5 +1,6 @@
 """A report as one HTML file: nothing is fetched, no script runs, and it is dark where the reader's screen is."""
 
+import base64
 from collections.abc import Sequence
 from html import escape
 
@@ -35,7 +36,20 @@ _BARS = (
 )
 
 
-def page(title: str, said: Sequence[str], sections: Sequence[Section], folded: Sequence[Section] = ()) -> str:
+_GALLERY = """
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .75rem; margin-top: 1rem; }
+figure { margin: 0; } figure img { width: 100%; display: block; }
+figcaption { font-size: .85rem; color: var(--soft); overflow-wrap: anywhere; }
+"""
+
+
+def page(
+    title: str,
+    said: Sequence[str],
+    sections: Sequence[Section],
+    folded: Sequence[Section] = (),
+    gallery: Sequence[tuple[str, bytes]] = (),
+) -> str:
     """The text of the file.
 
     Args:
@@ -43,27 +57,37 @@ def page(title: str, said: Sequence[str], sections: Sequence[Section], folded: S
         said: paragraphs below the heading: how the numbers came about.
         sections: tables in their order.
         folded: tables below them that open on a click.
+        gallery: pictures at the end, each a caption and a PNG file's bytes.
     """
+    bars = any(kind in ("share", "harm") for section in (*sections, *folded) for _, kind in section.sheet.columns)
     parts = [
         "<!DOCTYPE html>",
         '<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>",
-        f"<style>{_STYLE}</style>",
+        f"<style>{_STYLE}{_GALLERY if gallery else ''}</style>",
         f"<h1>{escape(title)}</h1>",
         *(_paragraph(text) for text in said),
-        f"<p class=soft>{_BARS}</p>",
+        *([f"<p class=soft>{_BARS}</p>"] if bars else []),
     ]
     for section in sections:
         parts += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
         parts += _body(section)
     for section in folded:
         parts += [f"<details><summary>{escape(section.title)}</summary>", *_body(section), "</details>"]
+    if gallery:
+        parts += ["<div class=gallery>", *(_figure(*each) for each in gallery), "</div>"]
     return "\n".join([*parts, "</html>"]) + "\n"
 
 
 def _body(section: Section) -> list[str]:
     before = [_paragraph(f"{section.words}:")] if section.words else []
     return [*before, section.sheet.html(), *([_paragraph(section.after)] if section.after else [])]
+
+
+def _figure(caption: str, png: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    said = escape(caption)
+    return f'<figure><img alt="{said}" loading=lazy src="{source}"><figcaption>{said}</figcaption></figure>'
 
 
 def _paragraph(text: str) -> str:

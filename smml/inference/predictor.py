@@ -478,7 +478,8 @@ class Predictor:
             segmentation: of :meth:`predict` or :meth:`segment`.
             path: ``.nii``, ``.nii.gz`` or ``.mha``.
             layout: data set whose label values are written, a key in ``LAYOUTS``; None: that of the case.
-            probabilities: also write the class probabilities there, 4D NIfTI, after the labels.
+            probabilities: also write the class probabilities there, 4D NIfTI, after the labels. Its volumes have the
+                order of the classes in memory, background first; the header's ``descrip`` names them.
 
         Raises:
             InputError: unknown layout or suffix, one file for both, no place to write, or classes the layout lacks.
@@ -490,7 +491,7 @@ class Predictor:
         affine, header = segmentation.affine, segmentation.header
         write_segmentation(segmentation.labels, path, affine, layout, header=header)
         if probabilities is not None:
-            write_probabilities(segmentation.probabilities, probabilities, affine, header=header)
+            write_probabilities(segmentation.probabilities, probabilities, affine, header=header, layout=layout)
         return Path(path)
 
 

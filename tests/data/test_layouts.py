@@ -11,6 +11,7 @@ import pytest
 
 from smml.data.free_names import read_free_name
 from smml.data.layouts import LAYOUTS, CaseFiles, ImageSource, find_case, find_cases
+from smml.data.writing import label_path
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
@@ -279,6 +280,32 @@ def test_mixed_layouts_are_refused_with_an_example_of_each(tmp_path):
     touch(tmp_path, *RELEASES["brats2021"][0], *RELEASES["brats2023"][0])
     with pytest.raises(InputError, match=r"mix of brats2021 and brats2023 \(BraTS2021_00002, BraTS-GLI-00000-000\)"):
         find_cases(tmp_path)
+
+
+def test_layouts_may_be_mixed_where_each_case_is_looked_at_by_itself(tmp_path):
+    touch(tmp_path, *RELEASES["simulated"][0], *RELEASES["brats2021"][0])
+    found = find_cases(tmp_path, mixed=True)
+    assert [(case.id, case.layout) for case in found] == [
+        ("BraTS2021_00002", "brats2021"),
+        ("Simulated_00003", "simulated"),
+    ]
+
+
+@pytest.mark.parametrize("layout", RELEASES)
+def test_a_label_is_written_where_it_is_looked_for(tmp_path, layout):
+    touch(tmp_path, *RELEASES[layout][0])
+    find_cases(tmp_path)[0].label.unlink()
+    (files,) = find_cases(tmp_path)
+    top = Path(RELEASES[layout][0][0]).parts[0]
+    root = tmp_path / top if top.startswith(("MICCAI", "Task")) else tmp_path
+    path = label_path(root, files)
+    touch(tmp_path, str(path.relative_to(tmp_path)))
+    assert find_cases(tmp_path)[0].label == path
+
+
+def test_a_case_of_a_free_name_has_its_label_in_a_folder_of_that_name():
+    files = CaseFiles("jane doe", "brats2021", {"t1": ImageSource(Path("a.nii"))})
+    assert label_path("out", files) == Path("out/jane doe/jane doe_seg.nii.gz")
 
 
 def test_one_id_in_two_folders_is_refused(tmp_path):

@@ -36,7 +36,9 @@ def title(path: Path) -> str:
     return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
-@pytest.mark.parametrize("folder", ["first-edition/simulator", "first-edition/simulator/small", "first-edition/refinement"])
+@pytest.mark.parametrize(
+    "folder", ["first-edition/simulator", "first-edition/simulator/small", "first-edition/refinement"]
+)
 def test_the_table_of_committed_scores_is_made_again_to_the_byte(folder, tmp_path):
     csv, table, page = write_report(committed(folder), tmp_path, title(RESULTS / folder / "table.md"))
     made = table.read_bytes()

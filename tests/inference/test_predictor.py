@@ -426,6 +426,21 @@ def test_labels_and_probabilities_keep_the_transform_codes_of_the_case(model, tm
         assert (int(header["qform_code"]), int(header["sform_code"])) == (2, 0)
 
 
+def test_probabilities_say_which_class_each_volume_is_of_and_which_value_the_labels_have(model, tmp_path):
+    """The labels of MSD have the values of two classes changed over; the volumes do not."""
+    predictor = Predictor(model, None, window=32)
+    result = predictor.predict(dataclasses.replace(make_case((32, 32, 32)), layout="msd"))
+    outputs = [tmp_path / "labels.nii", tmp_path / "probabilities.nii"]
+    for layout, values in ((None, (0, 2, 1, 3)), ("brats2021", (0, 1, 2, 4))):
+        predictor.save(result, outputs[0], probabilities=outputs[1], layout=layout)
+        image = nib.load(outputs[1])
+        said = bytes(image.header["descrip"]).rstrip(b"\0").decode()
+        names = ("background", "NCR/NET", "ED", "ET")
+        assert said == "volumes: " + ", ".join(f"{v} {name}" for v, name in zip(values, names, strict=True))
+        labels = np.asarray(nib.load(outputs[0]).dataobj)
+        assert np.array_equal(np.asarray(values)[np.asarray(image.dataobj).argmax(-1)], labels)
+
+
 def test_another_layout_is_written_where_it_is_named(model, tmp_path):
     predictor = Predictor(model, None, window=32)
     case = dataclasses.replace(make_case((32, 32, 32)), layout="msd")

@@ -15,6 +15,7 @@ import sys
 import torch
 import torch._dynamo  # what an optimiser imports at its first step, which takes seconds
 
+from smml.cohort import predict_cohort
 from smml.data import find_cases
 from smml.data.labels import REGIONS
 from smml.evaluation import evaluate, write_report
@@ -82,6 +83,15 @@ def evaluate_job(cohort: str, output: str, die: dict | None = None) -> None:
         write_report(scores, output, "made up")
 
 
+def cohort_job(cohort: str, output: str) -> None:
+    """Segment a cohort."""
+    torch.manual_seed(0)
+    predictor = Predictor(SMML(NARROW), (12.0, 12.0, 12.0), window=32)
+    with start_ranks() as ranks:
+        rows = predict_cohort(predictor, cohort, output, ranks=ranks, progress=False)
+    assert [bool(row.reason) for row in rows] == [False, True, False]
+
+
 def made_batch(step: int) -> dict[str, torch.Tensor]:
     """Three samples in float64, none with T1 and none with all the rest; who has what changes places with the step."""
     generator = torch.Generator().manual_seed(step)
@@ -97,7 +107,7 @@ def made_batch(step: int) -> dict[str, torch.Tensor]:
     return {name: tensor.roll(step, dims=0) for name, tensor in batch.items()}
 
 
-JOBS = {"train": train_job, "steps": steps_job, "evaluate": evaluate_job}
+JOBS = {"train": train_job, "steps": steps_job, "evaluate": evaluate_job, "cohort": cohort_job}
 
 
 def serve() -> None:

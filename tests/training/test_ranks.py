@@ -184,6 +184,25 @@ def test_an_evaluation_that_was_killed_goes_on_in_any_number_of_processes(job, c
     assert sorted(files[0]) == ["evaluation.json", "scores.csv", "table.html", "table.md"]
 
 
+def test_two_processes_answer_for_a_cohort_what_one_does(job, small_cohort, tmp_path):
+    folder = Path(shutil.copytree(small_cohort, tmp_path / "damaged"))
+    find_cases(folder)[1].images["t1"].path.write_bytes(b"damaged")
+    for count in (1, 2):
+        job("cohort", count, cohort=str(folder), output=str(tmp_path / str(count)))
+    files = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.suffix in (".gz", ".png")}
+        for folder in (tmp_path / "1", tmp_path / "2")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) == 4
+    tables = []
+    for count in "12":
+        with open(tmp_path / count / "cases.csv", newline="", encoding="utf-8") as stream:
+            tables.append([row | {"seconds": ""} for row in csv.DictReader(stream)])
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 3
+
+
 # ---------------------------------------------------------------- ends that nobody wished for
 
 

@@ -1,0 +1,125 @@
+"""A cohort to look at: the table as one HTML file, and a slice of each case with the outlines of the regions."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from smml.cohort.places import PAGE, SLICES
+from smml.cohort.rows import MEASURED, CohortRow
+from smml.data.case import Case
+from smml.data.labels import REGIONS
+from smml.evaluation.page import page
+from smml.evaluation.sheets import GIVEN, NOT_GIVEN, Kind, Section, Sheet, number
+from smml.figures.pixels import edge
+from smml.figures.slices import axial_picture, to_canonical, widest_slice
+from smml.figures.theme import REGION_COLOURS, rgb
+from smml.files import replacing, write_text
+from smml.inference import Segmentation
+from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_name
+
+# Pixels along the longer side of a slice, and grey values that are kept of it: files stay small.
+SIDE, _GREYS = 240, 61
+
+_OUTLINES = {"WT": "yellow", "TC": "blue", "ET": "orange"}
+_SEEN = (
+    "The axial slice with most tumour core, else most tumour, else the middle one, of the first sequence used; the "
+    f"patient's right is on the left. Outlines: {', '.join(f'{region} {said}' for region, said in _OUTLINES.items())}."
+)
+
+
+def write_slice(path: Path, case: Case, segmentation: Segmentation) -> None:
+    """Write a PNG of one axial slice of a case with the outlines of its regions.
+
+    Args:
+        path: of the file.
+        case: that was segmented; its first sequence (FLAIR if there is one) lies under the outlines.
+        segmentation: of it.
+    """
+    volume = to_canonical(next(iter(case.volumes.values())), case.affine)
+    labels = to_canonical(segmentation.labels, case.affine)
+    z = widest_slice(labels)
+    across, down, _ = _voxel(case.affine)
+    millimetres = volume.shape[0] * across, volume.shape[1] * down
+    width, height = (max(1, round(SIDE * length / max(millimetres))) for length in millimetres)
+    size = width, height
+    grey = Image.fromarray(axial_picture(volume, z)).convert("L").resize(size, Image.Resampling.BICUBIC)
+    # Greys first and the colours of the outlines behind them, in a palette: a third of the bytes of full colour.
+    pixels = np.round(np.asarray(grey) * ((_GREYS - 1) / 255)).astype(np.uint8)
+    palette = [round(255 * level / (_GREYS - 1)) for level in range(_GREYS) for _ in range(3)]
+    for number_, region in enumerate(region for region in REGIONS if region in segmentation.scheme.regions):
+        inside = segmentation.scheme.region(labels[:, :, z], region).T[::-1, ::-1]
+        large = Image.fromarray(inside.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        pixels[edge(np.asarray(large) > 0)] = _GREYS + number_
+        palette += rgb(REGION_COLOURS[region])
+    picture = Image.fromarray(pixels)
+    picture.putpalette(palette)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(stream.getvalue())
+
+
+def write_page(folder: Path, rows: Mapping[str, CohortRow], title: str) -> Path:
+    """Write the page of a cohort, and give its path.
+
+    Args:
+        folder: of the answers.
+        rows: by case.
+        title: the heading.
+    """
+    ordered = [rows[case] for case in sorted(rows)]
+    done, failed = [row for row in ordered if not row.reason], [row for row in ordered if row.reason]
+    sections = []
+    if failed:
+        cells = tuple((row.case, row.reason) for row in failed)
+        sections.append(Section("Not segmented", Sheet((("case", "word"), ("reason", "word")), cells)))
+    if done:
+        sections.append(Section("Segmented", _sheet(done), after=_SEEN))
+    gallery = [
+        (_caption(row), picture.read_bytes())
+        for row in done
+        if (picture := folder / SLICES / f"{row.case}.png").exists()
+    ]
+    said = [
+        f"{len(done)} of {len(ordered)} cases segmented; volumes in ml.",
+        "For research and teaching; not a medical device.",
+    ]
+    write_text(folder / PAGE, page(title, said, sections, gallery=gallery))
+    return folder / PAGE
+
+
+def _sheet(rows: list[CohortRow]) -> Sheet:
+    heads: list[tuple[str, Kind]] = [("case", "word"), *((DISPLAY_NAMES[name], "mark") for name in MODALITIES)]
+    heads += [(head.replace(" ml", ", ml"), "number") for head in MEASURED]
+    heads += [("seconds", "number"), ("warnings", "word"), ("labels", "word")]
+    return Sheet(tuple(heads), tuple(map(_cells, rows)))
+
+
+def _cells(row: CohortRow) -> tuple[str, ...]:
+    measured = row.measured or {}
+    return (
+        row.case,
+        *(GIVEN if name in row.sequences else NOT_GIVEN for name in MODALITIES),
+        *(number(measured.get(head, float("nan"))) for head in MEASURED),
+        number(row.seconds),
+        "; ".join(row.warnings),
+        row.output,
+    )
+
+
+def _caption(row: CohortRow) -> str:
+    measured = row.measured or {}
+    volumes = ", ".join(f"{head.removesuffix(' ml')} {measured[head]:.1f}" for head in MEASURED if head in measured)
+    warned = "; with a warning" if row.warnings else ""
+    return f"{row.case}: {subset_name(row.sequences)}; {volumes} ml{warned}"
+
+
+def _voxel(affine: np.ndarray) -> tuple[float, ...]:
+    """Voxel edges in mm along the axes of :func:`smml.figures.to_canonical`."""
+    order = nib.io_orientation(affine)[:, 0].astype(int)
+    sizes = nib.affines.voxel_sizes(affine)
+    return tuple(float(sizes[list(order).index(axis)]) for axis in range(3))
