@@ -20,6 +20,7 @@ import pandas as pd
 from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.evaluation.scores import Scores
+from smml.evaluation.sheets import Sheet, number
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 from smml.models.intervals import LEVELS, VolumeIntervals
 
@@ -132,3 +133,20 @@ def _volumes(scores: Scores) -> tuple[pd.DataFrame, str]:
     if not {"truth_ml", "predicted_ml"} <= set(frame.columns) or frame[["truth_ml", "predicted_ml"]].isna().any(None):
         raise InputError("the scores hold no volumes (truth_ml, predicted_ml); take those of smml evaluate")
     return frame, name
+
+
+def format_intervals(measured: pd.DataFrame) -> str:
+    """A Markdown table by number of sequences and region: per cent of the volumes covered, and the median length in ml.
+
+    Args:
+        measured: of :func:`measure_intervals`.
+    """
+    heads = ["sequences", *(head for region in REGIONS for head in (f"{region} covered, %", f"{region} length, ml"))]
+    rows = []
+    for sequences, some in measured.groupby("modalities"):
+        cells = [f"{sequences}"]
+        for region in REGIONS:
+            part = some[some["region"] == region]
+            cells += [number(100 * part["covered"].mean()), number((part["high"] - part["low"]).median())]
+        rows.append(tuple(cells))
+    return Sheet(tuple((head, "number") for head in heads), tuple(rows)).markdown()

@@ -196,14 +196,20 @@ class KeptRows:
         ]
 
 
-def _compare(known: Path, identity: dict) -> None:
-    """Refuse to go on with the scores of something else."""
+def _read_identity(known: Path) -> dict:
+    """What an evaluation wrote about itself; an InputError if it cannot be read."""
     try:
         found = json.loads(known.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("not an object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{known}: cannot be read ({error}); choose another output") from error
+    return found
+
+
+def _compare(known: Path, identity: dict) -> None:
+    """Refuse to go on with the scores of something else."""
+    found = _read_identity(known)
     # As the file would give it back.
     wanted = json.loads(json.dumps(identity))
     different = [name for name in wanted if found.get(name) != wanted[name]]
@@ -218,6 +224,29 @@ def _compare(known: Path, identity: dict) -> None:
         raise InputError(
             f"{known.parent}: holds the scores of another evaluation (other {'; '.join(said)}); choose another output, "
             "or go on with the command that made it"
+        )
+
+
+def check_made_by(folder: str | os.PathLike, model: str) -> None:
+    """Make sure that scores in a folder are of certain weights.
+
+    Args:
+        folder: of ``smml evaluate``.
+        model: the fingerprint of the weights, as in ``Predictor.facts``.
+
+    Raises:
+        InputError: they are of others, or do not say of which.
+    """
+    known = Path(folder) / IDENTITY
+    if not known.is_file():
+        raise InputError(
+            f"{folder}: expected the folder of smml evaluate, found no {IDENTITY} in it, which says whose scores they "
+            "are; name the folder that it wrote"
+        )
+    if _read_identity(known).get("model") != model:
+        raise InputError(
+            f"{folder}: holds the scores of other weights than the checkpoint's; evaluate this checkpoint, or name the "
+            "one that they are of"
         )
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from smml.data.labels import REGIONS
 from smml.errors import InputError
 from smml.evaluation.scores import Scores
-from smml.modalities import MODALITIES, SUBSETS, subset_name
+from smml.evaluation.sheets import GIVEN, NOT_GIVEN, Kind, Sheet, number, signed
+from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 from smml.models.gains import Gain, Gains
 
 # Fewer have no standard error.
@@ -102,3 +103,44 @@ def _dice(scores: Scores) -> pd.DataFrame:
         )
     table = table[table.index.get_level_values("case").isin(whole)][list(REGIONS)]
     return table.assign(mean=table.mean(axis=1))
+
+
+def format_gains(gains: Gains) -> str:
+    """A Markdown table: the sequences at hand, and for each absent one the rise of the mean Dice in points.
+
+    Args:
+        gains: of :func:`fit_gains`.
+    """
+    heads = [*(DISPLAY_NAMES[name] for name in MODALITIES), "a further", "Dice, points", "standard error", *REGIONS]
+    kinds: list[Kind] = [*["mark"] * len(MODALITIES), "word", *["number"] * (2 + len(REGIONS))]
+    rows = []
+    for subset in gains.by_subset:
+        at_hand = [GIVEN if name in subset else NOT_GIVEN for name in MODALITIES]
+        for gain in gains.expected(subset):
+            regions = [signed(100 * gain.regions[region][0]) for region in REGIONS]
+            rows.append(
+                (*at_hand, DISPLAY_NAMES[gain.modality], signed(100 * gain.dice), number(100 * gain.error), *regions)
+            )
+    return Sheet(tuple(zip(heads, kinds, strict=True)), tuple(rows)).markdown()
+
+
+def format_next_scan(measured: pd.DataFrame) -> str:
+    """A Markdown table by what is at hand: how often the named sequence was the best, and what it brought in points.
+
+    Args:
+        measured: of :func:`measure_next_scan`.
+    """
+    heads = ("at hand", "choices", "named best, %", "T1ce best, %", "Dice by named", "by T1ce", "by the best")
+    kinds: list[Kind] = ["word", *["number"] * (len(heads) - 1)]
+    parts = {"no T1ce": measured[measured["rise_t1ce"].notna()], "T1ce": measured[measured["rise_t1ce"].isna()]}
+    rows = [
+        (
+            name,
+            f"{len(part)}",
+            *(number(100 * part[column].mean()) for column in ("right", "always_t1ce")),
+            *(signed(100 * part[column].mean()) for column in ("rise", "rise_t1ce", "rise_best")),
+        )
+        for name, part in parts.items()
+        if len(part)
+    ]
+    return Sheet(tuple(zip(heads, kinds, strict=True)), tuple(rows)).markdown()

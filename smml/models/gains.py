@@ -32,7 +32,9 @@ class Gain:
     regions: Mapping[Region, tuple[float, float]]
 
     def __str__(self) -> str:
-        return f"{subset_name(self.modality)}: Dice {100 * self.dice:+.1f} points (standard error {100 * self.error:.1f})"
+        return (
+            f"{subset_name(self.modality)}: Dice {100 * self.dice:+.1f} points (standard error {100 * self.error:.1f})"
+        )
 
 
 @dataclass(frozen=True)
