@@ -1,6 +1,6 @@
 """Conformal intervals of volumes, from the scores of cases that the model was not trained on.
 
-The error of a volume is the difference of the square roots of the true and of the predicted volume
+The error of a volume is the difference of a power of the true volume and of the predicted one
 (:mod:`smml.models.intervals` says why). For each subset and region the errors of n cases are ranked, those upwards and
 those downwards each by themselves, and the interval reaches as far as the ``ceil((n + 1) (1 - a / 2))``-th of them on
 either side, a share ``a`` of the cases being left outside. The added 1 is the new case, whose error is as likely to
@@ -22,7 +22,7 @@ from smml.errors import InputError
 from smml.evaluation.scores import Scores
 from smml.evaluation.sheets import Sheet, number
 from smml.modalities import MODALITIES, SUBSETS, subset_name
-from smml.models.intervals import LEVELS, VolumeIntervals
+from smml.models.intervals import LEVELS, POWER, VolumeIntervals
 
 # As scores are written: with six digits.
 _ROUNDING = 1e-5
@@ -66,7 +66,7 @@ def fit_intervals(scores: Scores) -> VolumeIntervals:
                 )
             continue
         errors = {
-            region: np.sqrt(part["truth_ml"].to_numpy()) - np.sqrt(part["predicted_ml"].to_numpy())
+            region: part["truth_ml"].to_numpy() ** POWER - part["predicted_ml"].to_numpy() ** POWER
             for region, part in some.groupby("region")
         }
         reach[subset] = {
@@ -92,8 +92,8 @@ def measure_intervals(scores: Scores, intervals: VolumeIntervals, level: float =
         level: one of ``smml.models.intervals.LEVELS``.
 
     Returns:
-        A row per case, subset and region of which there is an interval: ``case``, ``subset``, ``modalities`` (how
-        many), ``region``, ``truth_ml``, ``predicted_ml``, ``low``, ``high`` (ml) and ``covered``.
+        A row per case, subset and region of which there is an interval: ``case``, ``subset``, ``region``, ``truth_ml``,
+        ``predicted_ml``, ``modalities`` (how many), ``low``, ``high`` (ml) and ``covered``.
 
     Raises:
         InputError: the scores hold no volumes, or another output than the intervals are of.
@@ -105,24 +105,16 @@ def measure_intervals(scores: Scores, intervals: VolumeIntervals, level: float =
             "they were fitted for"
         )
     by_name = {subset_name(subset): subset for subset in intervals.reach}
-    rows = []
-    for row in frame[frame["subset"].isin(by_name)].itertuples():
-        volume = intervals.volume(by_name[row.subset], row.region, row.predicted_ml, level)
-        slack = _ROUNDING * row.truth_ml
-        rows.append(
-            {
-                "case": row.case,
-                "subset": row.subset,
-                "modalities": len(by_name[row.subset]),
-                "region": row.region,
-                "truth_ml": row.truth_ml,
-                "predicted_ml": row.predicted_ml,
-                "low": volume.low,
-                "high": volume.high,
-                "covered": volume.low - slack <= row.truth_ml <= volume.high + slack,
-            }
-        )
-    return pd.DataFrame(rows)
+    measured = frame.loc[frame["subset"].isin(by_name), ["case", "subset", "region", "truth_ml", "predicted_ml"]]
+    volumes = [
+        intervals.volume(by_name[subset], region, ml, level)
+        for _, subset, region, _, ml in measured.itertuples(index=False)
+    ]
+    measured["modalities"] = [len(by_name[subset]) for subset in measured["subset"]]
+    measured["low"], measured["high"] = [volume.low for volume in volumes], [volume.high for volume in volumes]
+    slack = _ROUNDING * measured["truth_ml"]
+    measured["covered"] = measured["truth_ml"].between(measured["low"] - slack, measured["high"] + slack)
+    return measured.reset_index(drop=True)
 
 
 def _volumes(scores: Scores) -> tuple[pd.DataFrame, str]:
@@ -130,7 +122,8 @@ def _volumes(scores: Scores) -> tuple[pd.DataFrame, str]:
     outputs = scores.outputs()
     name = "refined" if "refined" in outputs else "student"
     frame = outputs.get(name, outputs.get("", scores)).frame
-    if not {"truth_ml", "predicted_ml"} <= set(frame.columns) or frame[["truth_ml", "predicted_ml"]].isna().any(None):
+    volumes = frame.reindex(columns=["truth_ml", "predicted_ml"])
+    if volumes.isna().any(axis=None):
         raise InputError("the scores hold no volumes (truth_ml, predicted_ml); take those of smml evaluate")
     return frame, name
 

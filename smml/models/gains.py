@@ -32,9 +32,8 @@ class Gain:
     regions: Mapping[Region, tuple[float, float]]
 
     def __str__(self) -> str:
-        return (
-            f"{subset_name(self.modality)}: Dice {100 * self.dice:+.1f} points (standard error {100 * self.error:.1f})"
-        )
+        points = f"{100 * self.dice:+.1f} points (standard error {100 * self.error:.1f})"
+        return f"{subset_name(self.modality)}, Dice {points}"
 
 
 @dataclass(frozen=True)

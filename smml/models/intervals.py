@@ -8,9 +8,10 @@ over cases, if the new case is like those on which the ranks were taken. That is
 of that kind, all together and not about any one of them, and simulated cases say nothing about the patients of a
 hospital.
 
-Errors are taken between square roots of volumes, as large volumes are further off than small ones, and a volume of
-0 ml has a root while it has no logarithm. Either side has its own rank. No side reaches inwards: the interval holds the
-model's own volume even where the model is nearly always too low.
+Errors are taken between powers of volumes, as large volumes are further off than small ones; a volume of 0 ml has a
+power, while it has no logarithm. Which power only decides how long intervals are (``scripts/measure_intervals.py``
+compares some). Either side has its own rank. No side reaches inwards: the interval holds the model's own volume even
+where the model is nearly always too low.
 """
 
 import math
@@ -23,6 +24,9 @@ from smml.modalities import SUBSETS, Subset
 
 # Those of a volume, and of each of two volumes whose difference is to hold with the first one's.
 LEVELS = (0.9, 0.95)
+
+# Errors are differences of ml to this power.
+POWER = 2 / 3
 
 # The name of a subset in a file, and the subset.
 _KEYS: dict[str, Subset] = {"+".join(subset): subset for subset in SUBSETS}
@@ -58,7 +62,7 @@ class VolumeIntervals:
         cases: how many they were fitted on.
         output: of the model, whose volumes these are: "student" or "refined".
         reach: by subset, region and level (in the order of ``LEVELS``): how far the interval reaches down and up, in
-            square roots of ml. Subsets of which there were too few cases are not there.
+            ml to the power ``POWER``. Subsets of which there were too few cases are not there.
     """
 
     cases: int
@@ -82,10 +86,9 @@ class VolumeIntervals:
         if subset not in self.reach:
             return Volume(ml, level=level)
         down, up = self.reach[subset][region][LEVELS.index(level)]
-        root = math.sqrt(ml)
-        # Not by way of the root where nothing is added to it: 0 stays 0, and any other volume itself.
-        low = ml if down == 0 else max(root - down, 0.0) ** 2
-        high = ml if up == 0 else (root + up) ** 2
+        # Not there and back where nothing is added: any volume stays itself to the bit.
+        low = ml if down == 0 else max(ml**POWER - down, 0.0) ** (1 / POWER)
+        high = ml if up == 0 else (ml**POWER + up) ** (1 / POWER)
         return Volume(ml, low, high, level)
 
     def to_dict(self) -> dict:
@@ -94,7 +97,7 @@ class VolumeIntervals:
             "+".join(subset): {region: [list(pair) for pair in pairs] for region, pairs in regions.items()}
             for subset, regions in self.reach.items()
         }
-        return {"cases": self.cases, "output": self.output, "levels": list(LEVELS), "reach": reach}
+        return {"cases": self.cases, "output": self.output, "levels": list(LEVELS), "power": POWER, "reach": reach}
 
     @classmethod
     def from_dict(cls, values: object) -> "VolumeIntervals | None":
@@ -107,7 +110,7 @@ class VolumeIntervals:
             return None
         try:
             _need(isinstance(values, dict))
-            _need(values["levels"] == list(LEVELS))
+            _need((values["levels"], values["power"]) == (list(LEVELS), POWER))
             _need(type(values["cases"]) is int)
             _need(values["output"] in ("student", "refined"))
             reach = {
