@@ -1,6 +1,6 @@
 """Do 90 % intervals hold 90 % of true volumes, and is the scan that is named next the best one? On simulated subjects.
 
-    torchrun --standalone --nproc-per-node 2 scripts/measure_intervals.py --checkpoint small --output results/intervals/small
+    torchrun --standalone --nproc-per-node 2 scripts/measure_intervals.py --checkpoint small --output results/intervals
 
 Fits intervals and the table of gains to the subjects of one cohort and measures both on those of another, over the 15
 subsets. Scores are kept in ``--work`` case by case: what was interrupted goes on with the same command, and
@@ -118,9 +118,9 @@ def report(arguments: argparse.Namespace, known: Scores, new: Scores) -> None:
     lines = [
         "# How far volumes may be off, and which scan next",
         "",
-        f"`{arguments.checkpoint}` on **simulated** subjects, look `{arguments.look}`: fitted to {arguments.fit} of the "
-        f"cohort seed {FIT_SEED}, measured on {arguments.measure} of the seed {MEASURE_SEED}; training saw neither. "
-        "What is calibrated on simulated subjects promises nothing for patients.",
+        f"`{arguments.checkpoint}` on **simulated** subjects, look `{arguments.look}`: fitted to {arguments.fit} of "
+        f"the cohort seed {FIT_SEED}, measured on {arguments.measure} of the seed {MEASURE_SEED}; training saw neither."
+        " What is calibrated on simulated subjects promises nothing for patients.",
         "",
         f"## True volumes in their {100 * LEVELS[0]:g} % interval",
         "",
@@ -139,8 +139,8 @@ def report(arguments: argparse.Namespace, known: Scores, new: Scores) -> None:
         "",
         "## Which scan next",
         "",
-        "Choices are pairs of a subject and of one or two sequences at hand. Best: raises the mean Dice of WT, TC and ET "
-        "of this subject as much as any other absent sequence does.",
+        "Choices are pairs of a subject and of one or two sequences at hand. Best: raises the mean Dice of WT, TC and "
+        "ET of this subject as much as any other absent sequence does.",
         "",
         format_next_scan(named),
         "",

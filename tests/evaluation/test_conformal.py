@@ -78,9 +78,8 @@ def test_a_subset_of_which_there_are_too_few_cases_has_no_interval_and_all_seque
     assert len(measure_intervals(part, intervals)) == 0
     with pytest.raises(InputError, match="at 95 % need at least 39 cases with all sequences, found 38"):
         fit_intervals(drawn(38, 1))
-    assert all(
-        math.isfinite(end) for pairs in fit_intervals(drawn(39, 1)).reach[MODALITIES].values() for end in pairs[1]
-    )
+    reach = fit_intervals(drawn(39, 1)).reach[MODALITIES]
+    assert all(math.isfinite(end) for pairs in reach.values() for end in pairs[1])
 
 
 def test_where_nothing_is_found_the_interval_begins_at_nothing():

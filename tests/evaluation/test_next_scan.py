@@ -1,4 +1,4 @@
-"""Which scan next: a planted table is learnt with its error, and the sequence that it names is compared with the best."""
+"""Which scan next: a planted table is learnt with its error, and the sequence that it names compared with the best."""
 
 import math
 
