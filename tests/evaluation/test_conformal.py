@@ -58,7 +58,8 @@ def test_intervals_hold_the_promised_share_of_true_volumes_of_other_cases(shift)
     measured = measure_intervals(drawn(600, 2, shift=shift), fit_intervals(drawn(600, 1, shift=shift)))
     shares = measured.groupby(["modalities", "region"])["covered"].mean()
     assert len(shares) == 12
-    assert shares.between(0.87, 1.0).all()
+    assert shares.min() > 0.85, "the standard deviation of such a share is 0.017"
+    assert shares.mean() > 0.89
     assert (measured["low"] <= measured["predicted_ml"] + 1e-9).all()
     assert (measured["predicted_ml"] <= measured["high"] + 1e-9).all()
     found = measured[measured["predicted_ml"] > 1]  # of 0 ml one side is cut off
@@ -66,7 +67,8 @@ def test_intervals_hold_the_promised_share_of_true_volumes_of_other_cases(shift)
         assert found["covered"].mean() < 0.94
     lengths = (found["high"] - found["low"]).groupby(found["modalities"]).median()
     assert lengths.is_monotonic_decreasing, "four sequences err least"
-    assert "| 4 | 9" in format_intervals(measured)
+    share = 100 * measured.loc[(measured["modalities"] == 4) & (measured["region"] == "WT"), "covered"].mean()
+    assert f"| 4 | {share:.1f} | " in format_intervals(measured)
 
 
 def test_a_subset_of_which_there_are_too_few_cases_has_no_interval_and_all_sequences_must_have_one():
@@ -86,7 +88,9 @@ def test_where_nothing_is_found_the_interval_begins_at_nothing():
     volume = fit_intervals(drawn(100, 1)).volume(MODALITIES, "ET", 0.0)
     assert volume.low == 0.0 < volume.high
     sure = fit_intervals(drawn(100, 1, scale=0.0)).volume(MODALITIES, "ET", 1 / 3)
-    assert (sure.low, sure.high) == (1 / 3, 1 / 3)
+    assert (sure.low, sure.high) == pytest.approx((1 / 3, 1 / 3))
+    nothing = VolumeIntervals(50, "student", {MODALITIES: dict.fromkeys(REGIONS, ((0.0, 0.0),) * 2)})
+    assert nothing.volume(MODALITIES, "ET", 1 / 3) == Volume(1 / 3, 1 / 3, 1 / 3)
 
 
 def test_the_wider_level_reaches_further_and_others_are_refused():
@@ -126,7 +130,8 @@ def segmentation(voxels, subset=MODALITIES, intervals=None):
 def test_a_segmentation_gives_its_volumes_with_their_intervals():
     intervals = fit_intervals(drawn(60, 1))
     found = segmentation(12, intervals=intervals)
-    assert found.volume("ET", level=0.95) == intervals.volume(MODALITIES, "ET", 12.0, 0.95)
+    wanted = intervals.volume(MODALITIES, "ET", 12.0, 0.95)
+    assert dataclasses.astuple(found.volume("ET", level=0.95)) == pytest.approx(dataclasses.astuple(wanted))
     assert str(segmentation(12).volume("WT")) == "12.0 ml"
     assert math.isnan(segmentation(12, ("t1",), intervals).volume("WT").low)
 

@@ -108,25 +108,29 @@ def predictor():
     return Predictor(SMML("tiny"), None, window=32, temperatures=(2.0, 1.5, 1.0, 0.5), prevalence=BASE)
 
 
-def test_they_are_of_the_networks_own_probabilities_whatever_the_temperatures(predictor):
-    random = np.random.default_rng(0)
-    volume = np.zeros((34, 33, 32), np.float32)
-    volume[3:-3, 3:-3, 3:-3] = random.integers(50, 500, (28, 27, 26))
-    case = replace(made_case(), volumes={"flair": volume, "t1": volume[::-1].copy()})
-    encoding = predictor.encode(case)
+@pytest.fixture(scope="module")
+def encoding(predictor):
+    volume = np.zeros((32, 32, 32), np.float32)
+    volume[3:-3, 3:-3, 3:-3] = np.random.default_rng(0).integers(50, 500, (26, 26, 26))
+    return predictor.encode(replace(made_case(), volumes={"t1": volume, "t2": volume[::-1].copy()}))
+
+
+def test_they_are_of_the_networks_own_probabilities_whatever_the_temperatures(predictor, encoding):
     calls = []
     found = contributions(predictor, encoding, progress=lambda done, of: calls.append(done))
     assert calls
     plain = Predictor(predictor.model, None, window=32)
     said = plain.segment(encoding).probabilities[3]
-    total = sum(found.map(name, "ET") for name in ("flair", "t1"))
-    brain = np.logical_or(*(brain.mask for brain in case.brains.values()))
+    total = sum(found.map(name, "ET") for name in ("t1", "t2"))
+    brain = encoding.case.volumes["t1"] != 0
     np.testing.assert_allclose(total[brain], said[brain] - BASE["ET"], atol=1e-5)
     assert predictor.temperatures == (2.0, 1.5, 1.0, 0.5)
 
 
-def test_a_network_that_ignores_a_sequence_gives_it_nothing_beside_another(predictor, monkeypatch):
-    """T2's part of the two-player game is half of what it says alone, which is what T1 says alone, less nothing."""
+def test_a_network_that_ignores_a_sequence_beside_another_gives_it_half_of_what_it_says_alone(
+    predictor, encoding, monkeypatch
+):
+    """Of two sequences each joins first in one order and second in the other, where this one changes nothing."""
     blend = Predictor.blend
 
     def deaf(self, encoding, masks, *others):
@@ -135,13 +139,9 @@ def test_a_network_that_ignores_a_sequence_gives_it_nothing_beside_another(predi
         return blend(self, encoding, masks, *others)
 
     monkeypatch.setattr(Predictor, "blend", deaf)
-    volume = np.zeros((32, 32, 32), np.float32)
-    volume[3:-3, 3:-3, 3:-3] = np.random.default_rng(0).integers(50, 500, (26, 26, 26))
-    case = replace(made_case(), volumes={"t1": volume, "t2": volume})
-    encoding = predictor.encode(case)
     alone = Predictor(predictor.model, None, window=32).segment(encoding, "t2").probabilities[3]
     found = contributions(predictor, encoding).map("t2", "ET")
-    brain = volume != 0
+    brain = encoding.case.volumes["t2"] != 0
     np.testing.assert_allclose(found[brain], (alone[brain] - BASE["ET"]) / 2, atol=1e-6)
 
 
