@@ -90,7 +90,16 @@ def test_where_nothing_is_found_the_interval_begins_at_nothing():
     sure = fit_intervals(drawn(100, 1, scale=0.0)).volume(MODALITIES, "ET", 1 / 3)
     assert (sure.low, sure.high) == pytest.approx((1 / 3, 1 / 3))
     nothing = VolumeIntervals(50, "student", {MODALITIES: dict.fromkeys(REGIONS, ((0.0, 0.0),) * 2)})
-    assert nothing.volume(MODALITIES, "ET", 1 / 3) == Volume(1 / 3, 1 / 3, 1 / 3)
+    for ml in (0.0, 0.1, 0.3, 0.7, 34.2):
+        assert nothing.volume(MODALITIES, "ET", ml) == Volume(ml, ml, ml), "to the bit"
+
+
+def test_a_model_that_always_finds_too_little_has_intervals_that_begin_at_what_it_finds():
+    frame = drawn(200, 1, shift=5.0).frame
+    intervals = fit_intervals(Scores(frame[frame["predicted_ml"] > 0]))
+    assert {pair[0] for regions in intervals.reach.values() for pairs in regions.values() for pair in pairs} == {0.0}
+    volume = intervals.volume(MODALITIES, "WT", 30.0)
+    assert volume.low == 30.0 < volume.high
 
 
 def test_the_wider_level_reaches_further_and_others_are_refused():
