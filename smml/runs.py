@@ -64,6 +64,24 @@ def provenance(device: torch.device, processes: int = 1) -> dict:
     return made_with() | {"processes": processes, "hardware": f"{device.type}, {hardware}"}
 
 
+def read_facts(known: Path) -> dict:
+    """What the JSON file of a folder says of what it holds.
+
+    Args:
+        known: the file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        found = json.loads(known.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{known}: cannot be read ({error}); choose another output") from error
+    return found
+
+
 def check_same(known: Path, facts: dict, what: str) -> None:
     """Refuse to go on in a folder that holds something else.
 
@@ -75,12 +93,7 @@ def check_same(known: Path, facts: dict, what: str) -> None:
     Raises:
         InputError: a fact differs, each is named; or the file cannot be read.
     """
-    try:
-        found = json.loads(known.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{known}: cannot be read ({error}); choose another output") from error
+    found = read_facts(known)
     # As the file would give it back.
     wanted = json.loads(json.dumps(facts))
     different = [name for name in wanted if found.get(name) != wanted[name]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import itertools
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -20,8 +22,10 @@ from smml import cli
 from smml.data import find_cases, read_case, write_case
 from smml.data.layouts import LAYOUTS
 from smml.locks import claimed
+from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from smml.sam.calls import weights_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,54 @@ def test_calibrate_fits_temperatures_writes_them_with_the_weights_and_measures_t
     assert status == 0
     assert "every voxel of the brain, 1 cases" in text
     assert re.findall(r"^\| (\d) \| ([\d.]+) \| ", text, re.M) == rows
+
+
+@pytest.fixture
+def scored(checkpoint, tmp_path) -> Path:
+    """A folder as `smml evaluate` leaves it: 40 cases of which every further sequence brings a tenth of Dice."""
+    folder = tmp_path / "scored"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    rows = []
+    for case, subset, region in itertools.product(range(40), SUBSETS, ("WT", "TC", "ET")):
+        truth, row = random.lognormal(3), {"case": f"{case}", "subset": subset_name(subset), "region": region}
+        rows.append(
+            row | {"dice": len(subset) / 10, "truth_ml": truth, "predicted_ml": truth * random.lognormal(0, 0.3)}
+        )
+    pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
+    model = weights_fingerprint(load_checkpoint(checkpoint).build())
+    (folder / "evaluation.json").write_text(json.dumps({"model": model}), encoding="utf-8")
+    return folder
+
+
+def test_intervals_are_fitted_to_scores_stored_measured_and_told_by_predict(
+    run, scored, case_folder, checkpoint, tmp_path
+):
+    output = tmp_path / "told.safetensors"
+    status, text, _ = run("intervals", scored, "--checkpoint", checkpoint, "--output", output)
+    assert status == 0
+    assert "the same 40 cases that the intervals were fitted on" in text
+    assert "| ● | ○ | ○ | ○ | T1ce | +10.0 | 0.0 | +10.0 |" in text
+    status, again, _ = run("intervals", scored, "--checkpoint", output)
+    assert status == 0
+    assert [line for line in again.splitlines() if line in text.splitlines() and line.startswith("| 4 ")]
+    answer = ["--output", tmp_path / "seg.nii.gz"]
+    status, text, _ = run("predict", "--case", case_folder, "--modalities", "t1", "--checkpoint", output, *answer)
+    assert status == 0
+    assert re.search(r"WT [\d.]+ ml \(90 %: [\d.]+ to [\d.]+\), TC .* ET .*\)\n", text)
+    assert "as it helped held-out cases: FLAIR, Dice +10.0 points (standard error 0.0)" in text
+    status, text, _ = run("predict", "--case", case_folder, "--checkpoint", output, *answer)
+    assert "a further scan" not in text
+
+
+def test_intervals_of_other_weights_or_of_nothing_known_are_refused(run, scored, checkpoint, tmp_path):
+    arguments = ["--checkpoint", checkpoint, "--output", tmp_path / "told.safetensors"]
+    assert "has no intervals to measure" in sentence(run("intervals", scored, "--checkpoint", checkpoint))
+    (scored / "evaluation.json").write_text('{"model": "another"}', encoding="utf-8")
+    assert "holds the scores of other weights" in sentence(run("intervals", scored, *arguments))
+    (scored / "evaluation.json").unlink()
+    assert "found no evaluation.json in it" in sentence(run("intervals", scored, *arguments))
+    assert not (tmp_path / "told.safetensors").exists()
 
 
 def test_calibrate_refuses_a_place_for_its_weights_before_the_work(run, small_cohort, checkpoint, tmp_path, no_model):

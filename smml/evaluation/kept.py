@@ -19,7 +19,7 @@ from pathlib import Path
 
 from smml.errors import InputError
 from smml.files import write_text
-from smml.runs import check_same
+from smml.runs import check_same, read_facts
 
 IDENTITY = "evaluation.json"
 ROWS = "scores.csv"
@@ -195,6 +195,29 @@ class KeptRows:
             }
             for line in text.split("\n")[:-1]
         ]
+
+
+def check_made_by(folder: str | os.PathLike, model: str) -> None:
+    """Make sure that scores in a folder are of certain weights.
+
+    Args:
+        folder: of ``smml evaluate``.
+        model: the fingerprint of the weights, as in ``Predictor.facts``.
+
+    Raises:
+        InputError: they are of others, or do not say of which.
+    """
+    known = Path(folder) / IDENTITY
+    if not known.is_file():
+        raise InputError(
+            f"{folder}: expected the folder of smml evaluate, found no {IDENTITY} in it, which says whose scores they "
+            "are; name the folder that it wrote"
+        )
+    if read_facts(known).get("model") != model:
+        raise InputError(
+            f"{folder}: holds the scores of other weights than the checkpoint's; evaluate this checkpoint, or name the "
+            "one that they are of"
+        )
 
 
 def _shown(value: object) -> object:

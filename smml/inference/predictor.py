@@ -13,7 +13,7 @@ SAM and the refinement networks are given nor what these answer is tempered.
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -23,9 +23,10 @@ import torch
 
 from smml.data.case import Case
 from smml.data.checking import warn_of_not_learnt
-from smml.data.labels import LabelScheme, scheme_for_classes
+from smml.data.labels import LabelScheme, Region, scheme_for_classes
 from smml.data.layouts import layout_named
 from smml.data.preprocessing import LATEST, find_preprocessing, prepare
+from smml.data.prevalence import PREVALENCE, check_prevalence
 from smml.data.writing import write_probabilities, write_segmentation
 from smml.devices import keep_freed_memory
 from smml.errors import InputError
@@ -42,6 +43,8 @@ from smml.inference.windows import (
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
 from smml.models import SMML, Precision, StudentShares
 from smml.models.checkpoint import Checkpoint, load_checkpoint
+from smml.models.gains import Gain, Gains
+from smml.models.intervals import VolumeIntervals
 from smml.models.temperature import check_temperatures, temper_
 from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
@@ -75,10 +78,15 @@ class Predictor:
             newest.
         temperatures: for one to four sequences given, by which the students' probabilities and uncertainty are
             tempered; None leaves them as they are.
+        prevalence: share of the brains' voxels of the training that belong to each region, the value of no sequence at
+            all (:mod:`smml.inference.contributions`); None takes that of the cohort that the shipped weights were
+            trained on.
+        intervals: of the volumes that the model finds, for ``Segmentation.volume``; None where none were fitted.
+        gains: what a further sequence is expected to bring, for :meth:`next_scan`; None likewise.
 
     Raises:
-        InputError: sizes or temperatures out of range, an unknown precision or version, a model of other sequences, or
-            a prior for a model without refinement.
+        InputError: sizes, temperatures or prevalence out of range, an unknown precision or version, a model of other
+            sequences, or a prior for a model without refinement.
     """
 
     def __init__(
@@ -95,6 +103,9 @@ class Predictor:
         precision: Precision = "float32",
         preprocessing: int | None = None,
         temperatures: Sequence[float] | None = None,
+        prevalence: Mapping[Region, float] | None = None,
+        intervals: VolumeIntervals | None = None,
+        gains: Gains | None = None,
     ) -> None:
         window = default_window(patch) if window is None else window
         if window < 32 or window % 16:
@@ -111,6 +122,8 @@ class Predictor:
                 f"{model.config.num_modalities}; use a model of these"
             )
         self.temperatures = check_temperatures(temperatures, len(MODALITIES))
+        self.prevalence = check_prevalence(prevalence) or PREVALENCE
+        self.intervals, self.gains = intervals, gains
         self.preprocessing = LATEST if preprocessing is None else preprocessing
         find_preprocessing(self.preprocessing)
         self.model, self.device = model.eval().to(device), torch.device(device)
@@ -173,6 +186,9 @@ class Predictor:
             precision=precision,
             preprocessing=checkpoint.preprocessing,
             temperatures=checkpoint.temperatures,
+            prevalence=checkpoint.prevalence,
+            intervals=checkpoint.intervals,
+            gains=checkpoint.gains,
         )
 
     def facts(self) -> dict:
@@ -321,6 +337,27 @@ class Predictor:
         # Not a generator itself: what cannot be asked for is told at once, not with the first segmentation.
         return segmentations()
 
+    def next_scan(self, have: Encoding | Case | str | Iterable[str]) -> Gain:
+        """The absent sequence that is expected to raise the mean Dice most, with its standard error.
+
+        That is a mean over held-out cases, which the images of this one do not change; ``gains.expected`` has the other
+        absent sequences too.
+
+        Args:
+            have: the sequences at hand, by name, or a case or an encoding that has them.
+
+        Raises:
+            InputError: unknown or empty subset, all four are at hand, or the model has no table of gains.
+        """
+        if isinstance(have, Encoding):
+            have = have.case
+        if self.gains is None:
+            raise InputError(
+                "the model has no table of what a further sequence brings; fit one with `smml intervals` on scores of "
+                "held-out cases"
+            )
+        return self.gains.next_scan(have.modalities if isinstance(have, Case) else have)
+
     @torch.inference_mode()
     def coarse(self, encoding: Encoding, mask: torch.Tensor) -> torch.Tensor:
         """Each branch's own probabilities on the prepared grid, before any refinement: what SAM is prompted with.
@@ -379,7 +416,12 @@ class Predictor:
             student=student,
             branches=None if kept is None else kept.numpy(),
             header=encoding.case.header,
+            intervals=self._intervals_of("student" if student is None else "refined"),
         )
+
+    def _intervals_of(self, output: str) -> VolumeIntervals | None:
+        """Those that were fitted to this output."""
+        return self.intervals if self.intervals is not None and self.intervals.output == output else None
 
     def _refine(
         self,

@@ -6,12 +6,13 @@ import nibabel as nib
 import numpy as np
 
 from smml.data.case import Case
-from smml.data.labels import LabelScheme
+from smml.data.labels import LabelScheme, Region
 from smml.data.layouts import layout_named
 from smml.data.preprocessing import PreparedCase
 from smml.inference.windows import WindowPlan
 from smml.modalities import Subset
 from smml.models import StudentShares
+from smml.models.intervals import LEVELS, Volume, VolumeIntervals
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Segmentation:
         student: where the refinement networks had the last word, the segmentation of the students alone.
         branches: float32 [2, K, X, Y, Z], each branch's own probabilities, never tempered; kept only if asked for.
         header: the case's, for what is written; None if it has none.
+        intervals: how far its volumes may be off; None where the model has no intervals for this output.
     """
 
     labels: np.ndarray
@@ -44,6 +46,7 @@ class Segmentation:
     student: "Segmentation | None" = None
     branches: np.ndarray | None = None
     header: nib.Nifti1Header | None = field(default=None, repr=False)
+    intervals: VolumeIntervals | None = field(default=None, repr=False)
 
     @property
     def scheme(self) -> LabelScheme:
@@ -54,6 +57,25 @@ class Segmentation:
     def refined(self) -> bool:
         """Whether the refinement networks had the last word."""
         return self.student is not None
+
+    def volume(self, region: Region, *, level: float = LEVELS[0]) -> Volume:
+        """The volume of what is called a region, with the interval that holds the true one in ``level`` of the cases.
+
+        Args:
+            region: "WT", "TC" or "ET".
+            level: 0.9 or 0.95.
+
+        Returns:
+            In ml; without an interval (NaN) where the model has none for these sequences.
+
+        Raises:
+            InputError: another level.
+        """
+        voxels = int(self.scheme.region(self.labels, region).sum())
+        ml = voxels * abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+        if self.intervals is None:
+            return Volume(ml, level=level)
+        return self.intervals.volume(self.subset, region, ml, level)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 import smml
+from smml.data.labels import Region
 from smml.data.preprocessing import LATEST, PREPROCESSINGS
+from smml.data.prevalence import check_prevalence
 from smml.errors import InputError
 from smml.files import replacing
 from smml.mistaken import true_kind_of
+from smml.models.gains import Gains
+from smml.models.intervals import VolumeIntervals
 from smml.models.presets import PRESETS, StudentConfig
 from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
@@ -52,6 +56,10 @@ class Checkpoint:
         temperatures: of the students' probabilities with one sequence, with two and so on
             (:mod:`smml.models.temperature`); None where none were fitted, as in files that do not say so, and the
             probabilities stay as they are.
+        prevalence: share of the brains' voxels of its training that belong to each region; None where nobody measured
+            it (:mod:`smml.data.prevalence`).
+        intervals: of the volumes that it finds (:mod:`smml.models.intervals`); None where none were fitted.
+        gains: what a further sequence is expected to bring (:mod:`smml.models.gains`); None likewise.
     """
 
     student: StudentConfig
@@ -68,6 +76,9 @@ class Checkpoint:
     ema: dict[str, torch.Tensor] | None = None
     preprocessing: int = LATEST
     temperatures: tuple[float, ...] | None = None
+    prevalence: dict[Region, float] | None = None
+    intervals: VolumeIntervals | None = None
+    gains: Gains | None = None
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -82,6 +93,9 @@ class Checkpoint:
             "refinement": self.refinement,
             "preprocessing": self.preprocessing,
             "temperatures": None if self.temperatures is None else list(self.temperatures),
+            "prevalence": self.prevalence,
+            "intervals": None if self.intervals is None else self.intervals.to_dict(),
+            "gains": None if self.gains is None else self.gains.to_dict(),
         }
 
     def build(self) -> SMML:
@@ -226,6 +240,9 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         ema=facts.get("ema"),
         preprocessing=preprocessing,
         temperatures=check_temperatures(facts.get("temperatures"), student.num_modalities),
+        prevalence=check_prevalence(facts.get("prevalence")),
+        intervals=VolumeIntervals.from_dict(facts.get("intervals")),
+        gains=Gains.from_dict(facts.get("gains")),
     )
 
 

@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from smml.data.labels import REGIONS
+from smml.data.prevalence import PREVALENCE
 from smml.errors import InputError
 from smml.inference import Predictor
 from smml.models import PRESETS, SMML, StudentConfig, checkpoint
 from smml.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from smml.models.gains import Gain, Gains
+from smml.models.intervals import VolumeIntervals
 
 # Some 300 kB: the file format does not care about the size.
 SMALLEST = StudentConfig((2, 2, 2, 2, 2), token_width=4, heads=1, mlp_width=4, token_grid=1)
@@ -104,6 +108,30 @@ def test_temperatures_travel_and_the_predictor_takes_them(tmp_path, saved, suffi
     save_checkpoint(dataclasses.replace(saved, temperatures=(1.5, 1.25, 1.1, 1.0)), tmp_path / f"sure{suffix}")
     assert load_checkpoint(tmp_path / f"sure{suffix}").temperatures == (1.5, 1.25, 1.1, 1.0)
     assert Predictor.from_checkpoint(tmp_path / f"sure{suffix}").temperatures == (1.5, 1.25, 1.1, 1.0)
+
+
+INTERVALS = VolumeIntervals(40, "student", {("flair", "t2"): dict.fromkeys(REGIONS, ((1.0, 0.5), (2.0, 1.5)))})
+GAINS = Gains(40, {("t1ce", "t1", "t2"): (Gain("flair", 0.2, 0.01, dict.fromkeys(REGIONS, (0.2, 0.02))),)})
+
+
+@each_format
+def test_prevalence_intervals_and_gains_travel_and_the_predictor_takes_them(tmp_path, saved, suffix):
+    prevalence = {"WT": 0.1, "TC": 0.05, "ET": 0.02}
+    new = dataclasses.replace(saved, prevalence=prevalence, intervals=INTERVALS, gains=GAINS)
+    save_checkpoint(new, tmp_path / f"new{suffix}")
+    for holder in (load_checkpoint(tmp_path / f"new{suffix}"), Predictor.from_checkpoint(tmp_path / f"new{suffix}")):
+        assert (holder.prevalence, holder.intervals, holder.gains) == (prevalence, INTERVALS, GAINS)
+
+
+def test_a_file_without_them_takes_the_known_prevalence_and_has_no_others(tmp_path, saved):
+    facts = saved.facts()
+    for name in ("prevalence", "intervals", "gains"):
+        del facts[name]
+    write_with_facts(tmp_path / "old.safetensors", facts, saved.weights)
+    predictor = Predictor.from_checkpoint(tmp_path / "old.safetensors")
+    assert (predictor.prevalence, predictor.intervals, predictor.gains) == (PREVALENCE, None, None)
+    with pytest.raises(InputError, match="has no table of what a further sequence brings; fit one with `smml inter"):
+        predictor.next_scan("flair")
 
 
 def test_a_file_without_temperatures_has_none(tmp_path, saved):
@@ -377,6 +405,13 @@ def test_a_size_out_of_its_range_is_refused_by_name(change, said):
         ({"temperatures": [1.0, 1.0, 1.0, 0.0]}, "temperatures must be"),
         ({"temperatures": [math.nan] * 4}, "temperatures must be"),
         ({"temperatures": 1.5}, "temperatures must be"),
+        ({"prevalence": {"WT": 0.1, "TC": 0.1}}, "prevalence must be a share in .* for each of WT, TC, ET"),
+        ({"prevalence": {"WT": 0.1, "TC": 0.1, "ET": 1.5}}, "prevalence must be"),
+        ({"intervals": {"cases": 40}}, "intervals must be what `smml intervals` writes"),
+        ({"intervals": INTERVALS.to_dict() | {"levels": [0.5]}}, "intervals must be"),
+        ({"intervals": INTERVALS.to_dict() | {"reach": {"flair": {"WT": [[-1, 1], [1, 1]]}}}}, "intervals must be"),
+        ({"gains": {"cases": 40, "gains": {"flair": {}}}}, "gains must be what `smml intervals` writes"),
+        ({"gains": [1, 2]}, "gains must be"),
     ],
     ids=str,
 )
