@@ -1,7 +1,7 @@
 """Vector pictures: boxes, feature maps and arrows as an SVG that needs nothing from outside.
 
-There are no scripts, style sheets, fonts or ids in it: it can stand in a page, in a notebook beside others, or as a file
-behind an image's address. The ground is white, so it reads the same in a dark page.
+There are no scripts, style sheets, fonts or ids in it: it can stand in a page, in a notebook beside others, or as a
+file behind an image's address. The ground is white, so it reads the same in a dark page.
 """
 
 import base64

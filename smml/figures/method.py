@@ -34,7 +34,9 @@ def method_figure(config: str | StudentConfig = "paper", training: TrainingConfi
     sizes = sizes_of(config, None if training is None else training.patch)
     training = training or TrainingConfig()
     total = in_short(sizes.parameters["student"])
-    drawing = Drawing(_WIDTH, _HEIGHT, f"Masked mutual learning, preset {sizes.name}: two students of {total} parameters")
+    drawing = Drawing(
+        _WIDTH, _HEIGHT, f"Masked mutual learning, preset {sizes.name}: two students of {total} parameters"
+    )
     drawing.words(18, 30, "Masked mutual learning", size=18, anchor="start", bold=True)
     example = f"Preset {sizes.name}: two students of {total} parameters learn from the truth, and from each other."
     drawing.words(18, 50, example, anchor="start", colour="#555555")
@@ -71,7 +73,13 @@ def _branch(drawing: Drawing, sizes: NetworkSizes, branch: int) -> None:
     drawing.box(_STUDENT, y - 52, width, 104, colour=colour, fill=tint(colour, 0.08), thickness=2.2, radius=10)
     number = in_short(sizes.parameters["student"])
     # Title and blocks lie so that the bottlenecks face each other.
-    drawing.words(_STUDENT + width / 2, y - 33 if branch == 0 else y + 43, f"student {branch + 1}: {number} parameters", bold=True, colour=colour)
+    drawing.words(
+        _STUDENT + width / 2,
+        y - 33 if branch == 0 else y + 43,
+        f"student {branch + 1}: {number} parameters",
+        bold=True,
+        colour=colour,
+    )
     widths = ", ".join(map(str, sizes.widths))
     texts = (
         ("encoder", (f"{sizes.modalities} encoders", widths, "channels")),
@@ -91,11 +99,13 @@ def _branch(drawing: Drawing, sizes: NetworkSizes, branch: int) -> None:
     drawing.words(_LOGITS + 32, y + 17, f"{sizes.classes} × {sizes.patch}³", anchor="start", size=12)
     heads = f"1 + {sizes.modalities} + {sizes.deep_heads} heads"
     drawing.arrow((_LOGITS + 24, y), (_TRUTH - _LOSS / 2 - 1, y), colour=colour)
-    drawing.box(_TRUTH - _LOSS / 2, y - 22, _LOSS, 44, f"L_{{{branch + 1}}}", heads, colour=colour, size=12, thickness=2)
+    drawing.box(
+        _TRUTH - _LOSS / 2, y - 22, _LOSS, 44, f"L_{{{branch + 1}}}", heads, colour=colour, size=12, thickness=2
+    )
 
 
 def _refinement(drawing: Drawing, sizes: NetworkSizes, branch: int) -> None:
-    colour, y = BRANCH_COLOURS[branch], _ROWS[branch]
+    y = _ROWS[branch]
     away = -1 if branch == 0 else 1
     middle = y + away * 98
     number = in_short(sizes.parameters["refinement"])
@@ -109,7 +119,9 @@ def _refinement(drawing: Drawing, sizes: NetworkSizes, branch: int) -> None:
     drawing.arrow((_LOGITS + 10, far), (_LOGITS + 10, near), dashed=True)
     drawing.words(_LOGITS + 22, (near + far) / 2 + 5, f"KL_{{{branch + 1}}}", anchor="start", bold=True)
     drawing.arrow((_LOGITS + 93, middle), (_TRUTH - _LOSS / 2 - 1, middle), dashed=True)
-    drawing.box(_TRUTH - _LOSS / 2, middle - 20, _LOSS, 40, f"S_{{{branch + 1}}}", "1 head", dashed=True, size=12, colour=INK)
+    drawing.box(
+        _TRUTH - _LOSS / 2, middle - 20, _LOSS, 40, f"S_{{{branch + 1}}}", "1 head", dashed=True, size=12, colour=INK
+    )
 
 
 def _between(drawing: Drawing, sizes: NetworkSizes) -> None:
@@ -119,14 +131,39 @@ def _between(drawing: Drawing, sizes: NetworkSizes) -> None:
     x = _BOTTLENECK
     drawing.arrow((x, top + 44), (x, _MIDDLE - 35), colour=green, heads="both")
     drawing.arrow((x, _MIDDLE + 35), (x, bottom - 44), colour=green, heads="both")
-    drawing.box(x - 88, _MIDDLE - 34, 176, 68, "L_{fc} = L_{rel} + λ L_{cls}", f"relations of {sizes.tokens} tokens,", f"{sizes.bottleneck} wide, and of classes",
-                colour=green, fill=tint(green, 0.12), size=12, thickness=2)
+    drawing.box(
+        x - 88,
+        _MIDDLE - 34,
+        176,
+        68,
+        "L_{fc} = L_{rel} + λ L_{cls}",
+        f"relations of {sizes.tokens} tokens,",
+        f"{sizes.bottleneck} wide, and of classes",
+        colour=green,
+        fill=tint(green, 0.12),
+        size=12,
+        thickness=2,
+    )
     drawing.words(x + 10, top + 70, "bottleneck", anchor="start", size=12)
     drawing.words(x + 10, bottom - 62, "bottleneck", anchor="start", size=12)
     drawing.box(_LOGITS - 92, _MIDDLE - 40, 184, 80, colour=PALE, thickness=1, radius=9)
     for left, name, words, colour, down in (
-        (_LOGITS - 86, "L_{1→2}", "where 1 is", first, True), (_LOGITS + 4, "L_{2→1}", "where 2 is", second, False)):
-        drawing.box(left, _MIDDLE - 34, 82, 68, name, words, "nearer y", colour=colour, fill=tint(colour, 0.1), size=12, thickness=2)
+        (_LOGITS - 86, "L_{1→2}", "where 1 is", first, True),
+        (_LOGITS + 4, "L_{2→1}", "where 2 is", second, False),
+    ):
+        drawing.box(
+            left,
+            _MIDDLE - 34,
+            82,
+            68,
+            name,
+            words,
+            "nearer y",
+            colour=colour,
+            fill=tint(colour, 0.1),
+            size=12,
+            thickness=2,
+        )
         place = _LOGITS + (-10 if down else 12)
         ends = ((place, top + 18), (place, _MIDDLE - 35)), ((place, _MIDDLE + 35), (place, bottom - 18 - 6))
         for start, end in ends:
@@ -141,7 +178,13 @@ def _truth(drawing: Drawing) -> None:
     for branch, away in ((0, -1), (1, 1)):
         y = _ROWS[branch]
         x = _TRUTH + 76
-        drawing.arrow((_TRUTH + _LOSS / 2 + 1, _MIDDLE + 8 * away), (x, _MIDDLE + 8 * away), (x, y + away * 98), (_TRUTH + _LOSS / 2 + 1, y + away * 98), dashed=True)
+        drawing.arrow(
+            (_TRUTH + _LOSS / 2 + 1, _MIDDLE + 8 * away),
+            (x, _MIDDLE + 8 * away),
+            (x, y + away * 98),
+            (_TRUTH + _LOSS / 2 + 1, y + away * 98),
+            dashed=True,
+        )
 
 
 def _total(drawing: Drawing, training: TrainingConfig) -> None:
@@ -156,7 +199,23 @@ def _total(drawing: Drawing, training: TrainingConfig) -> None:
          (") + S_{1} + S_{2} + r(t) l_{ref} (KL_{1} + KL_{2})", INK)],
         size=15, bold=True,
     )  # fmt: skip
-    weights = f"l_{{fc}} = {training.feature_weight:g}, l_{{pc}} = {training.pixel_weight:g}, l_{{ref}} = {training.refinement_weight:g}, λ = {training.class_weight:g}"
+    values = {
+        "l_{fc}": training.feature_weight,
+        "l_{pc}": training.pixel_weight,
+        "l_{ref}": training.refinement_weight,
+        "λ": training.class_weight,
+    }
+    weights = ", ".join(f"{name} = {value:g}" for name, value in values.items())
     start, over = f"{100 * training.consistency_start:g} %", f"{100 * training.consistency_ramp:g} %"
-    drawing.words(_WIDTH / 2, y + 32, f"{weights}; r(t) is 0 for the first {start} of the training, then rises to 1 over {over}", size=12)
-    drawing.words(_WIDTH / 2, y + 52, "Dashed: with refinement only; SAM sees no truth. In use: the mean of the two students' probabilities.", size=12)
+    drawing.words(
+        _WIDTH / 2,
+        y + 32,
+        f"{weights}; r(t) is 0 for the first {start} of the training, then rises to 1 over {over}",
+        size=12,
+    )
+    drawing.words(
+        _WIDTH / 2,
+        y + 52,
+        "Dashed: with refinement only; SAM sees no truth. In use: the mean of the two students' probabilities.",
+        size=12,
+    )

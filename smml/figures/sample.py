@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from smml.data.labels import LabelScheme
@@ -42,8 +41,8 @@ def sample_figure(
     """One sample from its images to the total: each loss with its value, its weight and their product at its arrow.
 
     Args:
-        sample: of a :class:`smml.data.dataset.CohortDataset`: ``image`` [M, P, P, P], ``label`` [P, P, P] and
-            ``masks`` [2, M].
+        sample: of a :class:`smml.data.dataset.CohortDataset`: ``image`` [M, P, P, P], ``label`` [P, P, P],
+            ``masks`` [2, M] and ``available`` [M].
         loss: the objective of this sample alone, before the step.
         config: of the run; it gives the weights.
         step: 0, 1, ...; it gives the schedule.
@@ -56,9 +55,10 @@ def sample_figure(
     values = {name: float(value) for name, value in loss.terms.items()}
     products = {name: weights[name] * value for name, value in values.items()}
     total = float(loss.total.detach())
-    if not math.isclose(math.fsum(products.values()), total, rel_tol=1e-5, abs_tol=1e-5):
+    added = math.fsum(products.values())
+    if not math.isclose(added, total, rel_tol=1e-5, abs_tol=1e-5):
         raise InputError(
-            f"the terms times their weights add up to {math.fsum(products.values()):.6g}, and the total is {total:.6g}; "
+            f"the terms times their weights add up to {added:.6g}, and the total is {total:.6g}; "
             f"give the configuration and the step (found {step}) that the loss was computed with"
         )
     kinds = [kind for kind in _BRANCH_ROWS if config.refinement or not kind.startswith("refine")]
@@ -77,7 +77,9 @@ def sample_figure(
     middles = [sum(places[name] for name in group) / len(group) for group in (groups[0], groups[2])]
     _pictures(drawing, sample, scheme, middles)
     for branch, middle in enumerate(middles):
-        _student(drawing, branch, middle, [places[name] for name in groups[2 * branch]], [places[n] for n in _COMMON_ROWS])
+        _student(
+            drawing, branch, middle, [places[name] for name in groups[2 * branch]], [places[n] for n in _COMMON_ROWS]
+        )
     for name, place in places.items():
         _row(drawing, name, place, values[name], weights[name], products[name])
     drawing.box(_TOTAL, _FIRST - 20, 100, bottom - _FIRST + 18, thickness=2.2, fill="#f5f5f5")
@@ -115,7 +117,7 @@ def _pictures(drawing: Drawing, sample: Mapping[str, torch.Tensor], scheme: Labe
 def _student(drawing: Drawing, branch: int, middle: float, own: list[float], common: list[float]) -> None:
     """A student, and the lines from it to the losses that look at what it says."""
     colour, right = BRANCH_COLOURS[branch], _STUDENT + 92
-    drawing.box(_STUDENT, middle - 26, 92, 52, f"student {branch + 1}", "branch 1" if False else "all its heads", colour=colour,
+    drawing.box(_STUDENT, middle - 26, 92, 52, f"student {branch + 1}", "all its heads", colour=colour,
                 fill=tint(colour, 0.1), size=12, thickness=2)  # fmt: skip
     bus, shift = right + 18 + 12 * branch, -7 if branch == 0 else 7
     ends = [*own, *(y + shift for y in common)]
@@ -141,7 +143,8 @@ def _row(drawing: Drawing, name: str, y: float, value: float, weight: float, pro
 
 
 def _colour(name: str) -> str:
-    if name in ("relation", "classes"):
+    """That of the branch whose loss it is, and for a lesson that of the teacher, as in the learning curves."""
+    if name in PART_COLOURS:
         return PART_COLOURS[name]
-    # Who teaches gives a lesson its colour, as in the learning curves.
-    return BRANCH_COLOURS[0 if name in ("teach_12",) or name.endswith("_1") else 1] if name != "teach_21" else BRANCH_COLOURS[1]
+    second = ("fuse_2", "separate_2", "deep_2", "refine_2", "refine_kl_2", "teach_21")
+    return BRANCH_COLOURS[name in second]

@@ -87,8 +87,10 @@ def sizes_of(config: str | StudentConfig, patch: int | None = None) -> NetworkSi
         name=name,
         patch=patch,
         edges=tuple(patch // 2**level for level in levels),
-        widths=tuple(stage.enter.out_channels if level == 0 else stage.enter.conv.out_channels
-                     for level, stage in enumerate(student.encoders[0].stages)),
+        widths=tuple(
+            stage.enter.out_channels if level == 0 else stage.enter.conv.out_channels
+            for level, stage in enumerate(student.encoders[0].stages)
+        ),
         fused=tuple((fusion.weight.shape[1], fusion.weight.shape[0]) for fusion in student.fusion_decoder.fusions),
         decoded=(*ups, deepest),
         token_width=student.inter.width,

@@ -132,20 +132,41 @@ def _fusion_and_decoder(drawing: Drawing, sizes: NetworkSizes) -> None:
         if level < 4:
             drawing.arrow((_RIGHT + 3, y), (_FUSION - 54, y))
         each = entering // sizes.modalities
-        drawing.box(_FUSION - 53, y - 17, 106, 34, f"{sizes.modalities} × {each} → {leaving}", size=12,
-                    colour=fusion, fill=tint(fusion, 0.2))
+        drawing.box(
+            _FUSION - 53,
+            y - 17,
+            106,
+            34,
+            f"{sizes.modalities} × {each} → {leaving}",
+            size=12,
+            colour=fusion,
+            fill=tint(fusion, 0.2),
+        )
         side, channels = _SIDES[level], sizes.decoded[level]
         drawing.arrow((_FUSION + 54, y), (_DECODER - side / 2 - 1, y))
         if level:
-            drawing.arrow((_DECODER, y - side / 2 - block_depth(channels)), (_DECODER, y - _PITCH + _SIDES[level - 1] / 2 + 1))
+            drawing.arrow(
+                (_DECODER, y - side / 2 - block_depth(channels)), (_DECODER, y - _PITCH + _SIDES[level - 1] / 2 + 1)
+            )
             drawing.words(_DECODER - 12, y - _PITCH / 2 + 2, "× 2", size=12, anchor="end", colour="#555555")
         drawing.map(_DECODER, y, side, channels, decoder, str(channels))
         drawing.arrow((_DECODER + side / 2 + block_depth(channels), y), (_HEADS - 1, y), dashed=level > 0)
         size = f"{sizes.classes} × {sizes.patch}³"
-        lines = (f"fused head: {size}", f"the segmentation, {sizes.classes} classes") if level == 0 else (
-            f"deep head: {size}", f"enlarged {sizes.patch // sizes.edges[level]} times")
-        drawing.box(_HEADS, y - 22, _WIDTH - 16 - _HEADS, 44, *lines, dashed=level > 0, size=12,
-                    thickness=2.2 if level == 0 else 1.3)
+        lines = (
+            (f"fused head: {size}", f"the segmentation, {sizes.classes} classes")
+            if level == 0
+            else (f"deep head: {size}", f"enlarged {sizes.patch // sizes.edges[level]} times")
+        )
+        drawing.box(
+            _HEADS,
+            y - 22,
+            _WIDTH - 16 - _HEADS,
+            44,
+            *lines,
+            dashed=level > 0,
+            size=12,
+            thickness=2.2 if level == 0 else 1.3,
+        )
 
 
 def _separate(drawing: Drawing, sizes: NetworkSizes) -> None:
@@ -179,5 +200,7 @@ def _legend(drawing: Drawing) -> None:
         elif number == 2:
             drawing.arrow((x + 10, middle), (x + 46, middle), dashed=True)
         else:
-            drawing.box(x + 12, middle - 9, 32, 18, colour=PART_COLOURS["fusion"], fill=tint(PART_COLOURS["fusion"], 0.2))
+            drawing.box(
+                x + 12, middle - 9, 32, 18, colour=PART_COLOURS["fusion"], fill=tint(PART_COLOURS["fusion"], 0.2)
+            )
         drawing.words(x + 58, middle + 4, words, anchor="start", size=12)
