@@ -15,7 +15,7 @@ from smml.training import TrainingConfig
 from smml.training.objective import Objective, term_weights
 
 _WIDTH = 900
-_FIRST, _PITCH, _GAP = 88, 44, 14  # middle of the first row, from row to row, and between groups
+_FIRST, _PITCH, _GAP = 96, 44, 14  # middle of the first row, from row to row, and between groups
 _STUDENT, _ROW, _TOTAL = 206, 352, 784  # left edges of students, losses and total
 _ROW_WIDTH = 206
 
@@ -70,7 +70,7 @@ def sample_figure(
             y += _PITCH
         y += _GAP
     bottom = y - _GAP - _PITCH / 2
-    drawing = Drawing(_WIDTH, round(bottom + 40), f"One training sample through every loss: the total is {total:.3f}")
+    drawing = Drawing(_WIDTH, round(bottom + 40), f"One training sample through every loss: the total is {total:.4f}")
     drawing.words(18, 30, "One training sample through every loss", size=18, anchor="start", bold=True)
     drawing.words(18, 50, f"step {step} of {config.steps}, preset {config.preset}; value × weight = product",
                   anchor="start", colour="#555555")  # fmt: skip
@@ -86,11 +86,11 @@ def sample_figure(
     for group in groups:
         part = math.fsum(products[name] for name in group)
         middle = (places[group[0]] + places[group[-1]]) / 2
-        drawing.words(_TOTAL + 50, middle + 5, f"{part:.3f}", size=14)
+        drawing.words(_TOTAL + 50, middle + 5, f"{part:.4f}", size=14)
     middle = _TOTAL + 50
     for above, below in ((groups[0][-1], groups[1][0]), (groups[1][-1], groups[2][0])):
         drawing.words(middle, (places[above] + places[below]) / 2 + 5, "+", size=16)
-    drawing.words(middle, bottom + 26, f"L = {total:.3f}", size=18, bold=True)
+    drawing.words(_TOTAL + 100, bottom + 26, f"L = {total:.4f}", size=18, bold=True, anchor="end")
     return drawing
 
 
@@ -98,7 +98,9 @@ def _pictures(drawing: Drawing, sample: Mapping[str, torch.Tensor], scheme: Labe
     """The sequences that each branch is given, and the truth between them, in the slice with most of the tumour."""
     image, label = sample["image"].numpy(), sample["label"].numpy()
     z, side = widest_slice(label), 62
-    for branch, (mask, middle) in enumerate(zip(sample["masks"], middles, strict=True)):
+    for branch, (mask, student) in enumerate(zip(sample["masks"], middles, strict=True)):
+        # The pictures are higher than three rows of losses.
+        middle = max(student, _FIRST + 66) if branch == 0 else student
         drawing.words(88, middle - 88, f"mask {branch + 1}", bold=True, colour=BRANCH_COLOURS[branch])
         for number, (name, given) in enumerate(zip(MODALITIES, mask.tolist(), strict=True)):
             left, top = 22 + (side + 8) * (number % 2), middle - 80 + (side + 22) * (number // 2)
@@ -107,11 +109,13 @@ def _pictures(drawing: Drawing, sample: Mapping[str, torch.Tensor], scheme: Labe
             drawing.box(left, top, side, side, colour=BRANCH_COLOURS[branch] if given else PALE, dashed=not given,
                         fill="none", radius=2)  # fmt: skip
             drawing.words(left + side / 2, top + side + 14, DISPLAY_NAMES[name], size=12, colour=INK if given else PALE)
-        drawing.arrow((160, middle), (_STUDENT - 1, middle), colour=BRANCH_COLOURS[branch])
-    middle = sum(middles) / 2
+        drawing.arrow((160, student), (_STUDENT - 1, student), colour=BRANCH_COLOURS[branch])
+    middle = sum(middles) / 2 - 10
     shown = next(number for number, there in enumerate(sample["available"]) if there)
     drawing.image(57, middle - 31, side, axial_picture(image[shown], z, label, scheme, opacity=0.7))
-    drawing.words(88, middle + side - 17, "truth", size=12, bold=True)
+    drawing.words(88, middle + 48, "truth", size=12, bold=True)
+    drawing.words(88, middle + 64, "judges every head,", size=12, colour="#555555")
+    drawing.words(88, middle + 80, "and who may teach", size=12, colour="#555555")
 
 
 def _student(drawing: Drawing, branch: int, middle: float, own: list[float], common: list[float]) -> None:
@@ -138,7 +142,7 @@ def _row(drawing: Drawing, name: str, y: float, value: float, weight: float, pro
     drawing.words(_ROW + 72, y + 4, words, anchor="start", size=12, colour=ink)
     start = _ROW + _ROW_WIDTH + 1
     drawing.arrow((start, y), (_TOTAL - 1, y), colour=PALE if off else colour, dashed=off)
-    numbers = f"{value:.3f} × {weight:.3g} = {product:.3f}"
+    numbers = f"{value:.4f} × {weight:.3g} = {product:.4f}"
     drawing.words((start + _TOTAL - 8) / 2, y - 6, numbers, colour=ink)
 
 

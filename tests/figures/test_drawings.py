@@ -162,7 +162,7 @@ def test_a_sample_shows_every_term_with_its_weight_and_product_and_they_add_up(r
     assert len(products) == (14 if refinement else 10)
     assert all(abs(value * weight - product) < 1e-3 for value, weight, product in products)
     assert sum(product for *_, product in products) == pytest.approx(float(loss.total), abs=0.01)
-    assert found[-1] == f"L = {float(loss.total):.3f}"
+    assert found[-1] == f"L = {float(loss.total):.4f}"
 
 
 def test_a_loss_of_another_step_or_configuration_is_refused():
