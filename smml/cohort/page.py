@@ -1,7 +1,8 @@
 """A cohort to look at: the table as one HTML file, and a slice of each case with the outlines of the regions."""
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from smml.cohort.places import PAGE, SLICES
-from smml.cohort.rows import MEASURED, CohortRow
+from smml.cohort.rows import CohortRow, volume_of
+from smml.cohort.visits import Change
 from smml.data.case import Case
 from smml.data.labels import REGIONS
 from smml.evaluation.page import page
@@ -20,6 +22,7 @@ from smml.figures.theme import REGION_COLOURS, rgb
 from smml.files import replacing, write_text
 from smml.inference import Segmentation
 from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_name
+from smml.models.intervals import Volume
 
 # Pixels along the longer side of a slice, and grey values that are kept of it: files stay small.
 SIDE, _GREYS = 240, 61
@@ -28,6 +31,12 @@ _OUTLINES = {"WT": "yellow", "TC": "blue", "ET": "orange"}
 _SEEN = (
     "The axial slice with most tumour core, else most tumour, else the middle one, of the first sequence used; the "
     f"patient's right is on the left. Outlines: {', '.join(f'{region} {said}' for region, said in _OUTLINES.items())}."
+)
+# Of volumes too: an interval of 90 % in the columns "from" and "to".
+_CHANGES = (
+    "By how much each volume changed from one visit of a patient to the next. From and to hold the true change of 90 % "
+    "of the pairs, if both visits are like the cases on which the model's intervals were fitted; without intervals, no "
+    "one knows how much of a change is the model's error."
 )
 
 
@@ -63,13 +72,14 @@ def write_slice(path: Path, case: Case, segmentation: Segmentation) -> None:
         temporary.write_bytes(stream.getvalue())
 
 
-def write_page(folder: Path, rows: Mapping[str, CohortRow], title: str) -> Path:
+def write_page(folder: Path, rows: Mapping[str, CohortRow], title: str, changes: Sequence[Change] = ()) -> Path:
     """Write the page of a cohort, and give its path.
 
     Args:
         folder: of the answers.
         rows: by case.
         title: the heading.
+        changes: between visits.
     """
     ordered = [rows[case] for case in sorted(rows)]
     done, failed = [row for row in ordered if not row.reason], [row for row in ordered if row.reason]
@@ -79,6 +89,8 @@ def write_page(folder: Path, rows: Mapping[str, CohortRow], title: str) -> Path:
         sections.append(Section("Not segmented", Sheet((("case", "word"), ("reason", "word")), cells)))
     if done:
         sections.append(Section("Segmented", _sheet(done), after=_SEEN))
+    if changes:
+        sections.append(Section("Between visits", _changes(changes), _CHANGES))
     gallery = [
         (_caption(row), picture.read_bytes())
         for row in done
@@ -94,26 +106,49 @@ def write_page(folder: Path, rows: Mapping[str, CohortRow], title: str) -> Path:
 
 def _sheet(rows: list[CohortRow]) -> Sheet:
     heads: list[tuple[str, Kind]] = [("case", "word"), *((DISPLAY_NAMES[name], "mark") for name in MODALITIES)]
-    heads += [(head.replace(" ml", ", ml"), "number") for head in MEASURED]
+    ends = any(not math.isnan(volume.low) for row in rows for volume in _volumes(row))
+    for region in REGIONS:
+        heads.append((f"{region}, ml", "number"))
+        heads += [(f"{region} {end}", "number") for end in ("from", "to") if ends]
     heads += [("seconds", "number"), ("warnings", "word"), ("labels", "word")]
-    return Sheet(tuple(heads), tuple(map(_cells, rows)))
+    return Sheet(tuple(heads), tuple(_cells(row, ends) for row in rows))
 
 
-def _cells(row: CohortRow) -> tuple[str, ...]:
-    measured = row.measured or {}
+def _volumes(row: CohortRow) -> list[Volume]:
+    """Those of WT, TC and ET; NaN where the layout lacks the region."""
+    return [volume_of(row, region) or Volume(math.nan) for region in REGIONS]
+
+
+def _cells(row: CohortRow, ends: bool) -> tuple[str, ...]:
+    volumes = _volumes(row)
     return (
         row.case,
         *(GIVEN if name in row.sequences else NOT_GIVEN for name in MODALITIES),
-        *(number(measured.get(head, float("nan"))) for head in MEASURED),
+        *(number(ml) for each in volumes for ml in ((each.ml, each.low, each.high) if ends else (each.ml,))),
         number(row.seconds),
         "; ".join(row.warnings),
         row.output,
     )
 
 
+def _changes(changes: Sequence[Change]) -> Sheet:
+    heads = (
+        ("patient", "word"), ("before", "word"), ("after", "word"), ("region", "word"),
+        ("change, ml", "number"), ("from", "number"), ("to", "number"),
+    )  # fmt: skip
+    cells = tuple(
+        (
+            each.patient, each.before, each.after, each.region,
+            *(number(ml) for ml in (each.volume.ml, each.volume.low, each.volume.high)),
+        )
+        for each in changes
+    )  # fmt: skip
+    return Sheet(heads, cells)
+
+
 def _caption(row: CohortRow) -> str:
-    measured = row.measured or {}
-    volumes = ", ".join(f"{head.removesuffix(' ml')} {measured[head]:.1f}" for head in MEASURED if head in measured)
+    found = {region: volume for region in REGIONS if (volume := volume_of(row, region))}
+    volumes = ", ".join(f"{region} {volume.ml:.1f}" for region, volume in found.items())
     warned = "; with a warning" if row.warnings else ""
     return f"{row.case}: {subset_name(row.sequences)}; {volumes} ml{warned}"
 

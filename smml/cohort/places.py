@@ -2,6 +2,7 @@
 
 OUTPUT/cohort.json   what they were made with (:mod:`smml.cohort.rows`)
 OUTPUT/cases.csv     a row for each case
+OUTPUT/changes.csv   between the visits of a patient, if there are some (:mod:`smml.cohort.visits`)
 OUTPUT/cases.html    the same to look at, with a slice of each case (:mod:`smml.cohort.page`)
 OUTPUT/slices/       these slices
 OUTPUT/...           labels, in the names of each case's data set, or of a BIDS derivative (:mod:`smml.cohort.bids`)

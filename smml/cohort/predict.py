@@ -17,6 +17,7 @@ from smml.cohort.bids import write_dataset, write_sidecar
 from smml.cohort.page import write_page, write_slice
 from smml.cohort.places import Place, plan_places
 from smml.cohort.rows import CohortRow, CohortTable, measure
+from smml.cohort.visits import find_changes, write_changes
 from smml.data.aligning import AlignedCase, align_case
 from smml.data.case import Case
 from smml.data.layouts import CaseFiles, find_cases
@@ -156,7 +157,9 @@ def predict_cohort(
                     table.add(row)
                 bar.update()
         if ranks.first:
-            write_page(root, rows, title)
+            changes = find_changes(rows)
+            write_changes(root, changes)
+            write_page(root, rows, title, changes)
         ranks.wait()
     return [rows[files.id] for files in found]
 
@@ -248,7 +251,7 @@ def segment_case(predictor: Predictor, files: CaseFiles, place: Place, reading: 
         files.id,
         files.layout,
         result.subset,
-        measure(case, result),
+        measure(result),
         time.perf_counter() - began,
         tuple(said),
         place.labels.relative_to(root).as_posix(),

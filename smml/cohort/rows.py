@@ -16,20 +16,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from smml.data.case import Case
-from smml.data.labels import REGIONS
+from smml.data.labels import REGIONS, Region
 from smml.errors import InputError
 from smml.files import write_text
 from smml.inference import Segmentation
 from smml.modalities import Subset, parse_subset, subset_name
+from smml.models.intervals import LEVELS, Volume
 from smml.runs import check_same
 
 IDENTITY = "cohort.json"
 ROWS = "cases.csv"
 
-# What is measured of each segmentation, in ml: heads in the table. An interval of a volume would go behind it, here and
-# in :func:`measure`; the table and the page take what they find.
-MEASURED: tuple[str, ...] = tuple(f"{region} ml" for region in REGIONS)
+# What is measured of each segmentation, in ml: heads in the table. Ends of the intervals stay empty where the model has
+# none; those at 95 % are for the change between two visits.
+MEASURED: tuple[str, ...] = tuple(
+    head
+    for region in REGIONS
+    for head in (f"{region} ml", *(f"{region} {end} {100 * level:g} %" for level in LEVELS for end in ("from", "to")))
+)
 COLUMNS = ("case", "layout", "sequences", *MEASURED, "seconds", "warnings", "output", "reason", "digest")
 _BETWEEN = " | "
 
@@ -42,7 +46,8 @@ class CohortRow:
         case: its id.
         layout: its layout, a key in ``LAYOUTS``.
         sequences: that it was segmented from; empty where it was not.
-        measured: by head of the table (``WT ml``): volumes in ml of the regions that its layout has.
+        measured: by head of the table: volumes of the regions that its layout has (``WT ml``), and the ends of their
+            intervals where the model has some (``WT from 90 %``), all in ml.
         seconds: that reading, segmenting and writing took; NaN where it was not segmented.
         warnings: what the package warned of.
         output: path of its labels from the folder of the table; "" where it was not segmented.
@@ -98,14 +103,33 @@ class CohortRow:
         )
 
 
-def measure(case: Case, segmentation: Segmentation) -> dict[str, float]:
+def measure(segmentation: Segmentation) -> dict[str, float]:
     """What the table says of a segmentation, by its heads: volumes in ml of the regions that the layout has."""
-    voxel = math.prod(case.spacing) / 1000
-    return {
-        f"{region} ml": float(segmentation.scheme.region(segmentation.labels, region).sum()) * voxel
-        for region in REGIONS
-        if region in segmentation.scheme.regions
-    }
+    found = {}
+    for region in REGIONS:
+        if region not in segmentation.scheme.regions:
+            continue
+        for level in LEVELS:
+            volume = segmentation.volume(region, level=level)
+            found[f"{region} ml"] = volume.ml
+            ends = {"from": volume.low, "to": volume.high}
+            found |= {f"{region} {end} {100 * level:g} %": ml for end, ml in ends.items() if not math.isnan(ml)}
+    return found
+
+
+def volume_of(row: CohortRow, region: Region, level: float = LEVELS[0]) -> Volume | None:
+    """The volume of a region in a row, with its interval; None where the row has none.
+
+    Args:
+        row: of a case.
+        region: "WT", "TC" or "ET".
+        level: one of ``LEVELS``.
+    """
+    measured = row.measured or {}
+    if f"{region} ml" not in measured:
+        return None
+    low, high = (measured.get(f"{region} {end} {100 * level:g} %", math.nan) for end in ("from", "to"))
+    return Volume(measured[f"{region} ml"], low, high, level)
 
 
 class CohortTable:

@@ -120,6 +120,36 @@ def answers(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_with_align_a_case_on_two_grids_is_segmented_on_the_one_named(run, eight, tmp_path):
+    status, out, err = run(eight, "--output", tmp_path / "out", "--align", "t1ce")
+    assert status == 1, err
+    rows = {row["case"]: row for row in table(tmp_path / "out")}
+    assert [case for case, row in rows.items() if row["reason"]] == [BAD[0]]
+    assert "7 of 8 cases segmented" in out
+    assert "T2 to T1ce: resampled where its header puts it" in rows[BAD[1]]["warnings"]
+    grid = nib.load(eight / BAD[1] / f"{BAD[1]}_t1ce.nii.gz")
+    answer = nib.load(tmp_path / "out" / rows[BAD[1]]["output"])
+    assert answer.shape == grid.shape
+    assert np.allclose(answer.affine, grid.affine)
+    # Those on one grid are what they are without it.
+    run(eight, "--output", tmp_path / "plain")
+    assert (
+        answers(tmp_path / "out")["Simulated_00000/Simulated_00000_seg.nii.gz"]
+        == (answers(tmp_path / "plain")["Simulated_00000/Simulated_00000_seg.nii.gz"])
+    )
+    status, _, err = run(eight, "--output", tmp_path / "out")
+    assert status == 2
+    assert "other align 't1ce', here None" in err
+
+
+def test_alignment_of_a_cohort_names_one_sequence(three, tmp_path):
+    with pytest.raises(InputError, match="register: expected a sequence to align to"):
+        predict_cohort(Thresholds(), three, tmp_path / "out", register=True, **OPTIONS)
+    with pytest.raises(InputError, match=r"align: expected one sequence, found FLAIR, T2"):
+        predict_cohort(Thresholds(), three, tmp_path / "out", align="flair+t2", **OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bad_case_is_a_line_with_its_reason_and_the_rest_goes_on(run, eight, tmp_path):
     status, out, err = run(eight, "--output", tmp_path / "out")
     assert status == 1, err
