@@ -32,7 +32,7 @@ def conformal_quantile(errors: Sequence[float] | np.ndarray, share: float) -> fl
     """The error that a new one does not exceed with a probability of at least ``share``.
 
     Args:
-        errors: of n cases, exchangeable with the new one.
+        errors: of n cases, exchangeable with the new one, floating [n].
         share: in (0, 1).
 
     Returns:

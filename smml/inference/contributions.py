@@ -43,6 +43,10 @@ class Contributions:
             the probabilities) the sequence brought; below 0 where it took some away.
         expected_ml: by region, the sum of the probabilities with all sequences over the brain, in ml.
         brain_ml: volume of the brain in ml; its product with the prevalence and the values add up to ``expected_ml``.
+        values: float32 [n, 3, V], by sequence, region and voxel of the brain, in [-1, 1]; :meth:`map` puts them in
+            place.
+        brain: int64 [V], where those voxels lie on the case's grid, counted in C order.
+        shape: of that grid.
     """
 
     modalities: Subset
@@ -50,9 +54,9 @@ class Contributions:
     ml: dict[str, dict[Region, float]]
     expected_ml: dict[Region, float]
     brain_ml: float
-    _values: np.ndarray = field(repr=False)
-    _brain: np.ndarray = field(repr=False)
-    _shape: tuple[int, int, int] = field(repr=False)
+    values: np.ndarray = field(repr=False)
+    brain: np.ndarray = field(repr=False)
+    shape: tuple[int, int, int] = field(repr=False)
 
     def map(self, modality: str, region: Region) -> np.ndarray:
         """The values of one sequence voxel by voxel.
@@ -74,8 +78,8 @@ class Contributions:
             )
         if region not in REGIONS:
             raise InputError(f"unknown region {region!r}: choose from {', '.join(REGIONS)}")
-        filled = np.zeros(self._shape, np.float32)
-        filled.reshape(-1)[self._brain] = self._values[self.modalities.index(modality), REGIONS.index(region)]
+        filled = np.zeros(self.shape, np.float32)
+        filled.reshape(-1)[self.brain] = self.values[self.modalities.index(modality), REGIONS.index(region)]
         return filled
 
 
@@ -156,9 +160,9 @@ class ContributionSums:
             },
             expected_ml={region: voxel * self._expected[region] for region in REGIONS},
             brain_ml=voxel * len(self._brain),
-            _values=self._values,
-            _brain=self._brain,
-            _shape=self._case.shape,
+            values=self._values,
+            brain=self._brain,
+            shape=self._case.shape,
         )
 
 

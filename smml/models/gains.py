@@ -71,7 +71,14 @@ class Gains:
         return tuple(sorted(self.by_subset[subset], key=lambda gain: -gain.dice))
 
     def next_scan(self, have: str | Iterable[str]) -> Gain:
-        """The absent sequence that is expected to raise the mean Dice most; see :meth:`expected`."""
+        """The absent sequence that is expected to raise the mean Dice most.
+
+        Args:
+            have: the sequences at hand.
+
+        Raises:
+            InputError: as :meth:`expected`.
+        """
         return self.expected(have)[0]
 
     def to_dict(self) -> dict:
@@ -88,7 +95,10 @@ class Gains:
 
     @classmethod
     def from_dict(cls, values: object) -> "Gains | None":
-        """As they come from a file; None stays None.
+        """As they come from a file.
+
+        Args:
+            values: of :meth:`to_dict`; None stays None.
 
         Raises:
             InputError: something else than :meth:`to_dict` gives.

@@ -101,7 +101,10 @@ class VolumeIntervals:
 
     @classmethod
     def from_dict(cls, values: object) -> "VolumeIntervals | None":
-        """As they come from a file; None stays None.
+        """As they come from a file.
+
+        Args:
+            values: of :meth:`to_dict`; None stays None.
 
         Raises:
             InputError: something else than :meth:`to_dict` gives.
