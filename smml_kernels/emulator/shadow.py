@@ -73,9 +73,12 @@ class Shadow:
 
     def _unordered(self, before: np.ndarray, now: np.ndarray) -> np.ndarray:
         """Whether an earlier access and one of now are of different warps without a barrier between."""
-        warp, mine = (before & 0xFFFFFFFF) - 1, (now & 0xFFFFFFFF) - 1
-        in_order = (warp == mine) | ((warp // self.warps == mine // self.warps) & (before >> 32 < now >> 32))
+        same_warp = (before & 0xFFFFFFFF) == (now & 0xFFFFFFFF)
+        in_order = same_warp | (self._same_program(before, now) & (before >> 32 < now >> 32))
         return (before != 0) & ~in_order
+
+    def _same_program(self, before: np.ndarray, now: np.ndarray) -> np.ndarray:
+        return ((before & 0xFFFFFFFF) - 1) // self.warps == ((now & 0xFFFFFFFF) - 1) // self.warps
 
     def _clash(self, bad: np.ndarray, stamps: np.ndarray, places: np.ndarray, now: np.ndarray, by: np.ndarray,
                wrote: bool, at_once: bool = False) -> list[Clash]:  # fmt: skip
@@ -98,7 +101,7 @@ class Shadow:
         reader = self._reader[flat]
         if reader.any():
             others = self._unordered(reader, now)
-            foreign = others & ((reader & 0xFFFFFFFF) - 1) // self.warps != ((now & 0xFFFFFFFF) - 1) // self.warps
+            foreign = others & ~self._same_program(reader, now)
             # A barrier since the last read starts anew, but other programs stay.
             kept = np.where(reader >> 32 == now >> 32, self._crowd[flat], self._crowd[flat] & _PROGRAMS)
             self._crowd[flat] = np.where(foreign, _PROGRAMS, np.where(others, np.maximum(kept, _WARPS), kept))
@@ -114,8 +117,7 @@ class Shadow:
         last = self._reader[flat]
         lost = last != now
         if lost.any():
-            programs = ((last & 0xFFFFFFFF) - 1) // self.warps != ((now & 0xFFFFFFFF) - 1) // self.warps
-            crowd = np.where(programs, _PROGRAMS, _WARPS)[lost]
+            crowd = np.where(self._same_program(last, now), _WARPS, _PROGRAMS)[lost]
             np.maximum.at(self._crowd, flat[lost], crowd.astype(np.int8))
 
     def write(self, places: np.ndarray, who: Who) -> list[Clash]:
