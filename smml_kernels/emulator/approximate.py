@@ -40,7 +40,9 @@ def _ex2(x: np.ndarray) -> np.ndarray:
 def _lg2(x: np.ndarray) -> np.ndarray:
     exact = np.log2(x.astype(np.float64))
     # Beside 1, where the logarithm goes through 0, the bound is an absolute one.
-    relative = np.where((x >= 0.5) & (x <= 2) & (exact != 0), np.minimum(_BOUNDS["lg2"] / np.abs(exact), 1), _BOUNDS["lg2"])
+    relative = np.where(
+        (x >= 0.5) & (x <= 2) & (exact != 0), np.minimum(_BOUNDS["lg2"] / np.abs(exact), 1), _BOUNDS["lg2"]
+    )
     return _exact_where(exact, exact == np.rint(exact), _off(exact, relative, x))
 
 

@@ -422,9 +422,8 @@ def _conversion(words: list[str], result: str, source: str) -> Compute | None:
 
 
 _FINDERS: dict[str, Callable[[str, tuple[str, ...]], Operation | None]] = {
-    **dict.fromkeys(
-        "add sub mul mad fma div rem min max neg abs sqrt rsqrt rcp ex2 lg2".split(), _number
-    ),
+    **dict.fromkeys(("add", "sub", "mul", "mad", "fma", "div", "rem", "min", "max", "neg", "abs"), _number),
+    **dict.fromkeys(("sqrt", "rsqrt", "rcp", "ex2", "lg2"), _number),
     **dict.fromkeys(_LOGICAL, _logical),
     "shl": _shift,
     "shr": _shift,

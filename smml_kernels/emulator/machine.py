@@ -107,7 +107,9 @@ def _check_launch(program: Program, launch: Launch) -> None:
     if shared > most:
         raise Fault("launch", f"{kernel.name}: {shared} bytes of shared memory; sm_{kernel.capability} has {most}")
     if len(launch.parameters) < kernel.parameter_bytes:
-        raise Fault("launch", f"{kernel.name}: {len(launch.parameters)} bytes of parameters of {kernel.parameter_bytes}")
+        raise Fault(
+            "launch", f"{kernel.name}: {len(launch.parameters)} bytes of parameters of {kernel.parameter_bytes}"
+        )
 
 
 class _Grid:
@@ -198,8 +200,8 @@ class Machine:
         """As :meth:`value`, also while a product is under way to it: the next product may add to it."""
         found = self._registers[index]
         if found is None:
-            type_ = self.program.dtypes[index]
-            found = np.full(self.threads, True if type_ == bool else 0xAAAAAAAAAAAAAAAA & np.iinfo(type_).max, type_)
+            dtype = self.program.dtypes[index]
+            found = np.full(self.threads, dtype.kind == "b" or 0xAAAAAAAAAAAAAAAA & np.iinfo(dtype).max, dtype)
             self._registers[index] = found
             self._undefined[index] = np.ones(self.threads, bool)
         return found
@@ -326,7 +328,7 @@ class Machine:
         return first[:, None] + np.arange(max(1, size // self._granule))
 
     def _check_under_way(self, where: np.ndarray, places: np.ndarray, rows: np.ndarray, does: str) -> None:
-        """Raise a Fault if a copy is under way to a granule of ``places`` [n, g], or a product reads what is written."""
+        """Raise a Fault if a copy is under way to one of ``places`` [n, g], or a product reads what is written."""
         if self._products and does != "reads":
             bad = (self._multiplied[places] != 0).any(axis=1)
             if bad.any():
@@ -410,7 +412,7 @@ class Machine:
     # Asynchronous copies ----------------------------------------------------------------------------------------------
 
     def begin_copy(self, addresses: np.ndarray, values: np.ndarray, rows: np.ndarray) -> None:
-        """Let numbers [n, count] be on their way to shared memory: nobody may touch the place until they are awaited."""
+        """Let numbers [n, count] be on their way to shared memory: nobody may touch it until they are awaited."""
         size = values.dtype.itemsize * values.shape[1]
         where = self._shared_places(addresses, size, rows, "copies to")
         places = self._granules(where, size)
@@ -439,7 +441,9 @@ class Machine:
                 places = self._granules(copy.places[done], width * count)
                 self._arriving[places] = 0
                 self._unwritten[places] = False
-                self._shared_shadow.write(places, self._who(copy.threads[done]))  # from now on other warps need a barrier
+                self._shared_shadow.write(
+                    places, self._who(copy.threads[done])
+                )  # from now on other warps need a barrier
             if not done.all():
                 stay = ~done
                 under_way.append(

@@ -54,7 +54,7 @@ class GlobalMemory:
             self._shadows.append(LazyShadow(size // granule, warps))
 
     def outside(self, addresses: np.ndarray, size: int) -> int | None:
-        """The first of the addresses [n] from which ``size`` bytes are not inside of one allocation; None if all are."""
+        """The first of the addresses [n] whose ``size`` bytes are not inside of one allocation; None if all are."""
         if not len(self._starts):
             return 0
         index = np.searchsorted(self._starts, addresses, side="right") - 1

@@ -5,6 +5,7 @@
 ``SMML_PTX_CACHE`` names the folder for what Triton compiles; without it, ``build/ptx`` of the project.
 """
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -20,10 +21,17 @@ def pytest_configure(config) -> None:
     """Put the emulator in the place of a GPU, in the process that runs tests."""
     if getattr(config.option, "numprocesses", None):
         return  # pytest-xdist starts others for them
+    if importlib.util.find_spec("triton") is None:
+        raise pytest.UsageError(
+            "the kernels are compiled by Triton, which is not installed (it exists for Linux on x86-64)"
+        )
     from smml_kernels.emulator.launches import install
 
     cache = Path(os.environ.get("SMML_PTX_CACHE") or config.rootpath / "build" / "ptx")
-    _RECORDS.append(vars(install(cache)))
+    try:
+        _RECORDS.append(vars(install(cache)))
+    except RuntimeError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_sessionfinish(session) -> None:

@@ -73,7 +73,9 @@ def _mma(instruction: Instruction) -> Step:
     of_a = [(_GROUP, _IN_GROUP)] if rows == 8 else _rows_of_eight(counts[1])
     result = "f64" if double else "f32"
     operand = "f64" if double else "b32"
-    readers = [[reader(e, kind) for e in part] for part, kind in zip(parts[1:], (operand, operand, result), strict=True)]
+    readers = [
+        [reader(e, kind) for e in part] for part, kind in zip(parts[1:], (operand, operand, result), strict=True)
+    ]
     writers = [writer(e, result) for e in parts[0]]
     used = registers(e for part in parts[1:] for e in part)
 
@@ -107,7 +109,7 @@ def _of_any_in_its_warp(undefined: np.ndarray | None) -> np.ndarray | None:
 
 
 def _wgmma(instruction: Instruction) -> Step:
-    """``wgmma``: products of four warps, whose B (and A, if wanted) lie in shared memory, under way until waited for."""
+    """``wgmma``: products of four warps, with B (and perhaps A) in shared memory, under way until waited for."""
     words = instruction.modifiers
     if words[0] == "fence":
         return lambda machine, active: machine.require_whole_warps(active)

@@ -314,7 +314,9 @@ def test_a_comparison_joined_with_a_predicate(word):
     a, b = np.array([1, 1, 2, 2], np.int32), np.array([1, 1, 1, 1], np.int32)
     c = np.array([True, False, True, False])
     join = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[word]
-    np.testing.assert_array_equal(evaluate(f"setp.eq.{word}.s32 {{d}}, {{a}}, {{b}}, {{c}}", "pred", a, b, c), join(a == b, c))
+    np.testing.assert_array_equal(
+        evaluate(f"setp.eq.{word}.s32 {{d}}, {{a}}, {{b}}, {{c}}", "pred", a, b, c), join(a == b, c)
+    )
 
 
 @pytest.mark.parametrize("type_", ["b16", "b32", "b64", "f32", "s32"])
@@ -337,7 +339,9 @@ def test_conversion_between_integers_keeps_low_bits_or_extends_the_sign(result, 
 
 def test_conversion_of_bytes_within_wider_registers():
     x = np.array([0x12FF, 0x0080, 0x007F, 0xFF01], np.uint16)
-    np.testing.assert_array_equal(evaluate("cvt.s16.s8 {d}, {a}", "b16", x), np.array([0xFFFF, 0xFF80, 0x7F, 1], np.uint16))
+    np.testing.assert_array_equal(
+        evaluate("cvt.s16.s8 {d}, {a}", "b16", x), np.array([0xFFFF, 0xFF80, 0x7F, 1], np.uint16)
+    )
     np.testing.assert_array_equal(evaluate("cvt.u16.u8 {d}, {a}", "b16", x), np.array([0xFF, 0x80, 0x7F, 1], np.uint16))
     np.testing.assert_array_equal(
         evaluate("cvt.s8.s32 {d}, {a}", "b32", np.array([0x1FF, 0x80], np.uint32)), np.array([2**32 - 1, 0xFFFFFF80])
@@ -374,13 +378,19 @@ def test_conversion_to_integers_ends_at_the_range_and_takes_nan_for_zero(word, r
 def test_conversion_between_floats():
     x = floats("f64", 64, 1)
     with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(evaluate("cvt.rn.f32.f64 {d}, {a}", "b32", x).view(np.float32), x.astype(np.float32))
+        np.testing.assert_array_equal(
+            evaluate("cvt.rn.f32.f64 {d}, {a}", "b32", x).view(np.float32), x.astype(np.float32)
+        )
         half = x.astype(np.float32).astype(np.float16)
         found = evaluate("cvt.rn.f16.f32 {d}, {a}", "b16", x.astype(np.float32)).view(np.float16)
     np.testing.assert_array_equal(found, half)
-    np.testing.assert_array_equal(evaluate("cvt.f32.f16 {d}, {a}", "b32", half).view(np.float32), half.astype(np.float32))
+    np.testing.assert_array_equal(
+        evaluate("cvt.f32.f16 {d}, {a}", "b32", half).view(np.float32), half.astype(np.float32)
+    )
     single = x.astype(np.float32)
-    np.testing.assert_array_equal(evaluate("cvt.f64.f32 {d}, {a}", "b64", single).view(np.float64), single.astype(np.float64))
+    np.testing.assert_array_equal(
+        evaluate("cvt.f64.f32 {d}, {a}", "b64", single).view(np.float64), single.astype(np.float64)
+    )
     found = evaluate("cvt.rni.f32.f32 {d}, {a}", "b32", single).view(np.float32)
     np.testing.assert_array_equal(found, np.rint(single))
 

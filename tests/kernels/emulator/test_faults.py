@@ -1,4 +1,4 @@
-"""Errors planted in small kernels, each caught with the instruction, its line and the place; and the kernel without it."""
+"""Errors planted in small kernels, each caught with its instruction, line and place; and the kernels without them."""
 
 import re
 from dataclasses import dataclass
@@ -278,7 +278,10 @@ PRODUCT = """
 @pytest.mark.parametrize(
     ("instruction", "said"),
     [
-        ("add.f32 %r12, %r8, %r9;", r"`add.f32 %r12, %r8, %r9` .*reads %r8, which `wgmma.mma_async.*has still to write"),
+        (
+            "add.f32 %r12, %r8, %r9;",
+            r"`add.f32 %r12, %r8, %r9` .*reads %r8, which `wgmma.mma_async.*has still to write",
+        ),
         ("st.shared.b32 [%r1], %r2;", r"writes shared memory at 0x0, which `wgmma.mma_async.*still reads"),
     ],
 )

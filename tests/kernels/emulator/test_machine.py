@@ -22,7 +22,9 @@ START = """
 
 def test_threads_that_a_branch_parts_meet_behind_it():
     y = np.zeros(32, np.uint32)
-    body = START + """
+    body = (
+        START
+        + """
         setp.lt.u32 %p1, %r0, 10;
         @%p1 bra $few;
         mov.b32 %r5, 2;
@@ -33,13 +35,16 @@ def test_threads_that_a_branch_parts_meet_behind_it():
         shfl.sync.bfly.b32 %r6, %r5, 16, 31, -1;
         st.global.b32 [%d2], %r6;
     """
+    )
     execute(body, y=y)
     np.testing.assert_array_equal(y, np.where((np.arange(32) ^ 16) < 10, 1, 2))
 
 
 def test_a_loop_that_each_thread_leaves_at_its_own_time():
     y = np.zeros(192, np.uint32)
-    body = START + """
+    body = (
+        START
+        + """
         mov.b32 %r5, 0;
         mov.b32 %r6, 0;
     $again:
@@ -49,6 +54,7 @@ def test_a_loop_that_each_thread_leaves_at_its_own_time():
         @%p1 bra $again;
         st.global.b32 [%d2], %r6;
     """
+    )
     execute(body, 64, (3, 1, 1), y=y)
     np.testing.assert_array_equal(y, [sum(range(n + 1)) for n in range(192)])
 
@@ -56,7 +62,9 @@ def test_a_loop_that_each_thread_leaves_at_its_own_time():
 def test_barriers_in_a_loop_that_programs_leave_at_different_times():
     """Each program sums its threads' numbers in shared memory, as many times as its number says."""
     y = np.zeros(256, np.uint32)
-    body = START + """
+    body = (
+        START
+        + """
         shl.b32 %r4, %r0, 2;
         mov.b32 %r5, 0;
         mov.b32 %r8, 1;
@@ -72,6 +80,7 @@ def test_barriers_in_a_loop_that_programs_leave_at_different_times():
         @%p1 bra $again;
         st.global.b32 [%d2], %r8;
     """
+    )
     execute(body, 64, (4, 1, 1), shared=256, y=y)
     np.testing.assert_array_equal(y, np.repeat([2, 4, 8, 16], 64))
 
@@ -102,12 +111,15 @@ def test_programs_beyond_one_wave_and_in_three_dimensions(monkeypatch):
 
 def test_lane_and_warp():
     y = np.zeros((64, 2), np.uint32)
-    body = START + """
+    body = (
+        START
+        + """
         add.s64 %d2, %d2, 0;
         mad.wide.s32 %d2, %r0, 8, %d1;
         mov.u32 %r5, %laneid; mov.u32 %r6, %warpid;
         st.global.v2.b32 [%d2], {%r5, %r6};
     """
+    )
     execute(body, 64, y=y)
     np.testing.assert_array_equal(y, [(n % 32, n // 32) for n in range(64)])
 
@@ -141,7 +153,9 @@ def test_a_kernel_that_never_ends_is_stopped(monkeypatch):
 )
 def test_what_a_gpu_does_not_take_is_refused_before_anything_runs(changes, words):
     y = np.zeros(32, np.uint32)
-    program = compile_kernel(parse(module("ld.param.b64 %d1, [y]; mov.b32 %r1, 1; st.global.b32 [%d1], %r1;", ["y"], 32)))
+    program = compile_kernel(
+        parse(module("ld.param.b64 %d1, [y]; mov.b32 %r1, 1; st.global.b32 [%d1], %r1;", ["y"], 32))
+    )
     launch = {
         "grid": (1, 1, 1), "threads": 32, "parameters": np.uint64(y.ctypes.data).tobytes(),
         "allocations": [Allocation("y", y.ctypes.data, y.nbytes)],

@@ -14,7 +14,9 @@ POINTERS = """
 
 def pointers(of_x: int, of_y: int) -> str:
     """%d3 and %d4 point to so many bytes of x and y for each thread, %r1 is so much of shared memory as of y."""
-    return POINTERS + f"mad.lo.s64 %d3, %d0, {of_x}, %d1; mad.lo.s64 %d4, %d0, {of_y}, %d2; mul.lo.s32 %r1, %r0, {of_y};"
+    return (
+        POINTERS + f"mad.lo.s64 %d3, %d0, {of_x}, %d1; mad.lo.s64 %d4, %d0, {of_y}, %d2; mul.lo.s32 %r1, %r0, {of_y};"
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,23 +44,32 @@ def test_loads_and_stores_of_every_width_through_global_and_shared_memory(form, 
 
 def test_words_about_caches_change_nothing():
     x, y = np.arange(32, dtype=np.uint32), np.zeros(32, np.uint32)
-    body = pointers(4, 4) + """
+    body = (
+        pointers(4, 4)
+        + """
         ld.global.nc.L1::evict_last.b32 %r2, [%d3];
         st.global.cs.b32 [%d4], %r2;
     """
+    )
     execute(body, x=x, y=y)
     np.testing.assert_array_equal(y, x)
 
 
 def test_small_numbers_are_extended_in_wider_registers():
     x, y = np.array([0x80] * 32, np.uint8), np.zeros((32, 2), np.uint32)
-    execute(pointers(1, 8) + "ld.global.s8 %r3, [%d3]; ld.global.u8 %r4, [%d3]; st.global.v2.b32 [%d4], {%r3, %r4};", x=x, y=y)
+    execute(
+        pointers(1, 8) + "ld.global.s8 %r3, [%d3]; ld.global.u8 %r4, [%d3]; st.global.v2.b32 [%d4], {%r3, %r4};",
+        x=x,
+        y=y,
+    )
     assert (y == [0xFFFFFF80, 0x80]).all()
 
 
 def test_a_negative_offset_and_a_predicate():
     x, y = np.arange(33, dtype=np.uint32), np.full(32, 7, np.uint32)
-    body = pointers(4, 4) + """
+    body = (
+        pointers(4, 4)
+        + """
         setp.lt.u32 %p1, %r0, 5;
         add.s64 %d3, %d3, 8;
         mov.b32 %r2, 0;
@@ -66,13 +77,16 @@ def test_a_negative_offset_and_a_predicate():
         @!%p1 st.global.b32 [%d4], %r2;
         @%p1 st.global.b32 [%d4], {%r2};
     """
+    )
     execute(body, x=x, y=y)
     np.testing.assert_array_equal(y, np.where(np.arange(32) < 5, np.arange(32) + 1, 0))
 
 
 def test_parameters_by_name_by_offset_and_by_address():
     x, y = np.zeros(32, np.uint64), np.zeros((32, 2), np.uint64)
-    body = pointers(8, 16) + """
+    body = (
+        pointers(8, 16)
+        + """
         ld.param.v2.b32 {%r2, %r3}, [x];
         mov.b64 %d5, {%r2, %r3};
         mov.b64 %d6, x;
@@ -82,6 +96,7 @@ def test_parameters_by_name_by_offset_and_by_address():
         ld.param.b64 %d7, [%d6];
         st.global.v2.b64 [%d4], {%d5, %d7};
     """
+    )
     execute(body, x=x, y=y)
     assert (y[:, 0] == x.ctypes.data).all()
     np.testing.assert_array_equal(y[:, 1], np.where(np.arange(32) < 7, x.ctypes.data, y.ctypes.data))
@@ -127,12 +142,15 @@ def origin(mode: str, lane: int, by: int, clamp: int, segments: int) -> tuple[in
 @pytest.mark.parametrize("limits", [31, 0, 0x1807, 0x1C1F])
 def test_values_of_other_threads_of_a_warp(mode, by, limits):
     x, y = np.random.default_rng(2).integers(0, 2**32, 64, dtype=np.uint32), np.zeros((64, 2), np.uint32)
-    body = pointers(4, 8) + f"""
+    body = (
+        pointers(4, 8)
+        + f"""
         ld.global.b32 %r2, [%d3];
         shfl.sync.{mode}.b32 %r3|%p1, %r2, {by}, {limits}, -1;
         selp.b32 %r4, 1, 0, %p1;
         st.global.v2.b32 [%d4], {{%r3, %r4}};
     """
+    )
     execute(body, 64, x=x, y=y)
     for thread in range(64):
         source, inside = origin(mode, thread % 32, by, limits & 31, limits >> 8)
@@ -142,7 +160,7 @@ def test_values_of_other_threads_of_a_warp(mode, by, limits):
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_matrices_of_sixteen_bits_through_shared_memory(count, transposed):
-    """Of matrix i, row r begins at the address of thread 8 i + r; thread t gets row t // 4, columns 2 (t % 4) and next."""
+    """Row r of matrix i is where thread 8 i + r points; thread t gets of row t // 4 columns 2 (t % 4) and the next."""
     x = np.random.default_rng(3).integers(0, 2**16, (2, 4, 8, 8), dtype=np.uint16)  # [warp, matrix, row, column]
     y = np.zeros((64, 4), np.uint32)
     registers = ", ".join(f"%r{10 + i}" for i in range(count))
@@ -210,7 +228,9 @@ def test_asynchronous_copies_arrive_and_what_is_not_read_is_zero(way, size, form
 
 def test_of_two_groups_of_copies_the_first_can_be_waited_for():
     x, y = np.arange(1, 65, dtype=np.uint32).reshape(32, 2), np.zeros((32, 2), np.uint32)
-    body = pointers(8, 8) + """
+    body = (
+        pointers(8, 8)
+        + """
         cp.async.ca.shared.global [%r1], [%d3], 4;
         cp.async.commit_group;
         cp.async.ca.shared.global [%r1 + 4], [%d3 + 4], 4;
@@ -221,5 +241,6 @@ def test_of_two_groups_of_copies_the_first_can_be_waited_for():
         ld.shared.b32 %r3, [%r1 + 4];
         st.global.v2.b32 [%d4], {%r2, %r3};
     """
+    )
     execute(body, shared=1024, x=x, y=y)
     np.testing.assert_array_equal(y, x)

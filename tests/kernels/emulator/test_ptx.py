@@ -14,43 +14,43 @@ EXAMPLE = """
 .version 9.4
 .target sm_90a
 .address_size 64
-	// .globl	example                 // -- Begin function example
+    // .globl    example                 // -- Begin function example
 .extern .shared .align 16 .b8 global_smem[];
 .visible .entry example(
-	.param .u64 .ptr .global .align 1 example_param_0,
-	.param .u32 example_param_1,
-	.param .u64 .ptr .global .align 1 example_param_2
+    .param .u64 .ptr .global .align 1 example_param_0,
+    .param .u32 example_param_1,
+    .param .u64 .ptr .global .align 1 example_param_2
 )
 .reqntid 128
 {
-	.reg .pred 	%p<3>;
-	.reg .b32 	%r<9>;
-	.reg .b64 	%rd<4>;
+    .reg .pred     %p<3>;
+    .reg .b32     %r<9>;
+    .reg .b64     %rd<4>;
 $L__func_begin0:
-	.loc	1 123 10                        // linear.py:123:10
-	mov.u32 	%r1, %ctaid.x; mov.b32 %r2, 0f3F800000;
-	/* two
-	   lines */
-	ld.param.b64 	%rd1, [example_param_2];
-	@!%p1 bra 	$L__BB0_1;
-	// begin inline asm
-	{
-		.reg .b32 %r1;
-		mov.b32 %r1,
-			-5;
-	}
-	@%p2 ld.global.v2.b32 { %r3, %r4 }, [ %rd1 + 8 ];
-	// end inline asm
+    .loc    1 123 10                        // linear.py:123:10
+    mov.u32     %r1, %ctaid.x; mov.b32 %r2, 0f3F800000;
+    /* two
+       lines */
+    ld.param.b64     %rd1, [example_param_2];
+    @!%p1 bra     $L__BB0_1;
+    // begin inline asm
+    {
+        .reg .b32 %r1;
+        mov.b32 %r1,
+            -5;
+    }
+    @%p2 ld.global.v2.b32 { %r3, %r4 }, [ %rd1 + 8 ];
+    // end inline asm
 $L__BB0_1:
-	.loc	1 0 0
-	ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r5}, [global_smem];
-	setp.eq.b32 %p1|%p2, %r5, 0x10U;
-	and.pred %p1, %p2, !%p1;
-	ret;
+    .loc    1 0 0
+    ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r5}, [global_smem];
+    setp.eq.b32 %p1|%p2, %r5, 0x10U;
+    and.pred %p1, %p2, !%p1;
+    ret;
 $L__func_end0:
 }
-	.file	1 "/somewhere/smml_kernels/relation/linear.py"
-	.section	.debug_macinfo	{	}
+    .file    1 "/somewhere/smml_kernels/relation/linear.py"
+    .section    .debug_macinfo    {    }
 """
 
 
@@ -108,9 +108,9 @@ def test_shared_arrays_lie_behind_one_another_and_aligned():
     [
         ("%r1, %ctaid.x", "%r1, %clock", r"line 22: the operand `%clock` of `mov.u32 %r1, %clock`"),
         ("%r1, %ctaid.x", "%r77, %ctaid.x", "line 22: the operand `%r77`"),
-        ("	@!%p1 bra", "	@%q bra", "line 26: the unknown predicate %q"),
-        (".reg .b64 	%rd<4>;", ".reg .b128 	%rd<4>;", r"line 19: `.reg .b128 %rd<4>`"),
-        (".reg .b64 	%rd<4>;", ".reg .b64 %rd<4>; .local .b8 stack[8];", r"line 19: `.local .b8 stack\[8\]`"),
+        ("    @!%p1 bra", "    @%q bra", "line 26: the unknown predicate %q"),
+        (".reg .b64     %rd<4>;", ".reg .b128     %rd<4>;", r"line 19: `.reg .b128 %rd<4>`"),
+        (".reg .b64     %rd<4>;", ".reg .b64 %rd<4>; .local .b8 stack[8];", r"line 19: `.local .b8 stack\[8\]`"),
         (".version 9.4", ".func (.reg .b32 %x) helper();", r"line 5: .func: functions are not modelled"),
         (".param .u32 example_param_1", ".param .texref example_param_1", "the parameter"),
         (".visible .entry example(", ".visible .entry other() { ret; }\n.entry example(", "2 kernels"),
@@ -154,5 +154,7 @@ def test_an_instruction_that_is_not_modelled_is_named_before_anything_runs(instr
 
 def test_all_that_is_not_modelled_is_named_at_once():
     with pytest.raises(NotModelled, match=r"tanh.*sin") as error:
-        compile_kernel(parse(module("tanh.approx.f32 %r1, %r2; tanh.approx.f32 %r1, %r2; sin.approx.f32 %r1, %r2;", ["x"], 32)))
+        compile_kernel(
+            parse(module("tanh.approx.f32 %r1, %r2; tanh.approx.f32 %r1, %r2; sin.approx.f32 %r1, %r2;", ["x"], 32))
+        )
     assert str(error.value).count("tanh") == 1

@@ -65,7 +65,9 @@ def test_the_product_of_a_warp(shape, type_, rows, inner):
     places = [braces(letter, int(start), number) for start, number in zip(first, numbers, strict=False)]
     kinds = "f64.f64.f64.f64" if type_ == "f64" else "f32.tf32.tf32.f32"
     body += f"\nmma.sync.aligned.{shape}.row.col.{kinds} {places[2]}, {places[0]}, {places[1]}, {places[2]};\n"
-    body += "\n".join(f"st.global.b{8 * width} [%d4 + {i * width}], %{letter}{int(first[2]) + i};" for i in range(numbers[2]))
+    body += "\n".join(
+        f"st.global.b{8 * width} [%d4 + {i * width}], %{letter}{int(first[2]) + i};" for i in range(numbers[2])
+    )
     execute(body, 32, a=held[0], b=held[1], c=held[2])
     if type_ == "tf32":
         a, b = cut(a), cut(b)
