@@ -6,8 +6,9 @@ meet again behind it. Each value that nothing has written is followed through th
 error only where it decides something.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -174,10 +175,10 @@ class Machine:
         self._in_flight: dict[int, int] = {}  # registers that products will write, by their instruction
 
     def _specials(self) -> dict[str, np.ndarray]:
-        grid, zero, one = self.launch.grid, np.int64(0), np.int64(1)
+        grid, zero, one = self.launch.grid, np.asarray(0), np.asarray(1)
         found = {"%tid.x": self._lane, "%tid.y": zero, "%tid.z": zero}
-        found |= {"%ntid.x": np.int64(self.launch.threads), "%ntid.y": one, "%ntid.z": one}
-        found |= {f"%nctaid.{axis}": np.int64(size) for axis, size in zip("xyz", grid, strict=True)}
+        found |= {"%ntid.x": np.asarray(self.launch.threads), "%ntid.y": one, "%ntid.z": one}
+        found |= {f"%nctaid.{axis}": np.asarray(size) for axis, size in zip("xyz", grid, strict=True)}
         found |= {f"%ctaid.{axis}": part for axis, part in zip("xyz", self._coordinates(self._number), strict=True)}
         return found | {"%laneid": self._lane % 32, "%warpid": self._lane // 32}
 
@@ -264,7 +265,7 @@ class Machine:
         """The one that is executed."""
         return self.program.kernel.instructions[self.at]
 
-    def fault(self, kind: str, what: str, thread: int) -> None:
+    def fault(self, kind: str, what: str, thread: int) -> NoReturn:
         """Raise a Fault that names kernel, instruction, and the thread that ``what`` is said of."""
         number = int(self._number[thread])
         program = tuple(int(part) for part in self._coordinates(number))
@@ -397,7 +398,7 @@ class Machine:
         self._judge_writes(clashes, rows, before, values, view[at], self._shared_place)
 
     def _judge_writes(self, clashes: list[Clash], rows: np.ndarray, before: np.ndarray, values: np.ndarray,
-                      after: np.ndarray, place) -> None:  # fmt: skip
+                      after: np.ndarray, place: Callable[[Clash, np.ndarray], str]) -> None:  # fmt: skip
         """Of writes that clash, warps of one program that write what is there already do no harm: Triton lets them."""
         for clash in clashes:
             same = (before[clash.row] == values[clash.row]).all()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports Triton, and before tests/conftest.py would have it interpret.
+# Before anything imports Triton or looks for a GPU, and before tests/conftest.py would have it interpret.
 os.environ["TRITON_INTERPRET"] = "0"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests take a GPU where there is one
 
 _RECORDS: list[dict] = []
 

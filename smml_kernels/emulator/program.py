@@ -8,7 +8,7 @@ import numpy as np
 
 from smml_kernels.emulator import arithmetic, moves, tensor_cores
 from smml_kernels.emulator.faults import NotModelled
-from smml_kernels.emulator.operands import dtype_of, expect, reader, registers, writer
+from smml_kernels.emulator.operands import Reader, Writer, dtype_of, expect, reader, registers, writer
 from smml_kernels.emulator.ptx import WIDTHS, Immediate, Instruction, Kernel, Label, Register
 
 if TYPE_CHECKING:
@@ -135,16 +135,16 @@ def _elementwise(instruction: Instruction, operation: arithmetic.Operation) -> S
     return step
 
 
-def _choice(instruction: Instruction, write, readers) -> Step:
-    first, second, chooser = ([*registers([source])] for source in instruction.operands[1:4])
+def _choice(instruction: Instruction, write: Writer, readers: list[Reader]) -> Step:
+    parts = [registers([source]) for source in instruction.operands[1:4]]
+    used = registers(instruction.operands[1:4])
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         a, b, wanted = (read(machine) for read in readers)
-        undefined = machine.undefined((*first, *second, *chooser))
+        undefined = machine.undefined(used)
         if undefined is not None:
-            nobody = np.zeros(machine.threads, bool)
-            of = [machine.undefined(tuple(part)) for part in (first, second, chooser)]
-            one, other, by = (nobody if part is None else part for part in of)
+            found = [machine.undefined(part) for part in parts]
+            one, other, by = (np.False_ if part is None else part for part in found)
             undefined = np.where(wanted, one, other) | by
         write(machine, np.where(wanted, a, b), active, undefined)
 
