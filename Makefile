@@ -1,7 +1,7 @@
-# make run, make test, make fuzz, make lab, make site: each sets up its own environment in .venv first (once).
+# make run, make test, make test-ptx, make fuzz, make lab, make site: each sets up its own environment in .venv first (once).
 # make gpu-report takes a machine as it finds it: .venv if there is one, else PYTHON.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fuzz lab site gpu-report clean
+.PHONY: help setup run test test-ptx fuzz lab site gpu-report clean
 
 # The first Python that is new enough; name another with `make PYTHON=... run`.
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11 python,\
@@ -11,6 +11,7 @@ VENV := .venv/bin/python
 help:
 	@echo "make run    set up, then run every notebook on a simulated cohort; results in build/"
 	@echo "make test   set up, then run the whole test suite"
+	@echo "make test-ptx  set up, then the tests of the kernels as compiled for a GPU, in the emulator (docs/EMULATOR.md)"
 	@echo "make fuzz   set up, then the property tests with random examples (MINUTES=20 SEED=...)"
 	@echo "make lab    set up, then open JupyterLab on the notebooks"
 	@echo "make site   set up, then the executed notebooks and their pages as a site that opens from disk"
@@ -26,6 +27,10 @@ run: setup
 
 test: setup
 	@SMML_FAST=1 OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=170 notebooks tests
+
+test-ptx: setup
+	@SMML_FAST=1 OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile -p smml_kernels.emulator.plugin \
+	    tests/kernels/test_relation.py tests/kernels/test_fusion.py tests/kernels/test_exchange.py tests/kernels/test_dice_ce.py
 
 fuzz: setup
 	@OMP_NUM_THREADS=1 $(VENV) scripts/fuzz.py --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))

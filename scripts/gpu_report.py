@@ -376,10 +376,11 @@ def training_result(outcome: Outcome) -> dict | None:
 def _pytest_words(found: Callable[[str], object] = importlib.util.find_spec) -> list[str]:
     """How the tests are run: a line for each test, several at once, and without what the machine lacks.
 
-    Left out are what is compiled for other GPUs (the next step does it for this one) and the tests of this script.
+    Left out are what is compiled for other GPUs (the next step does it for this one), the emulator, and the tests of
+    this script.
     """
     words = ["-v", "--tb=short", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=60"]
-    words += ["--ignore=tests/kernels/test_aot.py", "--ignore=tests/kernels/test_gpu_report.py"]
+    words += [f"--ignore=tests/kernels/{name}" for name in ("test_aot.py", "emulator", "test_gpu_report.py")]
     if found("xdist"):
         words += ["-n", str(min(8, os.cpu_count() or 1))]
     if not (found("nibabel") and found("nilearn")):

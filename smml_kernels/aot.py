@@ -53,7 +53,7 @@ class Resources:
     stack: int
 
 
-class _StandInDriver:
+class StandInDriver:
     """As much of a Triton driver as compiling takes."""
 
     def __init__(self, capability: int) -> None:
@@ -86,7 +86,7 @@ def _compile_only(capability: int) -> Iterator[list]:
         compiled.append(kernel)
         return kernel
 
-    driver.set_active(_StandInDriver(capability))
+    driver.set_active(StandInDriver(capability))
     with mock.patch.object(JITFunction, "run", run):
         yield compiled
 

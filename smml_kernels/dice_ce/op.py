@@ -127,7 +127,9 @@ def _finish_kernel(
         tl.debug_barrier()  # the weights that other threads stored are read again
         for sample in range(batch):
             at = coefficients + sample * KP + k
-            tl.store(at, tl.load(at) / everyone)
+            weight = tl.load(at)
+            tl.debug_barrier()  # every warp has read them before one writes
+            tl.store(at, weight / everyone)
         tl.store(coefficients + batch * KP + k, -2.0 / (K * (size + DICE_EPS)))
         tl.store(coefficients + (batch + 1) * KP + k, dice / (K * (size + DICE_EPS)))
 

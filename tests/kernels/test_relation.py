@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_checks import (
     ATOL,
+    COMPILED,
     COMPILER,
     DEVICE,
     FLOATS,
@@ -31,7 +32,7 @@ both_forms = pytest.mark.parametrize("form", ["linear", "direct"])
 @pytest.fixture(autouse=True)
 def _wide_slices(request, monkeypatch):
     """Interpreted, a loop costs by its iterations: half as many, but for the test of odd sizes."""
-    if DEVICE == "cpu" and "odd_sizes" not in request.node.name:
+    if not COMPILED and "odd_sizes" not in request.node.name:
         monkeypatch.setattr(linear, "_SLICE", 32)
 
 
@@ -426,8 +427,8 @@ def tf32():
 @pytest.fixture
 def rounded(tf32, monkeypatch):
     """The same, and the interpreter, which multiplies in float32, rounds the factors to TensorFloat-32 first."""
-    if DEVICE == "cuda":
-        yield  # whose tensor cores round by themselves
+    if COMPILED:
+        yield  # tensor cores round by themselves
         return
     from triton.runtime import interpreter
 
@@ -449,7 +450,7 @@ def rounded(tf32, monkeypatch):
 
 # In the interpreter the products of the next tests are float32: they see errors of the formulas, not of rounding.
 # Float32 moments and rows: a few more last digits than the float64 form.
-_TF32_ATOL = 2e-6 if DEVICE == "cpu" else 5e-3
+_TF32_ATOL = 5e-3 if COMPILED else 2e-6
 
 
 def compare_tf32(f1, f2, weight=None, eager=reference.relation_loss):

@@ -1,10 +1,12 @@
 """What the tests of all kernels share: where kernels run, and when a result is good enough.
 
 On a machine with CUDA the kernels run compiled; anywhere else Triton interprets them on the CPU (``tests/conftest.py``
-switches that on before Triton is imported). The tests are the same.
+switches that on before Triton is imported), or they are compiled and run in the emulator, whose plug-in of pytest
+switches the interpreter off (``make test-ptx``). The tests are the same.
 """
 
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Compiled kernels multiply by tensor cores, on a GPU and in the emulator; interpreted ones by numpy.
+COMPILED = DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "0"
 # Inductor's code for a CPU is compiled by a C++ compiler, half a minute a test, and says nothing about our ops.
 COMPILER = "inductor" if torch.cuda.is_available() else "aot_eager"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
