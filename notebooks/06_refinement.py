@@ -318,10 +318,10 @@ for region in REGIONS:
     values = by_case[region].sort_values(key=abs)
     mean, rest, n = bootstrap_mean(values.to_numpy()), values.iloc[:-1].mean(), len(values)
     verdict = "not shown" if mean.low < 0 < mean.high else "a gain" if mean.mean > 0 else "a loss"
-    hangs = "hangs on that case" if rest * mean.mean <= 0 or abs(rest) < abs(mean.mean) / 2 else "does not hang on it"
+    if verdict != "not shown" and (rest * mean.mean <= 0 or abs(rest) < abs(mean.mean) / 2):
+        verdict += " that hangs on one case"
     print(f"{region}, where it is: {mean.mean:+.1f} points ({mean.low:+.1f} to {mean.high:+.1f}), {verdict}; better in "
-          f"{(values > 0).sum()} of {n} cases; without {values.index[-1]} ({values.iloc[-1]:+.1f}) {rest:+.1f}: it "
-          f"{hangs}")  # fmt: skip
+          f"{(values > 0).sum()} of {n} cases; without the most changed, {values.index[-1]}, {rest:+.1f}")  # fmt: skip
     before, after = (alarms[name].loc[region] for name in ("student", "refined"))
     if before["absent"]:
         print(f"{region}, where it is not ({before['absent']:.0f} pairs of case and subset): called in "

@@ -221,7 +221,7 @@ for name, values in (("one method", one), ("the other", other), ("difference, pa
     )
 seeds = np.array([[0.4], [1.3], [2.1]])  # points gained with three seeds, no spread over cases
 interval = bootstrap_mean(seeds)
-assert (interval.low, interval.high) == (seeds.min(), seeds.max())
+assert np.allclose([interval.low, interval.high], [seeds.min(), seeds.max()])
 signs = np.sign(random.normal(0, 1, (100_000, 3))).sum(axis=1)  # three seeds of a method that gains nothing
 print(f"three seeds that gain nothing agree in their sign in {np.mean(abs(signs) == 3):.0%} of the cases, and their "
       f"'95 %' interval leaves 0 out as often")  # fmt: skip
@@ -257,10 +257,10 @@ figures.study_figure(study, "Dice, arm minus arm: simulated cases, 95 % interval
 
 # %% [markdown]
 # A triangle at the edge of the figure is a mean far outside, with its value: drawn to scale it would squeeze all
-# others. The same as a table: **bold** is a difference that is *shown*, because its interval leaves 0 out. Where all
-# seeds agree and the interval holds 0, the cases disagree, and nothing is shown. The last column repeats a comparison
-# on the probe's subjects, where it was made there too. On these the later settings were found, so it is no independent
-# test either.
+# others. A bar that runs off the edge goes on outside. The same as a table: **bold** is a difference that is *shown*,
+# because its interval leaves 0 out. Where all seeds agree and the interval holds 0, the cases disagree, and nothing is
+# shown. The last column repeats a comparison on the probe's subjects, where it was made there too. On these the later
+# settings were found, so it is no independent test either.
 
 
 # %%
@@ -308,9 +308,9 @@ for arm, parent in (("pixel", "pair"), ("both-even", "pair"), ("refined-flat", "
 # subjects of the usual split of BraTS 2020 ([published.py](../smml/evaluation/published.py)). **Hours** below come from
 # [results/speed](../results/speed/speed.md) for the two CPU cores of that page, and from a
 # [card](../smml/weights/small.md) for one GPU. What nobody here has measured says so: twenty steps on your machine tell
-# you (`seconds` in the run's `log.csv`). **Memory** is counted, not measured: what the forward pass keeps for the
-# backward pass of one step in float32, plus 20 bytes a parameter for weights, gradient and Adam. `--recompute` and
-# `--accumulate` lower it.
+# you (`seconds` in the run's `log.csv`). **Memory** is counted, not measured, and a lower bound: what the forward pass
+# keeps for the backward pass of one step in float32, plus 20 bytes a parameter for weights, gradient and Adam.
+# `--recompute` and `--accumulate` lower it.
 #
 # ```
 # smml info --check data/train

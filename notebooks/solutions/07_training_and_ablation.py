@@ -10,8 +10,8 @@ from smml.evaluation.bootstrap import bootstrap_mean
 # ## Exercise 7.1
 #
 # One row of the differences is one seed. The interval over its cases says how sure the difference of *these two
-# trainings* is, and nothing of what another seed would give. So one seed calls differences shown that three seeds do not
-# confirm, and now and then with the other sign.
+# trainings* is, and nothing of what another seed would give. So one seed calls differences shown that three seeds do
+# not confirm, and now and then with the other sign.
 
 
 # %%
