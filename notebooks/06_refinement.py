@@ -22,17 +22,19 @@
 # - show that neither the label nor a missing sequence can reach them;
 # - explain what the gate looks at, train the refinement, and judge with numbers whether it helped.
 #
-# Two to three minutes on two CPU cores, 2 GB of memory. From [notebook 3](03_masked_mutual_learning.ipynb) it needs
-# what the two branches and their losses are.
+# About a minute on two CPU cores, 2 GB of memory. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
+# two branches and their losses are, from [notebook 8](08_evaluation.ipynb) how overlap and false alarms are told apart.
 #
-# All images are **simulated**. The SAM used here is the *tiny*
-# one that ships with the package (segment-anything's modules and a few convolutions for fine detail, trained on
-# simulated slices of other seeds); Meta's own checkpoints are loaded with `load_sam("vit_b")` and are far slower on
-# such a machine.
+# All images are **simulated**. The SAM used here is the *tiny* one that ships with the package (segment-anything's
+# modules and a few convolutions for fine detail, trained on simulated slices of other seeds); Meta's own checkpoints
+# are loaded with `load_sam("vit_b")` and are far slower on such a machine.
 #
-# **How we read the paper.** The authors' public code shows SAM the ground truth, weighs its answers by their overlap
-# with the ground truth, and leaves the refinement out at test time. Here neither prompts, priors nor gate ever see a
-# label ([docs/METHOD.md](../docs/METHOD.md), "Refinement").
+# **How we read the paper.** In the
+# [authors' public code](https://github.com/banbooliang/SMML/tree/d40154138dc0e7cc0ab7e7413ee4e51332b3ca8f) SAM's maps
+# come from files that nothing in it makes. Each is weighed by a network that is given its mean over the mean of the
+# *ground truth* (`sam_weight_f` in its layers), and the refinement runs in training only (`is_training` in its
+# `Model.forward`). Here neither prompts, priors nor gate ever see a label, so it works where there is none
+# ([docs/METHOD.md](../docs/METHOD.md), "Refinement").
 
 # %%
 import time
@@ -40,17 +42,16 @@ import time
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import display
 
 from smml import course, figures
 from smml.data import read_case
 from smml.data.labels import REGIONS
-from smml.evaluation import Scores, evaluate, false_alarms, format_table, refinement_table
+from smml.evaluation import Scores, bootstrap_mean, false_alarms
 from smml.inference import Predictor
 from smml.modalities import DISPLAY_NAMES, MODALITIES, subset_mask
-from smml.models.checkpoint import load_checkpoint
 from smml.models.refinement import RefinementNetwork
-from smml.sam import PromptRules, SAMPrior, best_answers, coarse_prompts, load_sam
+from smml.sam import SAMPrior, best_answers, coarse_prompts, load_sam
 from smml.sam.training.prompts import fill_box, iou, mask_box
 from smml.training import TrainingConfig, train
 
@@ -66,11 +67,14 @@ print(f"{sum(p.numel() for p in sam.parameters()):,} parameters, slices of {sam.
 # of features), and answers any number of prompts from that. A held-out case, its widest axial slice, and the exact box
 # round the *whole tumour*. (In this section and the next, boxes are drawn from the truth, to look at SAM. After that
 # the truth only supervises a training and scores.) IoU is what two masks share, divided by what they cover together.
+#
+# The table asks the same for each region in each sequence. Down a column the box is the same; what differs is what the
+# sequence shows. Where it shows nothing, SAM falls back on what boxes usually hold.
 
 # %%
 from smml.sam import Prompts, SquareFit, answer, encode, intensity_window
 
-cases = [read_case(file) for file in course.held_out_cohort(course.size(full=6, fast=2))]
+cases = [read_case(file) for file in course.held_out_cohort(course.size(full=6, fast=1))]
 case = max(cases, key=lambda case: int((case.label == 3).sum()))
 volumes = {name: figures.to_canonical(volume, case.affine) for name, volume in case.volumes.items()}
 label = figures.to_canonical(case.label, case.affine)
@@ -95,13 +99,9 @@ for name in volumes:
     found = ask(name, box) > 0.5
     title = f"{DISPLAY_NAMES[name]}, IoU {iou(found, truth['WT']):.2f}"
     pictures[title] = figures.prompt_picture(volumes[name], z, mask=found, truth=truth["WT"], boxes=[box])
-figures.panels(pictures, title="The same box (yellow), SAM's answer (blue), the truth (white outline)", size=220)
-
-# %% [markdown]
-# The same question, for each region in each sequence. Each column has one box; what differs down a column is only what
-# the sequence shows. Where it shows nothing, SAM falls back on what boxes usually hold.
-
-# %%
+display(
+    figures.panels(pictures, title="The same box (yellow), SAM's answer (blue), the truth (white outline)", size=220)
+)
 rows = {
     DISPLAY_NAMES[name]: {
         region: iou(ask(name, mask_box(truth[region])) > 0.5, truth[region])
@@ -141,32 +141,21 @@ figures.panels(pictures, title="FLAIR, whole tumour: what a prompt is worth", si
 # %% [markdown]
 # ## One box, three answers
 #
-# A box round an enhancing rim is nearly always that of the core inside it as well
-# ([results/sam](../results/sam/tiny.md) counts them), and nothing in the image says which of the two is meant. For such
-# prompts SAM has three more masks. In training only the best of them learns, so they come to differ. T1ce, the box of
-# ET:
-
-# %%
-box = mask_box(truth["ET"])
-answers = ask("t1ce", box, multimask=True)  # [3, H, W]
-fits = {region: [iou(a > 0.5, truth[region]) for a in answers] for region in ("ET", "TC")}
-pictures = {
-    f"{i + 1}: IoU with ET {fits['ET'][i]:.2f}, TC {fits['TC'][i]:.2f}": figures.prompt_picture(
-        volumes["t1ce"], z, mask=answer > 0.5, truth=truth["ET"], boxes=[box]
-    )
-    for i, answer in enumerate(answers)
-}
-figures.panels(pictures, columns=3, title="One box (yellow), SAM's three answers (blue), ET (white outline)", size=290)
-
-# %% [markdown]
+# A box round an enhancing rim is nearly always that of the core inside it as well, and nothing in the image says which
+# of the two is meant. For such prompts SAM has three more masks. In training only the best of them learns, so they come
+# to differ.
+#
 # Whoever asked knows what was meant. A branch asks because it predicts a region there, with probability $p_r$. Of the
 # three answers $a$ the prior takes the one with the highest soft IoU with $p_r$ in the box,
 # $$s^{*} = \operatorname*{arg\,max}_{a}\
 #   \frac{\sum_{v\in\text{box}}\min(a,p_r)}{\sum_{v\in\text{box}}\max(a,p_r) + \sum_{v\notin\text{box}} a}.$$
-# With the rim and with the core in the place of a prediction:
-
+# T1ce and the box of ET, with the rim and then with the core in the place of a prediction:
 
 # %%
+box = mask_box(truth["ET"])
+answers = ask("t1ce", box, multimask=True)  # [3, H, W]
+
+
 def best_answer(answers, p, box):
     p = p * fill_box(box, p.shape)
     return max(answers, key=lambda a: np.minimum(a, p).sum() / np.maximum(a, p).sum())
@@ -179,16 +168,23 @@ for region in ("ET", "TC"):
     assert torch.equal(package[0], torch.from_numpy(chosen))
     print(f"asked for {region}: IoU {iou(chosen > 0.5, truth[region]):.2f}; "
           f"with its one mask {iou(ask('t1ce', box) > 0.5, truth[region]):.2f}")  # fmt: skip
+pictures = {}
+for number, found in enumerate(answers > 0.5, start=1):
+    fits = ", ".join(f"{region} {iou(found, truth[region]):.2f}" for region in ("ET", "TC"))
+    picture = figures.prompt_picture(volumes["t1ce"], z, mask=found, truth=truth["ET"], boxes=[box])
+    pictures[f"{number}: IoU with {fits}"] = picture
+figures.panels(pictures, columns=3, title="One box (yellow), SAM's three answers (blue), ET (white outline)", size=290)
 
 # %% [markdown]
 # ## Prompts from the prediction itself
 #
 # At test time there is no truth, so each branch prompts SAM with its *own* coarse prediction: per slice and region the
 # connected pieces, a box with a margin round each, and points well inside and just outside. Branch 1 of the shipped
-# students, given T1ce and T2 only:
+# students, given T1ce and T2 only. (The predictor's windows are those of its default, half as large again as the
+# training's patches; notebook 8 shows what their size does.)
 
 # %%
-predictor = Predictor.from_checkpoint("tiny", refine=False)
+predictor = Predictor.from_checkpoint("tiny-refined")
 encoding = predictor.encode(case)
 given = subset_mask("t1ce+t2")
 coarse = predictor.coarse(encoding, given)  # [2 branches, K, x, y, z], on the network's own grid
@@ -215,19 +211,14 @@ figures.panels({"prediction (blue) and what it asks SAM": picture}, size=330)
 # a new `SAMPrior` has no embedding in its cache, and not one bit changes.
 
 # %%
-prior = SAMPrior(sam)
+prior = predictor.prior
 began = time.perf_counter()
 maps = prior(image[None], coarse[:1], given[None])
-cold = time.perf_counter() - began
+print(f"priors {list(maps.shape)}: {time.perf_counter() - began:.1f} s")
 poisoned = image[None].clone()
 poisoned[:, ~given] = float("nan")
 assert torch.equal(maps, SAMPrior(sam)(poisoned, coarse[:1], given[None]))
 assert not maps[0, ~given].any()
-began = time.perf_counter()
-prior(image[None], coarse[:1], given[None])
-print(f"priors {list(maps.shape)}: {cold:.1f} s, with embeddings in the cache {time.perf_counter() - began:.1f} s")
-
-# %%
 pictures = {}
 for m in given.nonzero()[:, 0].tolist():
     for r, region in enumerate(REGIONS):
@@ -237,15 +228,25 @@ for m in given.nonzero()[:, 0].tolist():
 figures.panels(pictures, columns=3, title="What SAM made of the prediction: two sequences, three regions", size=210)
 
 # %% [markdown]
-# ## The gate
+# ## The gate, the correction, and what trains them
 #
 # Two sequences, two answers. Which to trust, and where? The refinement network has a gate $g_{m,r}$ between 0 and 1
 # that sees the student's probability $p$, SAM's map $s$, their agreement $1-|p-s|$, the student's entropy, and how much
-# the two overlap over the whole patch,
-# $$o = \frac{2\sum_v p\,s}{\sum_v p + \sum_v s}.$$
-# Public code takes the overlap with the *truth* (docs/METHOD.md). The refined logits are the student's plus a
-# correction from a small U-Net that sees $p$, its logarithm, and two means over the sequences present: of the gated
-# maps, $\operatorname{mean}_m g_{m,r} s_{m,r}$, and of the gates. Untrained, the correction is exactly zero:
+# the two overlap over the whole patch, $o = 2\sum_v p\,s\,/\,(\sum_v p + \sum_v s)$. The refined logits are the
+# student's, as constants, plus a correction by a small U-Net:
+# $$z_{ref} = \mathrm{sg}[z] + \mathrm{UNet}\bigl(p,\ \log p,\ \operatorname{mean}_m g_{m,r}\,s_{m,r},\
+#   \operatorname{mean}_m g_{m,r}\bigr).$$
+# The U-Net's last layer starts at 0, so an untrained refinement *is* the student, to the bit. A random correction would
+# begin by spoiling a good segmentation, and the KL below would teach the student that noise.
+# $$L_{ref} = \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref})
+#   + \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_{student}\bigr)$$
+# The first two train the refinement alone; the last brings back to the student what it found. The CE counts every voxel
+# alike: the students' class weights made what is refined too large ([findings](../results/study/cpu/findings.md)).
+#
+# SAM is far too slow to be asked in every step. When the refinement begins, every case is segmented once under a few
+# pairs of masks; those priors are kept, and turned and flipped with the image. Normally it begins half-way
+# (`refinement_start` 0.5), when the students' predictions are worth asking with. Here it begins at once (0.0), because
+# the students come trained.
 
 # %%
 network = RefinementNetwork(widths=(4, 8))
@@ -256,25 +257,11 @@ assert torch.equal(output.logits, logits)
 assert not output.gate[0, ~given].any()
 mine = (output.gate * torch.where(given.view(1, 4, 1, 1, 1, 1), s, 0.0)).sum(dim=1) / given.sum()
 assert torch.allclose(mine, output.prior, atol=1e-6)
-print(
-    f"gate {list(output.gate.shape)}, between {output.gate[0, given].min():.2f} and {output.gate[0, given].max():.2f}"
-)
-
-# %% [markdown]
-# ## Training it, live
-#
-# $$L_{ref} = \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref})
-#   + \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_{student}\bigr)$$
-# The first two train the refinement alone, the last brings back to the student what it found. The CE counts every voxel
-# alike, whatever its class: the students' class weights made what is refined too large
-# ([findings](../results/study/cpu/findings.md)). In the total the KL is multiplied by the ramp $r(t)$, which starts at
-# 0; the first two are not ([docs/EQUATIONS.md](../docs/EQUATIONS.md), "The total"). SAM is far too slow to be asked in
-# every step: every case is segmented once under a few pairs of masks,
-# and the priors are kept and turned with the image. One option switches it on, and the log says what it costs. A few
-# steps, from the shipped students:
+low, high = output.gate[0, given].aminmax()
+print(f"untrained: logits unchanged, gate {list(output.gate.shape)}, between {low:.2f} and {high:.2f}")
 
 # %%
-files = course.training_cohort(course.size(full=5, fast=1))
+files = course.training_cohort(course.size(full=3, fast=1))
 steps = course.size(full=20, fast=2)
 config = TrainingConfig(preset="tiny", steps=steps, refinement="tiny", refinement_start=0.0, prior_masks=1, seed=0)
 run = course.build_folder() / f"run-refined-{steps}-steps"
@@ -289,49 +276,36 @@ print(
 #
 # `"tiny-refined"` ships with the package: the students `"tiny"`, trained on with the refinement (its
 # [card](../smml/weights/tiny-refined.md) says how). Its mean gate where SAM marked anything at all, on this case with
-# all four sequences, in branch 1:
+# all four sequences, in branch 1. ET can be seen in T1ce alone; a gate that has learnt this trusts T1ce most there.
 
 # %%
-checkpoint = load_checkpoint("tiny-refined")
-model = checkpoint.build()
-refined = Predictor(
-    model, checkpoint.spacing, window=checkpoint.patch + 16, prior=prior, preprocessing=checkpoint.preprocessing
-)
-encoding = refined.encode(case)
 everything = subset_mask(MODALITIES)
-coarse = refined.coarse(encoding, everything)[:1]
+coarse = predictor.coarse(encoding, everything)[:1]
 maps = prior(image[None], coarse, everything[None])
 with torch.inference_mode():
     probabilities, s = (encoding.plan.pad(volume[0])[None] for volume in (coarse, maps))
-    output = model.refinements[0](probabilities.clamp_min(1e-30).log(), s, everything[None])
+    output = predictor.model.refinements[0](probabilities.clamp_min(1e-30).log(), s, everything[None])
 marked = s > 0.5
 trust = (output.gate * marked).sum(dim=(0, 3, 4, 5)) / marked.sum(dim=(0, 3, 4, 5)).clamp_min(1)
 trust = pd.DataFrame(trust.numpy(), index=[DISPLAY_NAMES[m] for m in MODALITIES], columns=list(REGIONS))
+et = trust["ET"].sort_values(ascending=False)
+place = list(et.index).index("T1ce") + 1
+print(f"ET: most trusted in {et.index[0]} ({et.iloc[0]:.2f}), least in {et.index[-1]} ({et.iloc[-1]:.2f}); T1ce is "
+      f"number {place} of {len(et)} ({et['T1ce']:.2f})")  # fmt: skip
+print("So the gate has learnt where ET can be seen." if place == 1 else
+      "So the gate has not learnt where ET can be seen, and the correction behind it must do without its help."
+      if place < len(et) else "So the gate has learnt the opposite of what can be seen, and the correction behind it "
+      "must make up for that.")  # fmt: skip
+print(f"spread over the sequences: {', '.join(f'{r} {trust[r].max() - trust[r].min():.2f}' for r in REGIONS)}")
 trust.round(2)
 
-# %%
-best = trust.idxmax()
-print("; ".join(f"{region}: most trusted in {best[region]}, {trust[region].max():.2f}" for region in REGIONS))
-print(
-    f"from the least to the most trusted sequence: {float((trust.max() - trust.min()).mean()):.2f}, mean over regions"
-)
-
 # %% [markdown]
-# ET can be seen in T1ce alone. If another sequence is trusted more there, the gate has not learnt that yet: this
-# training was short, and the correction that follows may do without the gate's help.
-#
 # ## Before and after
 #
-# The same students with and without refinement, on a few held-out cases here (the literature's mean):
-
-# %%
-subsets = [("flair",), ("t1ce",), ("t1ce", "t2"), MODALITIES][-course.size(full=4, fast=1) :]
-scores = evaluate(refined, cases[: course.size(full=2, fast=1)], subsets=subsets, progress=False)
-Markdown(format_table(refinement_table(scores)))
-
-# %% [markdown]
-# And over all fifteen subsets and more cases, from the committed measurement
-# ([results/refinement](../results/refinement/table.md)):
+# Students and refined, side by side over all fifteen subsets, from the committed measurement
+# ([results/refinement](../results/refinement/table.md)). Two questions, apart: is a region that is there outlined
+# better, and is less called where there is none? A mean over few cases can hang on one of them, so the case that
+# changed most is taken out once.
 
 # %%
 committed = Scores.read(course.results_folder() / "refinement")
@@ -339,31 +313,23 @@ there = committed.frame[committed.frame["truth_ml"] > 0]
 wide = there.pivot_table(index=["case", "subset", "region"], columns="output", values="dice")
 change = 100 * (wide["refined"] - wide["student"])  # Dice points, where the region is there
 by_case = change.groupby(["region", "case"]).mean()
+alarms = {name: false_alarms(committed.output(name), by=("region",)) for name in ("student", "refined")}
 for region in REGIONS:
     values = by_case[region].sort_values(key=abs)
-    rest = values.iloc[:-1].mean()
-    print(
-        f"{region}: {values.mean():+.1f} points on average over the cases that have it, better in "
-        f"{(values > 0).sum()} of {len(values)}; without {values.index[-1]}, which changed most "
-        f"({values.iloc[-1]:+.1f}): {rest:+.1f}"
-    )
-
-# %%
-for name, place in (("gained", change.idxmax()), ("lost", change.idxmin())):
-    before, after = wide.loc[place, "student"], wide.loc[place, "refined"]
-    print(f"{name} most: {', '.join(place)}: Dice {before:.2f} -> {after:.2f}")
-apart = {output: false_alarms(committed.output(output), by=("region",)) for output in ("student", "refined")}
-for region in REGIONS:
-    before, after = (apart[output].loc[region] for output in ("student", "refined"))
+    mean, rest, n = bootstrap_mean(values.to_numpy()), values.iloc[:-1].mean(), len(values)
+    verdict = "not shown" if mean.low < 0 < mean.high else "a gain" if mean.mean > 0 else "a loss"
+    if verdict != "not shown" and (rest * mean.mean <= 0 or abs(rest) < abs(mean.mean) / 2):
+        verdict += " that hangs on one case"
+    print(f"{region}, where it is: {mean.mean:+.1f} points ({mean.low:+.1f} to {mean.high:+.1f}), {verdict}; better in "
+          f"{(values > 0).sum()} of {n} cases; without the most changed, {values.index[-1]}, {rest:+.1f}")  # fmt: skip
+    before, after = (alarms[name].loc[region] for name in ("student", "refined"))
     if before["absent"]:
-        print(f"{region}, where there is none ({before['absent']:.0f} cases and subsets): called in "
-              f"{before['share']:.0%} by the students, in {after['share']:.0%} after refinement")  # fmt: skip
+        print(f"{region}, where it is not ({before['absent']:.0f} pairs of case and subset): called in "
+              f"{before['called']:.0f} by the students, in {after['called']:.0f} after refinement")  # fmt: skip
+for name, at in (("gained", change.idxmax()), ("lost", change.idxmin())):
+    print(f"{name} most: {', '.join(at)}: Dice {wide.loc[at, 'student']:.2f} -> {wide.loc[at, 'refined']:.2f}")
 
 # %% [markdown]
-# Overlap and false alarms are told apart here: in one mean of both, a single false alarm more or less is as much as all
-# that refinement does to the outlines. A mean over few cases can hang on one of them; the numbers after "without" say
-# how much of it is left then.
-#
 # These students and this SAM were trained on the same simulator, and SAM sees two-dimensional slices of one sequence at
 # a time: it cannot know what the fused student knows. Its use is bounded by the prompts, and the prompts by the
 # student: a lesion that the student misses is never asked about. Read the numbers above before paying SAM's time.
@@ -372,72 +338,83 @@ for region in REGIONS:
 #
 # - Prompts come from the prediction, priors from the sequences that are given; the label has no way in.
 # - SAM answers from what a sequence shows. Where that is nothing, its answer is what such boxes usually hold.
-# - The gate replaces the truth in the public code (docs/METHOD.md) by what can be known at test time: agreement and
-#   overlap.
+# - The gate asks what can be known at test time, agreement and overlap with the prediction, not with the truth.
 # - Refinement is an option with a price; the log shows the price and the evaluation shows both outputs.
 #
 # ## Exercises
 #
 # Replace the `...`, run the cell, then the check below it. The [solutions](solutions/06_refinement.py) say why.
 #
-# ### Exercise 6.1: A box with a margin
+# ### Exercise 6.1: A gate of your own
 #
-# A predicted mask is usually a little too small or too large, so the box that asks SAM leaves room on every side. Boxes
-# here are half-open: (top, left, bottom, right), the first row and column inside, and the first ones *behind*. A box
-# cannot leave the slice.
+# Four sequences, four maps of one region; some went astray. Give each map one number between 0 and 1, from the
+# prediction and the maps alone, so that their weighted mean is closer to the truth than their even mean. **Predict
+# first:** what will your gate do where the prediction itself is in the wrong place?
 
 
 # %%
 # Exercise 6.1
-def prompt_box(mask, margin):
-    """(top, left, bottom, right) round a boolean mask [H, W] that is not empty, with so many voxels of margin."""
+def my_gate(p, s):
+    """Trust in each map, float [M] in [0, 1]; p [X, Y, Z] is the prediction, s [M, X, Y, Z] are SAM's maps."""
     return ...
 
 
 # %%
 with course.check("6.1"):
-    blob = torch.zeros(1, 20, 30, dtype=torch.bool)
-    blob[0, 1:6, 10:27] = True
-    tight, wide = prompt_box(blob[0].numpy(), 0), prompt_box(blob[0].numpy(), 4)
-    assert tuple(tight) == (1, 10, 6, 27), f"without a margin it is mask[1:6, 10:27], found {tuple(tight)}"
-    assert min(wide) >= 0, "row -3 does not exist"
-    assert tuple(wide) == (0, 6, 10, 30), f"the slice has 20 rows and 30 columns, and the box reaches {tuple(wide)}"
-    package = coarse_prompts(blob, PromptRules(margin=4)).boxes[0].tolist()
-    assert package == list(wide), f"the package asks with {package}"
+    grid = torch.stack(torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij"))
+
+    def ball(x, radius):
+        return ((grid - torch.tensor([x, 12.0, 12.0]).view(3, 1, 1, 1)).square().sum(0) < radius**2).float()
+
+    def soft_dice(a, b):
+        return float(2 * (a * b).sum() / (a.sum() + b.sum()))
+
+    lesion = ball(9, 5)
+    maps_of = torch.stack([ball(9, 5), ball(17, 5), torch.ones_like(lesion), torch.zeros_like(lesion)])
+    scores = {}
+    for where, p in (("right", 0.8 * ball(10, 5)), ("wrong", 0.8 * ball(17, 5))):
+        g = my_gate(p, maps_of)
+        assert tuple(g.shape) == (4,), f"one number a map, found {list(g.shape)}"
+        assert ((g >= 0) & (g <= 1)).all(), "trust lies between 0 and 1"
+        weighted = (g.view(4, 1, 1, 1) * maps_of).sum(0) / g.sum().clamp_min(1e-6)
+        scores[where] = (soft_dice(weighted, lesion), soft_dice(maps_of.mean(0), lesion))
+    assert scores["right"][0] > scores["right"][1] + 0.1, "no better than to trust all maps alike"
+    for where, (gated, even) in scores.items():
+        print(f"prediction in the {where} place: soft Dice {gated:.2f} gated, {even:.2f} evenly")
 
 # %% [markdown]
-# ### Exercise 6.2: How much do two masks agree?
+# ### Exercise 6.2: Is it a gain?
 #
-# The pictures above state the IoU, the scores below them the Dice. For two masks each follows from the other, so they
-# can never disagree about which of two answers is the better one. Write both; two empty masks agree perfectly.
+# You have the change of Dice of every case, in points. Say "one case" if the mean hangs on a single one: without the
+# case that changed most, the mean has another sign or less than half its size. Else say "gain" or "loss" if the
+# interval of `bootstrap_mean` leaves 0 out, and "not shown" if it holds 0. **Predict first:** what will it say of a
+# method that helps one case in seven by 20 points and leaves the others as they are?
 
 
 # %%
 # Exercise 6.2
-def iou_and_dice(a, b):
-    """(IoU, Dice) of two boolean arrays; compute the Dice from the IoU alone."""
+def verdict(changes):
+    """ "one case", "gain", "loss" or "not shown", from an array of the cases' changes in points."""
     return ...
 
 
 # %%
 with course.check("6.2"):
-    random = np.random.default_rng(0)
-    for share in (0.2, 0.6, 0.95):
-        a, b = random.random((2, 8, 8)) < share
-        mine, formula = iou_and_dice(a, b), 2 * (a & b).sum() / (a.sum() + b.sum())
-        assert np.isclose(mine[0], iou(a, b)), f"IoU {mine[0]:.3f}: what both have, over what either has"
-        assert np.isclose(mine[1], formula), (
-            f"Dice {mine[1]:.3f} instead of {formula:.3f}; write |a| + |b| with the union"
-        )
-    empty = np.zeros((8, 8), bool)
-    assert tuple(iou_and_dice(empty, empty)) == (1, 1), "nothing is there, and both say so"
+    steady, noisy = np.linspace(0.5, 2.5, 12), np.tile([2.0, -1.0], 10)
+    expected = {"gain": steady, "loss": -steady, "not shown": noisy, "one case": np.r_[20.0, np.zeros(6)]}
+    for word, changes in expected.items():
+        found = verdict(changes)
+        assert found in expected, f"the answer is one of {', '.join(expected)}, not {found!r}"
+        assert found == word, f"{np.round(changes[:7], 1).tolist()} ... is {word!r}, not {found!r}"
+    assert verdict(np.r_[-9.0, steady[:5]]) == "one case", "the case that changed most may have lost"
+    print(f"of a method that helps one case in seven by 20 points: {verdict(expected['one case'])!r}")
 
 # %% [markdown]
 # ### Exercise 6.3: Catch a gate that looks at the truth
 #
 # A gate that has seen the truth works splendidly until there is none: the network then meets, at test time, a gate it
 # has never met. Write the test that finds out. You get a gate, its honest inputs, and one true mask; call it as often
-# as you like. Three of the gates below cheat, each in its own way: which changes of the truth would leave each unmoved?
+# as you like. Four of the gates below cheat, each in its own way: which changes of the truth would leave each unmoved?
 
 
 # %%
@@ -452,13 +429,15 @@ with course.check("6.3"):
     p, s, truth = torch.rand(4, 4, 4), torch.rand(4, 4, 4), torch.zeros(4, 4, 4)
     truth[:2] = 1  # half of the voxels, so that its complement is of the same size
     honest = sees_the_truth(lambda p, s, truth: 2 * (p * s).sum() / (p.sum() + s.sum()), p, s, truth)
+    ratio = sees_the_truth(lambda p, s, truth: s * s.mean() / (truth.mean() + 1e-7), p, s, truth)
     overlap = sees_the_truth(lambda p, s, truth: 2 * (s * truth).sum() / (s.sum() + truth.sum()), p, s, truth)
     counts = sees_the_truth(lambda p, s, truth: p * (truth.sum() > 20), p, s, truth)
     inside = sees_the_truth(lambda p, s, truth: s + truth[3, 3, 3], p, s, truth)
     assert honest in (True, False), "the answer is True or False"
     assert not honest, "the first gate knows p and s only"
-    assert overlap, "this one weighs SAM's answer by its overlap with the truth, as public code does"
+    assert overlap, "this one weighs SAM's answer by its overlap with the truth"
     assert counts, "this one knows how large the truth is: try truths of other sizes"
+    assert ratio, "this one weighs SAM's answer by its size over that of the truth, as public code does"
     assert inside, "this one knows the truth at one voxel"
 
 # %% [markdown]

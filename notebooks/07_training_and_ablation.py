@@ -14,29 +14,29 @@
 # **Question.** How is the method trained, from a laptop to a cluster, and which of its parts earn their keep?
 #
 # After this notebook you can
-# - start, watch, interrupt and resume a training, and say what its curves mean;
 # - write down what a step minimises and when each term switches on;
-# - design an ablation whose arms differ in one thing, and read its intervals;
-# - train with several processes and know which losses are *not* means of the processes' losses.
+# - start, watch, interrupt and resume a training, and train with several processes;
+# - design an ablation whose arms differ in one thing, and say what its intervals can tell and what not;
+# - plan a training on your own BraTS folder: split, steps, hours, memory, commands.
 #
-# Two minutes on two CPU cores, 2 GB of memory. Runs by itself; the terms of the sum are derived in notebooks 3, 4 and
-# 6. All images are **simulated**.
+# About a minute on two CPU cores, 2 GB of memory. Runs by itself; the terms of the sum are derived in notebooks 3, 4
+# and 6. All images are **simulated**.
 
 # %%
+import json
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from smml import course, figures
 from smml.evaluation.bootstrap import bootstrap_mean
 from smml.losses import feature_consistency, pixel_consistency, refinement_loss, segmentation_loss
 from smml.models import SMML
 from smml.models.checkpoint import load_checkpoint
-from smml.study import ARMS, READINGS, compare_arms, read_study
-from smml.study.report import MEASURES
+from smml.study import ARMS, READINGS, arm_label, compare_arms, read_study
 from smml.training import TrainingConfig, train
 from smml.training.config import consistency_ramp, learning_rate
 from smml.training.objective import objective
@@ -52,11 +52,11 @@ figures.use_theme()
 #   + r(t)\,\bigl(l_{pc}(L_{1\to2} + L_{2\to1}) + l_{ref}(\mathrm{KL}_1 + \mathrm{KL}_2)\bigr)$$
 # with weights $l_{fc}$, $l_{pc}$ and $l_{ref}$ that are 1 unless you say otherwise. At first neither branch's class
 # probabilities are worth copying, so what copies them waits: $r(t)$ is 0 for the first tenth of the training and then
-# rises to 1 over the next. $L_{fc}$ copies no answers and counts from the start. The rate falls as
-# $\eta(t) = \eta_0 (1 - t/T)^{0.9}$.
+# rises to 1 over the next. $L_{fc}$ copies no answers and counts from the start. The refinement, $S_b$ and
+# $\mathrm{KL}_b$, begins half-way. The rate falls as $\eta(t) = \eta_0 (1 - t/T)^{0.9}$.
 
 # %%
-plan = TrainingConfig(steps=1000)
+plan = TrainingConfig(steps=1000, refinement="tiny")
 t = np.arange(plan.steps)
 r = np.clip((t / plan.steps - 0.1) / 0.1, 0, 1)
 eta = plan.learning_rate * (1 - t / plan.steps) ** 0.9
@@ -65,8 +65,9 @@ assert np.allclose(eta, [learning_rate(plan, step) for step in t])
 print(f"l_fc = {plan.feature_weight:g}, l_pc = {plan.pixel_weight:g}, l_ref = {plan.refinement_weight:g}; "
       f"class weights are at least {plan.min_class_weight:g}, so that a patch of one class still counts, "
       f"and {plan.gate_min_class_weight:g} in L_pc's gates, {plan.refinement_min_class_weight:g} in S_b")  # fmt: skip
-for step in (0, 99, 150, 200, 900):
-    print(f"step {step:3d} of {plan.steps}: r = {r[step]:.2f}, rate = {eta[step]:.1e}")
+for step in (0, 99, 150, 200, 500, 900):
+    begun = "with" if step >= plan.refinement_step else "without"
+    print(f"step {step:3d} of {plan.steps}: r = {r[step]:.2f}, rate = {eta[step]:.1e}, {begun} refinement")
 
 # %% [markdown]
 # $L_b$ sums every head of student $b$, each with cross-entropy and Dice: the fused output, each modality alone through
@@ -75,7 +76,8 @@ for step in (0, 99, 150, 200, 900):
 # $$L_b = L_{fuse} + \sum_m L_{sep,m} + \sum_l L_{prm,l},\qquad
 #   S_b = \mathrm{CE}(p_{ref}) + \mathrm{Dice}(p_{ref}),\qquad
 #   \mathrm{KL}_b = \mathrm{KL}\bigl(\mathrm{sg}[p_{ref}]\,\|\,p_b\bigr).$$
-# The whole sum by hand, on noise, half-way up the ramp:
+# The whole sum by hand, on noise, half-way up the ramp. It is large because it has many heads, not because any of them
+# does badly: the log's `fuse` columns alone say how good the segmentation is.
 
 # %%
 torch.manual_seed(0)
@@ -87,49 +89,43 @@ with torch.no_grad():
 one, two = output.branches
 head = partial(dice_ce_loss, target=y, min_class_weight=plan.min_class_weight)
 even = {"min_class_weight": plan.refinement_min_class_weight}
-total = 0
+total, heads = 0, []
 for student, refined in zip(output.branches, output.refined, strict=True):
-    deep = sum(head(p, from_logits=False) for p in student.deep)
-    mine = head(student.logits) + sum(map(head, student.separate)) + deep
+    heads += [head(student.logits), *map(head, student.separate)]
+    heads += [head(p, from_logits=False) for p in student.deep]
     theirs = segmentation_loss(student, y, min_class_weight=plan.min_class_weight)
-    assert torch.allclose(mine, theirs.total)
+    assert torch.allclose(sum(heads[-9:]), theirs.total)
     log_ref, log_p = refined.log_softmax(dim=1), student.logits.log_softmax(dim=1)
     kl = (log_ref.exp() * (log_ref - log_p)).sum(dim=1).mean()
-    supervised = dice_ce_loss(refined, y, **even)
-    terms = refinement_loss(refined, student.logits, y, **even)
+    supervised, terms = dice_ce_loss(refined, y, **even), refinement_loss(refined, student.logits, y, **even)
     assert torch.allclose(supervised + kl, terms.segmentation + terms.divergence)
-    total += mine + supervised + r[step] * kl
+    total += sum(heads[-9:]) + supervised + r[step] * kl
 teaching = pixel_consistency(one.logits, two.logits, y, min_class_weight=plan.gate_min_class_weight)
 total += r[step] * sum(teaching) + feature_consistency(one.bottleneck, two.bottleneck, one.logits, two.logits, y).total
 assert torch.allclose(total, objective(output, y, plan, step).total)
-print(f"10 heads a branch, refined included, and the constraints: {total:.2f}")
+print(f"{len(heads)} heads of the students, {sum(heads) / len(heads):.2f} each on average, in a total of {total:.1f}")
 
 # %% [markdown]
 # ## A short training, live
 #
 # Starting from the shipped `tiny` students, with a moving average of the weights (EMA) and two validations on cases
-# that are held out. Too short to teach them much; it is here to be watched.
+# that are held out; too short to teach them much. Read the curves like this: *fused* heads are what you will use; what
+# the branches exchange starts at $r(t) > 0$; a gradient norm that climbs is the first sign of trouble, and each
+# network's gradient is clipped by its own norm. The star marks `best.pt`. Everything that made the run is kept beside
+# it.
 
 # %%
-files = course.training_cohort(course.size(full=12, fast=4))
+files = course.training_cohort(course.size(full=8, fast=4))
 steps = course.size(full=30, fast=2)
 config = TrainingConfig(
     preset="tiny", steps=steps, learning_rate=3e-4, ema=0.9, validate_every=course.size(full=15, fast=2)
 )
 run = course.build_folder() / f"run-07-{steps}-steps"
-result = train(files, run, config, weights="tiny", resume=True)
-figures.curves_figure(run, smooth=course.size(full=5, fast=1))
-
-# %% [markdown]
-# Read it like this: *fused* heads are what you will use; what the branches exchange starts at $r(t) > 0$; a gradient
-# norm that climbs is the first sign of trouble, and each network's gradient is clipped by its own norm. The star marks
-# `best.pt`. Everything that made the run is kept beside it:
-
-# %%
-facts = pd.read_json(run / "config.json", typ="series")
-log = pd.read_csv(run / "log.csv")
+train(files, run, config, weights="tiny", resume=True)
+facts, log = pd.read_json(run / "config.json", typ="series"), pd.read_csv(run / "log.csv")
 print(facts[["preset", "steps", "gate", "pixel_weight", "feature_weight", "ema", "seed", "versions", "commit"]])
 print(f"{log['seconds'].median():.2f} s a step (median)")
+figures.curves_figure(run, smooth=course.size(full=5, fast=1))
 
 # %% [markdown]
 # ## Interrupted and resumed, to the bit
@@ -170,7 +166,9 @@ assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 # $$\mathrm{Dice} = 1 - \frac1K\sum_k \frac{2\sum_\Omega p_k y_k}{\sum_\Omega p_k + \sum_\Omega y_k + 10^{-7}},\qquad
 #   \mathrm{CE} = -\frac{1}{|\Omega|}\sum_\Omega w_y \log\max(p_y, 0.005),$$
 # $L_{pc}$ divides gated sums, $L_{rel}$ relates every token to every other: the mean of the processes' losses is
-# another number. Two processes with one sample each, where only the second has a tumour:
+# another number. So the sums themselves are added up over the processes, and $L_{rel}$ needs nothing but its
+# $C \times C$ moments; each process then has the loss of the whole batch (a test compares two processes with one, term
+# by term). Two processes with one sample each, where only the second has a tumour:
 
 
 # %%
@@ -192,34 +190,21 @@ apart = (soft_dice(p[:1], y[:1]) + soft_dice(p[1:], y[1:])) / 2
 print(f"Dice term of the whole batch {soft_dice(p, y):.4f}, mean of the two processes' terms {apart:.4f}")
 
 # %% [markdown]
-# So the sums themselves are added up over the processes, and $L_{rel}$ needs nothing but its $C \times C$ moments. Each
-# process then has the loss of the whole batch (a test of the suite compares two processes with one, term by term).
+# ## An ablation: one thing at a time, in pairs
 #
-# One GPU: `smml train data/train runs/one --preset paper --patch 128 --precision bf16 --device cuda --workers 8`.
-# Several: put `torchrun --standalone --nproc-per-node 4 -m` before `smml train`, and add `--batch-size 8`: a batch is
-# that of all processes together. Several machines and Slurm: the commands stand in the [README](../README.md).
+# To credit a gain to the right part, every part has a pair of arms that differ in it alone: (b) and (a) in averaging,
+# (c) and (b), (e) and (d) in pixel consistency, (d) and (b), (e) and (c) in feature consistency, (f) and (e) in
+# refinement. Arm (b) is easily forgotten: averaging two networks can help *by itself*, and without (b) that gain would
+# be credited to teaching. Arm (a) costs nothing extra: the students of (b) exchange nothing, so branch 1 of (b) *is* a
+# student trained alone, to the bit.
 #
-# ## An ablation: one thing at a time
+# Cases differ far more than methods do, so differences are taken case by case. Below: the same cases by two methods,
+# one 2 points better, with the interval of the mean by drawing cases anew (bootstrap), for each method and for the
+# difference.
 #
-# The claim is that each part helps when sequences are missing. To credit a gain to the right part, every part has a
-# pair of arms that differ in it alone: (b) and (a) in averaging, (c) and (b), (e) and (d) in pixel consistency, (d) and
-# (b), (e) and (c) in feature consistency, (f) and (e) in refinement. The other comparisons are of sums:
-
-# %%
-lines = ["| arm | compared with |", "|---|---|"]
-for arm in ARMS.values():
-    lines.append(f"| {arm.title} | {'; '.join(ARMS[parent].title for parent in arm.parents) or '–'} |")
-Markdown("\n".join(lines))
-
-# %% [markdown]
-# Arm (b) is the one that is easily forgotten. Averaging two networks can help *by itself*; without (b), the ensemble's
-# gain would be credited to teaching. And (a) costs nothing extra: between the students of (b) nothing is exchanged, so
-# branch 1 of (b) *is* a student trained alone, to the bit.
-#
-# ## Is a difference real? Pair it
-#
-# Cases differ far more than methods do. The same cases, segmented by two methods, one 2 points better; the interval of
-# the mean by drawing cases anew (bootstrap), once for each method by itself and once for the difference of each case:
+# Seeds are drawn anew too. With **three seeds** that says little: one draw in 27 takes the lowest seed three times,
+# which is more than 2.5 %, so without any spread over cases the interval reaches from the lowest to the highest seed.
+# It leaves 0 out as soon as all three signs agree.
 
 # %%
 random = np.random.default_rng(0)
@@ -234,96 +219,189 @@ for name, values in (("one method", one), ("the other", other), ("difference, pa
     print(
         f"{name:19s} {100 * interval.mean:5.1f}, 95 % interval {100 * interval.low:5.1f} to {100 * interval.high:5.1f}"
     )
+seeds = np.array([[0.4], [1.3], [2.1]])  # points gained with three seeds, no spread over cases
+interval = bootstrap_mean(seeds)
+assert np.allclose([interval.low, interval.high], [seeds.min(), seeds.max()])
+signs = np.sign(random.normal(0, 1, (100_000, 3))).sum(axis=1)  # three seeds of a method that gains nothing
+print(f"three seeds that gain nothing agree in their sign in {np.mean(abs(signs) == 3):.0%} of the cases, and their "
+      f"'95 %' interval leaves 0 out as often")  # fmt: skip
 
 # %% [markdown]
-# The two intervals overlap almost entirely, and yet the difference is far from 0. Seeds are drawn anew too: a gain that
-# one seed has and another has not is no gain.
-#
 # ## The committed study
 #
-# `smml study FOLDER --preset cpu` trains arms (a) to (f) for three seeds on simulated subjects and scores them on
-# held-out ones, over the 15 subsets; `--arms` names others, as the end of the report does. What is committed in
-# [results/study/cpu](../results/study/cpu/study.md) was made with the first simulator, at the commit that it names:
+# `smml study FOLDER --preset cpu` trains arms (a) to (f), fixed before the first run, for three seeds on simulated
+# subjects and scores them on held-out ones, over the 15 subsets. What is committed in
+# [results/study/cpu](../results/study/cpu/study.md) was made with the first simulator, at the commit that it names.
+# The other arms came **after** the first results, with `--arms`. *Even gates*: every voxel counts alike in the gates
+# of $L_{pc}$. *Even refinement*: also in the cross-entropy of $S_b$. Under the labels below the figure and the tables
+# know them.
 
 # %%
-folder = course.results_folder() / "study" / "cpu"
-study = read_study(folder)
-titles = {name: arm.title for name, arm in (ARMS | READINGS).items()}
+folder, names = course.results_folder() / "study", ARMS | READINGS
+study, probe = read_study(folder / "cpu"), read_study(folder / "probe")
+for words, each in (("cpu", study), ("probe, other subjects and seeds", probe)):
+    sizes, options = each.settings, each.settings["training"]
+    print(f"{words}: {sizes['training_cases']} subjects to train on, {each.scores['case'].nunique()} held out, "
+          f"{sizes['spacing']:g} mm; {options['steps']} steps of {options['batch_size']} patches of "
+          f"{options['patch']}³; {len(sizes['seeds'])} seeds")  # fmt: skip
 rows = [
-    {"arm": titles[name], "seeds": len(study.seeds(name))}
-    | {f"Dice {m}": f"{100 * study.values(name, m).to_numpy().mean():.1f}" for m in MEASURES}
-    | {"WT volume, predicted / true": f"{study.volume_ratio(name, 'WT'):.2f}"}
+    {"label": arm_label(name), "what it is": names[name].title, "fixed": "before" if name in ARMS else "afterwards"}
+    | {"compared with": ", ".join(arm_label(parent) for parent in names[name].parents)}
+    | {m: f"{100 * study.values(name, m).to_numpy().mean():.1f}" for m in ("WT", "TC", "ET", "mean")}
+    | {"WT volume": f"{study.volume_ratio(name, 'WT'):.2f}"}
     for name in study.arms
 ]
-pd.DataFrame(rows).set_index("arm")
-
-# %%
+display(pd.DataFrame(rows).set_index("label"))
 changes = compare_arms(study)
-figures.study_figure(study, "What each part is worth: simulated cases, 95 % intervals", changes=changes)
-
-# %%
-rows = []
-for _, row in changes.iterrows():
-    gain, low, high = row["mean"], row["mean low"], row["mean high"]
-    shown = "not shown" if low < 0 < high else "a gain" if gain > 0 else "a loss"
-    points = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-    rows.append((titles[row["arm"]], titles[row["parent"]], points, row["signs mean"], shown))
-if not study.complete:
-    print("Unfinished: some arms or seeds are still missing.")
-pd.DataFrame(rows, columns=["arm", "against", "mean Dice, points (95 %)", "by seed", "shown"]).set_index("arm")
+figures.study_figure(study, "Dice, arm minus arm: simulated cases, 95 % intervals", changes=changes)
 
 # %% [markdown]
-# **A loss can be right to the letter and wrong by a factor.** Arms (a) to (f) were fixed before the first run. Those
-# with pixel consistency lose to (b) with every seed: their gates were weighted by class, our first reading of what the
-# paper leaves open, and the whole tumour comes out too large (last column; notebook 4 shows the gradients). The arms
-# with *even gates* came afterwards, from a search on other subjects and seeds (`--preset probe`), and are the default
-# now. They win back what was lost, and (e) then stands above (b) with every seed, mostly for the whole tumour.
-# Refinement took that back, and for the same reason: its cross-entropy had the students' class weights, and a rim of
-# oedema was added everywhere. With even weights there too, (f) stands above (a) and (b) with every seed; its interval
-# against (b) leaves 0 behind for the whole tumour only ([findings](../results/study/cpu/findings.md)).
+# A triangle at the edge of the figure is a mean far outside, with its value: drawn to scale it would squeeze all
+# others. A bar that runs off the edge goes on outside. The same as a table: **bold** is a difference that is *shown*,
+# because its interval leaves 0 out. Where all seeds agree and the interval holds 0, the cases disagree, and nothing is
+# shown. The last column repeats a comparison on the probe's subjects, where it was made there too. On these the later
+# settings were found, so it is no independent test either.
+
+
+# %%
+def points(row, m):
+    """Mean and interval of one comparison, bold where the interval leaves 0 out."""
+    text = f"{100 * row[m]:+.1f} ({100 * row[f'{m} low']:+.1f} to {100 * row[f'{m} high']:+.1f})"
+    return text if row[f"{m} low"] < 0 < row[f"{m} high"] else f"**{text}**"
+
+
+again, of = (each.set_index(["arm", "parent"]) for each in (compare_arms(probe), changes))
+lines = ["| arm | against | WT | TC | ET | mean | by seed | mean, probe |", "|---|---|---:|---:|---:|---:|:-:|---:|"]
+for _, row in changes.iterrows():
+    pair = (row["arm"], row["parent"])
+    cells = [*map(arm_label, pair), *(points(row, m) for m in ("WT", "TC", "ET", "mean"))]
+    repeat = points(again.loc[pair], "mean") if pair in again.index else "–"
+    lines.append("| " + " | ".join([*cells, row["signs mean"].replace("-", "−"), repeat]) + " |")
+display(Markdown("\n".join(lines)))
+agree = changes["signs mean"].isin(["+++", "---"])
+holds = (changes["mean low"] < 0) & (changes["mean high"] > 0)
+print(f"{len(changes)} comparisons: {(~holds).sum()} shown in the mean; in {(agree & holds).sum()} all seeds agree and "
+      f"nothing is shown")  # fmt: skip
+for arm, parent in (("pixel", "pair"), ("both-even", "pair"), ("refined-flat", "pair"), ("gate-entropy", "both-even")):
+    row = of.loc[arm, parent]
+    told = {m: "not shown" if row[f"{m} low"] < 0 < row[f"{m} high"] else "gain" if row[m] > 0 else "loss"
+            for m in ("WT", "TC", "ET")}  # fmt: skip
+    before, after = (study.volume_ratio(name, "WT") for name in (parent, arm))
+    print(f"{arm_label(arm)} against {arm_label(parent)}: {', '.join(' '.join(pair) for pair in told.items())}; volume "
+          f"of WT, predicted / true: {before:.2f} -> {after:.2f}")  # fmt: skip
+
+# %% [markdown]
+# **A loss can be right to the letter and wrong by a factor.** The arms of (c) to (f) have gates weighted by class, our
+# first reading of what the paper leaves open; the volumes say what that does, and notebook 4 shows the gradients.
+# Counting every voxel alike came from a search on the probe's subjects and is the default now
+# ([findings](../results/study/cpu/findings.md)). **What a gate is for:** `entropy` asks only who is surer. Who does not
+# see a tumour may be sure that there is none, and then teaches it; its volume is what is left.
 #
-# **What a gate is for.** The last arms change one open reading each of (e) with even gates. Without L_cls, or with
-# heads of single sequences that are supervised only where the mask has them, the study sees no difference, nor between
-# the two gates that ask the truth. Without any gate every seed loses a little. And `entropy`, the gate that asks only
-# who is surer, ruins the training: look at its volume. Who does not see a tumour may be sure that there is none, and
-# then teaches it.
+# How to read such a study, line by line, and others' tables: [Reading results](../docs/READING_RESULTS.md).
 #
-# A short training on coarse, simulated images is a weak judge: an interval that crosses 0 says that this study cannot
-# tell (*not shown*), not that a part is worthless, and three equal signs come up one time in four by chance alone. A
-# gain here need not be one on patients' images.
+# ## A training on your own BraTS folder, planned
 #
+# **Split** by patient, not by scan (exercise 7.3), into three folders of links: one to train, one to choose with
+# (checkpoint, temperatures, thresholds), one to report. For numbers beside published ones take the published split.
+# **Steps**: the authors run 1000 epochs with batches of two (`job_2020` and `train` in
+# [their repository](https://github.com/banbooliang/SMML/tree/d40154138dc0e7cc0ab7e7413ee4e51332b3ca8f)), over the 219
+# subjects of the usual split of BraTS 2020 ([published.py](../smml/evaluation/published.py)). **Hours** below come from
+# [results/speed](../results/speed/speed.md) for the two CPU cores of that page, and from a
+# [card](../smml/weights/small.md) for one GPU. What nobody here has measured says so: twenty steps on your machine tell
+# you (`seconds` in the run's `log.csv`). **Memory** is counted, not measured, and a lower bound: what the forward pass
+# keeps for the backward pass of one step in float32, plus 20 bytes a parameter for weights, gradient and Adam.
+# `--recompute` and `--accumulate` lower it.
+#
+# ```
+# smml info --check data/train
+# smml train data/train runs/timing --preset paper --patch 128 --steps 20 --precision bf16 --device cuda --workers 8
+# smml train data/train runs/brats --preset paper --patch 128 --steps 110000 --learning-rate 0.0002 --precision bf16 \
+#     --device cuda --workers 8 --ema 0.999 --validation data/choose --validate-every 5000 --resume
+# smml calibrate data/choose --checkpoint runs/brats --output runs/brats.safetensors
+# smml evaluate data/report --checkpoint runs/brats.safetensors --lesion-wise 2026 --output evaluation
+# smml compare ours=evaluation --published brats2020
+# ```
+#
+# Several GPUs: put `torchrun --standalone --nproc-per-node 4 -m` before `smml train`, and add `--batch-size 8`: a batch
+# is that of all processes together. Several machines and Slurm: the commands stand in the [README](../README.md).
+
+
+# %%
+def kept_bytes(preset: str, edge: int = 32) -> tuple[float, int]:
+    """Bytes a voxel that a forward pass of one sample keeps for the backward pass; parameters of both students."""
+    model, kept = SMML(preset), {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.setdefault(tensor.untyped_storage().data_ptr(), tensor), lambda tensor: tensor
+    ):
+        model(torch.randn(1, 4, *[edge] * 3), torch.ones(2, 1, 4, dtype=torch.bool))
+    parameters = sum(p.numel() for p in model.parameters())  # they are kept too, and counted apart
+    return (sum(t.untyped_storage().nbytes() for t in kept.values()) - 4 * parameters) / edge**3, parameters
+
+
+steps, slow = -(-219 // 2) * 1000, "2 CPU cores, bf16"
+speed = json.loads((course.results_folder() / "speed" / "speed.json").read_text())["steps"]
+seconds = {(slow, row["preset"], row["edge"], 2): row["seconds"]["now bf16"] for row in speed}
+seconds |= {("one H200, shared by four trainings, bf16", "small", 64, 4): 5 * 60 / 425}
+seconds |= {(machine, "paper", 128, 2): None for machine in (slow, "one GPU", "four GPUs")}
+need, rows = {preset: kept_bytes(preset) for preset in ("tiny", "small", "paper")[: course.size(full=3, fast=1)]}, []
+for (machine, preset, edge, batch), each in seconds.items():
+    voxel, parameters = need.get(preset, (np.nan, 0))
+    hours = ["not measured"] * 2 if each is None else [f"{each * n / 3600:.1f}" for n in (2000, steps)]
+    memory = (batch * edge**3 * voxel + 20 * parameters) / 2**30
+    rows.append((machine, preset, f"{batch} x {edge}³", each and round(each, 2), *hours, f"{memory:.1f}"))
+heads = ["machine", "preset", "batch", "s a step", "hours, 2000 steps", f"hours, {steps:,} steps", "GiB, counted"]
+pd.DataFrame(rows, columns=heads).set_index("machine")
+
+# %% [markdown]
 # ## Key points
 #
 # - One backward for both branches; the exchange starts when there is something to exchange.
 # - A run is a function of its options: it resumes to the bit, and its folder says how it was made.
 # - Losses that divide sums or relate samples are not means over processes; their sums are what is exchanged.
-# - An ablation needs the arm that isolates averaging, several seeds, and paired intervals; and when it disappoints, a
-#   search for the reason on other subjects than those of the report.
+# - An ablation needs the arm that isolates averaging, several seeds, and paired intervals. Three seeds whose signs
+#   agree are no proof, and arms that came after the results need other subjects.
+# - Measure twenty steps before you plan a hundred thousand.
 #
 # ## Exercises
 #
-# Solutions stand [apart](solutions/07_training_and_ablation.py).
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/07_training_and_ablation.py) say
+# why.
 #
-# ### Exercise 7.1: When does the exchange begin?
+# ### Exercise 7.1: A paper with one seed
 #
-# Write $r(t)$ for any start and length of the ramp, both as shares of the training. A ramp of length 0 is a switch.
+# Suppose the study had been run with one seed only, as most are. Give for each seed the difference of two arms in mean
+# Dice with the interval over *cases* alone. `study.values(arm, "mean")` is a table with a row for each seed and a
+# column for each case. **Predict first:** of the comparisons that one seed would call shown, how many do three
+# seeds confirm?
 
 
 # %%
 # Exercise 7.1
-def ramp(step, steps, start, length):
-    """r(t) of step 0, 1, ... of ``steps``: 0 before ``start``, then linear up to 1 over ``length``."""
+def one_seed(study, arm, parent):
+    """{seed: Interval} of arm - parent in mean Dice (0 to 1), each seed by itself."""
     return ...
 
 
 # %%
 with course.check("7.1"):
-    for start, length in ((0.1, 0.1), (0.0, 0.5), (0.3, 0.0)):
-        options = TrainingConfig(steps=200, consistency_start=start, consistency_ramp=length)
-        for step in (0, 19, 20, 30, 59, 60, 61, 199):
-            expected = consistency_ramp(options, step)
-            found = ramp(step, 200, start, length)
-            assert np.isclose(found, expected), f"step {step}, start {start}, length {length}: {found}, not {expected}"
+    found = read_study(course.results_folder() / "study" / "cpu")
+    mine, seeds = one_seed(found, "both-even", "pair"), found.seeds("pair")
+    assert list(mine) == seeds, f"the study has the seeds {seeds}, yours are {list(mine)}"
+    gains = found.values("both-even", "mean").mean(axis=1) - found.values("pair", "mean").mean(axis=1)
+    assert np.allclose([mine[seed].mean for seed in seeds], gains), (
+        "the mean over the cases of arm - parent, of that seed"
+    )
+    widths = {mine[seed].high - mine[seed].low for seed in seeds}
+    assert len(widths) == len(seeds), "each seed has its own differences, and so its own interval"
+    all_seeds, lone, confirmed, opposite = compare_arms(found), 0, 0, 0
+    for _, row in all_seeds.iterrows():
+        for each in one_seed(found, row["arm"], row["parent"]).values():
+            if not each.low < 0 < each.high:
+                lone += 1
+                confirmed += not row["mean low"] < 0 < row["mean high"]
+                opposite += each.mean * row["mean"] < 0
+    print(f"one seed calls {lone} of {len(seeds) * len(all_seeds)} comparisons shown; three seeds confirm {confirmed}, "
+          f"and {opposite} have the other sign in the mean of all")  # fmt: skip
 
 # %% [markdown]
 # ### Exercise 7.2: The Dice term over two processes
@@ -354,24 +432,35 @@ with course.check("7.2"):
     assert torch.allclose(found, expected, atol=1e-6), f"{found:.4f}, but the whole batch has {expected:.4f}"
 
 # %% [markdown]
-# ### Exercise 7.3: Who earned the gain?
+# ### Exercise 7.3: Split by patient
 #
-# Suppose one student reaches 60.0, and two students that teach each other, averaged, 63.5. You train two students
-# *without* teaching and find 62.5 for their average. How many points are due to averaging, how many to teaching?
+# In BraTS 2023 a name such as BraTS-GLI-00005-001 is the second scan of patient 5. If one scan is trained on and
+# another reported, the score is that of a patient whom the network knows. Divide scans into parts of given shares of
+# the *patients*, so that no patient is in two parts, and the same seed always gives the same parts, however the names
+# are ordered.
 
 
 # %%
 # Exercise 7.3
-def shares(single, pair, both):
-    """(points due to averaging, points due to teaching)."""
+def split(names, shares, seed):
+    """Lists of names, one for each share (they add up to 1), by patient."""
     return ...
 
 
 # %%
 with course.check("7.3"):
-    averaging, teaching = shares(60.0, 62.5, 63.5)
-    assert np.isclose(averaging + teaching, 3.5), "together they are the whole gain"
-    assert np.isclose(teaching, 1.0), "teaching is what the same average gains from it"
+    scans = [f"BraTS-GLI-{patient:05d}-{scan:03d}" for patient in range(50) for scan in range(1 + patient % 3)]
+    parts = split(scans, (0.7, 0.1, 0.2), seed=1)
+    assert sorted(name for part in parts for name in part) == scans, "every scan is in exactly one part"
+    patients = [{name[:-4] for name in part} for part in parts]
+    shared = set.intersection(*patients[:2]) | set.intersection(*patients[1:]) | (patients[0] & patients[2])
+    assert not shared, f"{len(shared)} patients are in two parts, {sorted(shared)[0]} for one"
+    counts = [len(part) for part in patients]
+    assert counts == [35, 5, 10], f"of 50 patients the parts hold {counts}, expected [35, 5, 10]"
+    again = split(scans[::-1], (0.7, 0.1, 0.2), seed=1)
+    assert [set(part) for part in again] == [set(part) for part in parts], "another order of the names, another split"
+    assert split(scans, (0.7, 0.1, 0.2), seed=2)[2] != parts[2], "another seed should give another split"
+    print(f"{len(scans)} scans of 50 patients: {', '.join(f'{len(part)} scans' for part in parts)}")
 
 # %% [markdown]
 # ## Read next

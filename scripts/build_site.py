@@ -27,7 +27,10 @@ from run_notebooks import BUILD, NOTEBOOKS, ROOT, execute
 from sphinx.cmd.build import main as sphinx_build
 
 # Whatever these do not reach through links is not part of the site.
-PAGES = ("docs/METHOD.md", "docs/EQUATIONS.md", "docs/GLOSSARY.md", "docs/CONVENTIONS.md", "docs/EMULATOR.md")
+PAGES = (
+    "docs/METHOD.md", "docs/EQUATIONS.md", "docs/READING_RESULTS.md", "docs/GLOSSARY.md", "docs/CONVENTIONS.md",
+    "docs/EMULATOR.md",
+)  # fmt: skip
 ABOUT = ("CONTRIBUTING.md", "CHANGELOG.md")
 PACKAGES = runpy.run_path(str(ROOT / "docs" / "interface.py"))["PACKAGES"]
 PICTURES = {".png", ".gif", ".jpg", ".svg"}

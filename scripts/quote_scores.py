@@ -14,12 +14,16 @@ import pandas as pd
 
 from smml.data import REGIONS
 from smml.evaluation import Scores, overlap_table
+from smml.evaluation.published import PROTOCOLS
 from smml.evaluation.tables import MEAN
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- scores: (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
-PAGES = ("README.md", "smml/sam/weights/sam-tiny.md", "smml/weights/small.md", "smml/weights/tiny.md")
+PAGES = (
+    "README.md", "docs/READING_RESULTS.md", "smml/sam/weights/sam-tiny.md", "smml/weights/small.md",
+    "smml/weights/tiny.md",
+)  # fmt: skip
 # Shipped weights, and their name in results/patients/looks.csv.
 LOOKED_AT = {"small": "small-stage4", "tiny": "tiny-stage2"}
 PATIENTS_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
@@ -122,7 +126,19 @@ def tiny_sam() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"sam-tiny": tiny_sam, "looks": looks} | {
+def published_means() -> str:
+    """The published means that the package knows, each with the file in which it was read."""
+    lines = ["| data set and split | method | WT | TC | ET | read in |", "|---|---|---:|---:|---:|---|"]
+    for protocol in PROTOCOLS.values():
+        for method, figure in protocol.figures.items():
+            dice = " | ".join(f"{value:.1f}" for value in figure.means)
+            repository, file, date = figure.source.split(", ")
+            link = f"[{repository}](https://github.com/{repository}), {file}, {date}"
+            lines.append(f"| {protocol.title} | {method} | {dice} | {link} |")
+    return "\n".join(lines) + "\n"
+
+
+BLOCKS = {"sam-tiny": tiny_sam, "looks": looks, "published": published_means} | {
     f"{block.__name__}-{weights}": functools.partial(block, weights)
     for block in (simulated, patients, healthy)
     for weights in LOOKED_AT

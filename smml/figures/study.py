@@ -30,14 +30,11 @@ def study_figure(
         the others stands as a triangle at the edge, with its value.
     """
     # Here, as a study brings in all of training, which no other figure needs.
-    from smml.study import ARMS, READINGS, compare_arms
+    from smml.study import arm_label, compare_arms
     from smml.study.report import MEASURES
 
     changes = compare_arms(study) if changes is None else changes
-    names = ARMS | READINGS
-    # "(a)", and for those that came later what they change: "(e) both-even".
-    letters = {name: arm.title.split(" ")[0] + ("" if name in ARMS else f" {name}") for name, arm in names.items()}
-    rows = [f"{letters[row.arm]} − {letters[row.parent]}" for row in changes.itertuples()]
+    rows = [f"{arm_label(row.arm)} − {arm_label(row.parent)}" for row in changes.itertuples()]
     reach = _reach(changes, MEASURES)
     figure = make_subplots(1, len(MEASURES), shared_yaxes=True, subplot_titles=MEASURES, horizontal_spacing=0.02)
     for place, measure in enumerate(MEASURES, start=1):

@@ -1,6 +1,6 @@
 """The ablation study: which part of the method is worth what, over the 15 subsets, with intervals."""
 
-from smml.study.presets import ARMS, READINGS, STUDIES, Arm, StudyPreset, study_preset
+from smml.study.presets import ARMS, READINGS, STUDIES, Arm, StudyPreset, arm_label, study_preset
 from smml.study.report import Study, compare_arms, read_study, write_study
 from smml.study.run import run_study
 
@@ -11,6 +11,7 @@ __all__ = [
     "Arm",
     "Study",
     "StudyPreset",
+    "arm_label",
     "compare_arms",
     "read_study",
     "run_study",

@@ -78,6 +78,16 @@ READINGS: dict[str, Arm] = {
 }
 
 
+def arm_label(name: str) -> str:
+    """What figures and tables call an arm: "(a)", and for those that came later what they change: "(e) both-even".
+
+    Args:
+        name: a key of ``ARMS`` or ``READINGS``.
+    """
+    letter = (ARMS | READINGS)[name].title.split(" ")[0]
+    return letter if name in ARMS else f"{letter} {name}"
+
+
 @dataclass(frozen=True)
 class StudyPreset:
     """Sizes of a study.

@@ -50,18 +50,42 @@ MISTAKES = [
     ("5.3", "def break_even(channels, direct_rate=1.0, linear_rate=1.0):\n    return 3.4 * channels", "too large"),
     ("5.3", "def break_even(channels, direct_rate=1.0, linear_rate=1.0):\n"
      "    return 34 / 12 * channels * linear_rate / direct_rate", "the forms take"),
-    ("6.1", "def prompt_box(mask, margin):\n    top, left, bottom, right = mask_box(mask)\n"
-     "    return top - margin, left - margin, bottom + margin, right + margin", "row -3"),
+    ("6.1", "def my_gate(p, s):\n    return torch.ones(len(s))", "maps alike"),
+    ("6.1", "def my_gate(p, s):\n    return (p * s).sum(dim=(1, 2, 3))", "between 0 and 1"),
+    ("6.2", "def verdict(changes):\n    i = bootstrap_mean(changes)\n"
+     "    return 'not shown' if i.low < 0 < i.high else 'gain' if i.mean > 0 else 'loss'", "is 'one case'"),
+    ("6.2", "def verdict(changes):\n    i = bootstrap_mean(np.delete(changes, changes.argmax()))\n"
+     "    return 'one case' if i.mean < changes.mean() / 2 else 'not shown' if i.low < 0 < i.high else 'gain'",
+     "is 'loss'"),
     ("6.3", "def sees_the_truth(gate, p, s, truth):\n"
      "    return not torch.equal(gate(p, s, truth), gate(p, s, 1 - truth))", "other sizes"),
-    ("8.1", "def my_dice(a, b):\n    return 2 * (a & b).sum() / max(1, a.sum() + b.sum())", "not undefined"),
+    ("7.1", "def one_seed(study, arm, parent):\n    d = study.values(arm, 'mean') - study.values(parent, 'mean')\n"
+     "    return {seed: bootstrap_mean(d.to_numpy()) for seed in d.index}", "of that seed"),
+    ("7.1", "def one_seed(study, arm, parent):\n    return {0: bootstrap_mean((study.values(arm, 'mean') - "
+     "study.values(parent, 'mean')).to_numpy())}", "the study has the seeds"),
+    ("7.3", "def split(names, shares, seed):\n    names = sorted(names)\n"
+     "    np.random.default_rng(seed).shuffle(names)\n"
+     "    ends = np.cumsum(np.multiply(shares, len(names))).round().astype(int)\n"
+     "    return [names[a:b] for a, b in zip([0, *ends], ends)]", "in two parts"),
+    ("7.3", "def split(names, shares, seed):\n    patients = list(dict.fromkeys(n[:-4] for n in names))\n"
+     "    np.random.default_rng(seed).shuffle(patients)\n"
+     "    ends = np.cumsum(np.multiply(shares, len(patients))).round().astype(int)\n"
+     "    return [[n for n in names if n[:-4] in patients[a:b]] for a, b in zip([0, *ends], ends)]", "another order"),
+    ("8.1", "def where_from(one, other):\n    d, there = other['dice'] - one['dice'], one['truth_ml'] > 0\n"
+     "    return 100 * d[there].mean(), 100 * d[~there].mean()", "add up to 12.0"),
+    ("8.1", "def where_from(one, other):\n    return 0.0, 100 * (other['dice'].mean() - one['dice'].mean())",
+     "the eight cases"),
     ("8.2", "def my_hd95(a, b, spacing):\n    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]\n"
      "    far = ndimage.distance_transform_edt(~edges[1], sampling=spacing)\n"
      "    return np.percentile(far[edges[0]], 95)", "*two* directions"),
     ("8.2", "def my_hd95(a, b, spacing):\n    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]\n"
      "    return max(np.percentile(ndimage.distance_transform_edt(~q)[p], 95) for p, q in (edges, edges[::-1]))",
      "voxels of"),
-    ("8.3", "def two_means(scores):\n    return scores.hd95.mean(), scores.hd95.mean()", "each counts once"),
+    ("8.3", "def best_threshold(rows, thresholds):\n    return 0.0", "has a higher mean"),
+    ("8.3", "def best_threshold(rows, thresholds):\n"
+     "    means = [np.where(rows['predicted_ml'] < t, rows['truth_ml'] == 0, rows['dice']).mean()"
+     " for t in thresholds]\n"
+     "    return thresholds[max(range(len(means)), key=lambda i: (means[i], i))]", "the lowest"),
     ("9.1", "def volumes_of_file(path):\n    x = np.asanyarray(nib.load(path).dataobj)\n"
      "    return {r: np.isin(x, v).sum() / 1000 for r, v in (('WT', (1, 2, 4)), ('TC', (1, 4)), ('ET', (4,)))}",
      "512 voxels"),
