@@ -21,7 +21,7 @@ RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- scores: (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
 PAGES = ("README.md", "smml/sam/weights/sam-tiny.md", "smml/weights/small.md", "smml/weights/tiny.md")
 # Shipped weights, and their name in results/patients/looks.csv.
-LOOKED_AT = {"small": "small-stage4", "tiny": "tiny-stage2"}
+LOOKED_AT = {"small": "small-stage4", "tiny": "tiny-stage3"}
 PATIENTS_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
 
 
