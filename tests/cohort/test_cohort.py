@@ -255,6 +255,7 @@ def test_a_killed_call_leaves_whole_files_and_the_next_one_ends_as_if_nothing_ha
     assert [row.case for row in rows] == [row["case"] for row in table(out)]
     assert table(out) == table(tmp_path / "whole-p")
     assert answers(out) == expected
+    assert (out / "cases.html").read_text(encoding="utf-8").count("<img") == 3
     assert answers(tmp_path / "whole").keys() == {name for name in expected if "probseg" not in name}
 
 
