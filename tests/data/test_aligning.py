@@ -236,12 +236,20 @@ def test_a_registration_that_fails_is_one_sentence(simulated, tmp_path, monkeypa
     refused(message, files, "t1ce", register=True)
 
 
-def test_a_movement_that_makes_it_worse_is_not_made(simulated, tmp_path, monkeypatch):
-    monkeypatch.setattr(aligning, "find_movement", lambda *_: movement(5, 8, np.zeros(3)))
-    array, affine = elsewhere(simulated, "t2", IDENTITY)
-    files = two(tmp_path, simulated, "t2", array, affine)
+@pytest.mark.parametrize(
+    ("shift", "degrees", "information"), [(5, 8, None), (0.7, 0, (0.1, 0.2))], ids=["worse", "small"]
+)
+def test_a_movement_that_makes_it_worse_or_is_below_the_error_is_not_made(
+    simulated, tmp_path, monkeypatch, shift, degrees, information
+):
+    monkeypatch.setattr(aligning, "find_movement", lambda *_: movement(shift, degrees, np.zeros(3)))
+    files = two(tmp_path, simulated, "t2", *elsewhere(simulated, "t2", IDENTITY))
+    plain = align_case(files, "t1ce")
+    if information:
+        rising = iter(information)
+        monkeypatch.setattr(aligning, "mutual_information", lambda *_: next(rising))
     case = align_case(files, "t1ce", register=True)
-    np.testing.assert_array_equal(case.volumes["t2"], align_case(files, "t1ce").volumes["t2"])
+    np.testing.assert_array_equal(case.volumes["t2"], plain.volumes["t2"])
     assert "left where its header puts it" in str(case.alignments["t2"])
 
 
