@@ -110,7 +110,8 @@ def _pictures(drawing: Drawing, sample: Mapping[str, torch.Tensor], scheme: Labe
                         fill="none", radius=2)  # fmt: skip
             drawing.words(left + side / 2, top + side + 14, DISPLAY_NAMES[name], size=12, colour=INK if given else PALE)
         drawing.arrow((160, student), (_STUDENT - 1, student), colour=BRANCH_COLOURS[branch])
-    middle = sum(middles) / 2 - 10
+    # Half-way between what stands under the first pictures and over the second.
+    middle = (max(middles[0], _FIRST + 66) + middles[1]) / 2 - 36
     shown = next(number for number, there in enumerate(sample["available"]) if there)
     drawing.image(57, middle - 31, side, axial_picture(image[shown], z, label, scheme, opacity=0.7))
     drawing.words(88, middle + 48, "truth", size=12, bold=True)
