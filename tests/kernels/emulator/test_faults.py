@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ptx_checks import execute
 
+from smml_kernels.emulator import machine
 from smml_kernels.emulator.faults import KINDS, Fault
 
 # Lines 8 to 11 of the PTX; a fault's own lines begin at 12.
@@ -174,6 +175,14 @@ PLANTED = {
         r"line 16 .*thread 0 of program \(0, 0, 0\) reads 4 bytes at <y\+256>, .*which program \(1, 0, 0\) wrote in "
         r"`st.global.b32 \[%d6\], %r5` \(line 12",
     ),
+    "a program that writes what another has read": Planted(
+        "two programs",
+        "mul.wide.s32 %d7, {}, 4;\nadd.s64 %d7, %d7, %d2;\nld.global.b32 %r6, [%d7];\nst.global.b32 [%d6], %r6;",
+        "%r0",
+        "%r3",
+        r"`st.global.b32 \[%d6\], %r6` \(line 15 .*thread 0 of program \(0, 0, 0\) writes 4 bytes at <y\+0>, .*"
+        r"which program \(1, 0, 0\) read in `ld.global.b32 %r6, \[%d7\]` \(line 14",
+    ),
     "a copy that is not waited for": Planted(
         "not waited for",
         "cp.async.ca.shared.global [%r2], [%d5], 4;\ncp.async.commit_group;\n{}\nld.shared.b32 %r6, [%r2];",
@@ -248,6 +257,15 @@ def test_a_planted_fault_is_caught_and_its_place_named(name):
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_kernel_without_the_fault_runs(name):
+    attempt(PLANTED[name], PLANTED[name].right)
+
+
+@pytest.mark.parametrize("name", [name for name, planted in PLANTED.items() if planted.kind == "two programs"])
+def test_programs_that_do_not_run_at_once_meet_as_well(name, monkeypatch):
+    monkeypatch.setattr(machine, "_LANES", 64)
+    with pytest.raises(Fault) as error:
+        attempt(PLANTED[name], PLANTED[name].wrong)
+    assert error.value.kind == "two programs"
     attempt(PLANTED[name], PLANTED[name].right)
 
 
