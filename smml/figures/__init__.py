@@ -2,6 +2,7 @@
 
 from smml.figures.charts import drop_figure, subset_figure
 from smml.figures.curves import curves_figure
+from smml.figures.maps import map_figure
 from smml.figures.pixels import intensity_window
 from smml.figures.prompts import prompt_picture
 from smml.figures.relations import matrix_figure, token_figure
@@ -26,6 +27,7 @@ __all__ = [
     "drop_figure",
     "heat_picture",
     "intensity_window",
+    "map_figure",
     "matrix_figure",
     "modality_figure",
     "panels",
