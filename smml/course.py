@@ -1,11 +1,14 @@
-"""What the notebooks share: where results go, how large a run is, the embedded cohort, and checking exercises."""
+"""What the notebooks share: where results go, how large a run is, the embedded cohort, a toy, checking exercises."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from smml.data import CaseFiles, simulate_cohort
+from smml.losses import pixel_consistency
 
 # SMML_FAST=1 runs the notebooks on fewer cases and steps; the tests do.
 FAST = os.environ.get("SMML_FAST", "") not in ("", "0")
@@ -43,6 +46,52 @@ def training_cohort(cases: int) -> list[CaseFiles]:
 def held_out_cohort(cases: int) -> list[CaseFiles]:
     """The first ``cases`` simulated subjects that no training sees, 3 mm; simulated on first use."""
     return simulate_cohort(build_folder() / "cohort" / "held-out", cases, spacing=3.0, seed=HELD_OUT_SEED)
+
+
+# From log-probabilities [K, V] of both branches and the truth [V]: g of 1 -> 2 and of 2 -> 1, [V] each.
+GateFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def train_two_readers(gate: str | GateFunction | None, steps: int = 50) -> float:
+    """A toy of mutual learning: how much tumour the better of two readers calls, over how much there is.
+
+    Each reader judges 4000 voxels, one in eight of them tumour, by one number a voxel that is 3 (reader 1) or 1 (reader
+    2) higher in tumour, and noise of 1 otherwise. It has two parameters, what a logit is per unit and without any; both
+    learn from the cross-entropy with the truth, and from each other by L_pc.
+
+    Args:
+        gate: who teaches where: a name of :func:`smml.losses.pixel_consistency`, or a function; None exchanges nothing.
+        steps: of Adam.
+    """
+    random = torch.Generator().manual_seed(0)
+    y = (torch.rand(4000, generator=random) < 1 / 8).long()
+    seen = torch.randn(2, 4000, generator=random) + torch.tensor([[3.0], [1.0]]) * y
+    parameters = torch.zeros(2, 2, 1, requires_grad=True)
+    optimiser = torch.optim.Adam([parameters], lr=0.2)
+    for _ in range(steps):
+        tumour = parameters[0] * seen + parameters[1]
+        log_p = torch.stack([torch.zeros_like(tumour), tumour], dim=1).log_softmax(dim=1)  # [2 readers, K, V]
+        supervised = -log_p[:, y, torch.arange(len(y))].mean(dim=1).sum()
+        optimiser.zero_grad()
+        (supervised + _taught(gate, log_p, y)).backward()
+        optimiser.step()
+    called = parameters[0, 0] * seen[0] + parameters[1, 0] > 0
+    return float(called.sum() / y.sum())
+
+
+def _taught(gate: str | GateFunction | None, log_p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """L_{1->2} + L_{2->1} of log-probabilities [2, K, V]."""
+    if gate is None:
+        return log_p.new_zeros(())
+    if isinstance(gate, str):
+        one, two = (each[None, ..., None, None] for each in log_p)
+        return sum(pixel_consistency(one, two, y[None, :, None, None], gate=gate), log_p.new_zeros(()))  # type: ignore[arg-type]
+    total = log_p.new_zeros(())
+    weights = gate(*log_p.detach(), y)
+    for g, teacher, learner in zip(weights, log_p.detach(), log_p.flip(0), strict=True):
+        divergence = (teacher.exp() * (teacher - learner)).sum(dim=0)
+        total = total + (g * divergence).sum() / g.sum().clamp_min(1e-12)
+    return total
 
 
 @contextmanager

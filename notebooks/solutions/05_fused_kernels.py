@@ -46,27 +46,14 @@ def scale_shift_leaky(x, a, b):
 # %% [markdown]
 # ## Exercise 5.2
 #
-# `p * t` reads two maps and writes one; its sum reads that one; the sums of `p` and `t` read one each. Fused: `p` and
-# `t` are read once, the product lives in registers.
+# The least time is the larger of two: bytes over bandwidth, operations over rate. The pixel loss waits for memory on
+# both cards and gains nothing. The relation loss waits for the arithmetic on the first card; it gains until its bytes
+# bind.
 
 
 # %%
 # Exercise 5.2
-def dice_traffic():
-    """(maps moved by eager code, maps moved by one fused pass), forward only; numbers of a few bytes count 0."""
-    product, its_sum, sums = 3, 1, 2
-    return product + its_sum + sums, 2
-
-
-# %% [markdown]
-# ## Exercise 5.3
-#
-# $12N^2C / r_d = 34NC^2 / r_l$. A machine that is half as fast in float64 needs twice the tokens before the linear form
-# pays; and where $N \times N$ does not fit into memory, no rate can help the direct one.
-
-
-# %%
-# Exercise 5.3
-def break_even(channels, direct_rate=1.0, linear_rate=1.0):
-    """The N at which both forms take the same time, from rates in operations a second."""
-    return 34 / 12 * channels * direct_rate / linear_rate
+def speed_up(nbytes, operations):
+    """The factor between the least times of the two cards, for an op of so many bytes and operations."""
+    slow, fast = (max(nbytes / 4e12, operations / rate) for rate in (50e12, 400e12))
+    return slow / fast

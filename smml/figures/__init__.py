@@ -3,6 +3,7 @@
 from smml.figures.charts import drop_figure, subset_figure
 from smml.figures.curves import curves_figure
 from smml.figures.drawing import Drawing
+from smml.figures.maps import map_figure
 from smml.figures.method import method_figure
 from smml.figures.pixels import intensity_window
 from smml.figures.prompts import prompt_picture
@@ -31,6 +32,7 @@ __all__ = [
     "drop_figure",
     "heat_picture",
     "intensity_window",
+    "map_figure",
     "matrix_figure",
     "method_figure",
     "modality_figure",

@@ -11,6 +11,10 @@ import torch.distributed as dist
 
 from smml_kernels import Gate, exchange_loss
 
+# w_min of the gates' class weights, here and in training: every voxel counts alike. Weighted by class as the
+# cross-entropy is, L_pc pulls at the few tumour voxels as hard as the truth does and costs Dice (results/study).
+GATE_MIN_CLASS_WEIGHT = 1.0
+
 
 def pixel_consistency(
     logits1: torch.Tensor,
@@ -18,7 +22,7 @@ def pixel_consistency(
     target: torch.Tensor | None,
     *,
     gate: Gate = "lower_ce",
-    min_class_weight: float = 0.0,
+    min_class_weight: float = GATE_MIN_CLASS_WEIGHT,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(L_{1->2}, L_{2->1}): what branch 1 teaches branch 2, and the reverse.
@@ -31,7 +35,7 @@ def pixel_consistency(
         logits2: fused logits of branch 2, [B, K, X, Y, Z].
         target: y, [B, X, Y, Z], uint8 or int64 (None is enough for ``gate="entropy"``).
         gate: "lower_ce", "correct", "entropy" or "none".
-        min_class_weight: w_min of the gate's class weights; 1 counts every voxel alike, as in training.
+        min_class_weight: w_min of the gate's class weights max(w_min, 1 - n_k / n); 1 counts every voxel alike.
         group: of ranks that hold other samples of the same batch; the mean then runs over the voxels of all of them.
 
     Raises:

@@ -16,6 +16,10 @@ import torch.nn.functional as F
 from smml_kernels import dice_ce_loss
 from smml_kernels.common.ranks import sum_over_ranks
 
+# w_min of the class weights in the cross-entropy of what is refined, here and in training: every voxel counts alike.
+# With the students' class weights the oedema came out larger than it is (results/study).
+REFINEMENT_MIN_CLASS_WEIGHT = 1.0
+
 
 @dataclass(frozen=True)
 class RefinementTerms:
@@ -35,7 +39,7 @@ def refinement_loss(
     student_logits: torch.Tensor,
     target: torch.Tensor,
     *,
-    min_class_weight: float = 0.0,
+    min_class_weight: float = REFINEMENT_MIN_CLASS_WEIGHT,
     group: dist.ProcessGroup | None = None,
 ) -> RefinementTerms:
     """L_refine of one branch.

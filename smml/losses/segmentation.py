@@ -16,6 +16,10 @@ import torch.distributed as dist
 
 from smml_kernels import dice_ce_loss
 
+# w_min of the cross-entropy's class weights, here and in training. Under 0, the public code's, a patch of background
+# alone has no cross-entropy.
+MIN_CLASS_WEIGHT = 0.05
+
 
 class Heads(Protocol):
     """What the loss reads of a student's output."""
@@ -57,7 +61,7 @@ def segmentation_loss(
     output: Heads,
     target: torch.Tensor,
     *,
-    min_class_weight: float = 0.0,
+    min_class_weight: float = MIN_CLASS_WEIGHT,
     group: dist.ProcessGroup | None = None,
 ) -> SegmentationTerms:
     """L_seg of one branch.

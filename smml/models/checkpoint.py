@@ -177,7 +177,6 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
     ema = facts.get("ema")
     if not are_tensors(weights) or not (ema is None or are_tensors(ema)):
         raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
-    facts = {"preprocessing": LATEST} | facts if SHIPPED in path.resolve().parents else facts  # until the next weights
     try:
         checkpoint = _checked(facts, weights)
     except InputError as error:

@@ -7,6 +7,9 @@ import torch
 
 from smml.data.preprocessing import LATEST, PREPROCESSINGS, find_preprocessing
 from smml.errors import InputError
+from smml.losses.pixel import GATE_MIN_CLASS_WEIGHT
+from smml.losses.refinement import REFINEMENT_MIN_CLASS_WEIGHT
+from smml.losses.segmentation import MIN_CLASS_WEIGHT
 from smml.models.presets import preset
 from smml.models.student import SeparateHeads
 from smml.options import BELOW_ONE, PATCH, POSITIVE, SEED, SHARE, SPACING, ZERO_OR_MORE, Range, check, count, option
@@ -104,19 +107,23 @@ class TrainingConfig:
     learning_rate: float = option(1e-3, "Rate at the first step.", POSITIVE)
     weight_decay: float = option(1e-4, "L2 penalty of the weights.", ZERO_OR_MORE)
     poly_power: float = option(0.9, "The rate decays as (1 - step / steps) to this power.", ZERO_OR_MORE)
-    min_class_weight: float = option(0.05, "Least class weight in the students' cross-entropy.", SHARE)
+    min_class_weight: float = option(MIN_CLASS_WEIGHT, "Least class weight in the students' cross-entropy.", SHARE)
     consistency_start: float = option(0.1, "Share of the training before pixel consistency sets in.", SHARE)
     consistency_ramp: float = option(0.1, "Share of the training over which it then rises to its weight.", SHARE)
     pixel_weight: float = option(1.0, "Weight of pixel consistency; 0 switches it off.", ZERO_OR_MORE)
     feature_weight: float = option(1.0, "Weight of feature consistency; 0 switches it off.", ZERO_OR_MORE)
     class_weight: float = option(1.0, "Weight of the class relation in feature consistency.", ZERO_OR_MORE)
     gate: Gate = option("lower_ce", "Who teaches whom: lower_ce, correct, entropy or none.")
-    gate_min_class_weight: float = option(1.0, "Least class weight in the gate; 1 counts every voxel alike.", SHARE)
+    gate_min_class_weight: float = option(
+        GATE_MIN_CLASS_WEIGHT, "Least class weight in the gate; 1 counts every voxel alike.", SHARE
+    )
     separate_heads: SeparateHeads = option("available", "Which sequences the heads of a single sequence see.")
     refinement: str = option("", "SAM for the refinement networks: tiny, vit_b, vit_l, vit_h or a file; empty: none.")
     refinement_start: float = option(0.5, "Share of the training before the refinement begins.", BELOW_ONE)
     refinement_weight: float = option(1.0, "Weight of the divergence of refined and student.", ZERO_OR_MORE)
-    refinement_min_class_weight: float = option(1.0, "Least class weight in the refinement's cross-entropy.", SHARE)
+    refinement_min_class_weight: float = option(
+        REFINEMENT_MIN_CLASS_WEIGHT, "Least class weight in the refinement's cross-entropy.", SHARE
+    )
     prior_masks: int = option(2, "Pairs of masks a case for which priors are made.", count(1000))
     tumour_share: float = option(0.6, "Share of patches centred on tumour; the rest on brain.", SHARE)
     gradient_clip: float = option(12.0, "Largest gradient norm of each network; 0: no clipping.", ZERO_OR_MORE)

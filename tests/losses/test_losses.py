@@ -12,6 +12,7 @@ from torch.autograd import gradcheck
 
 from smml.losses import feature_consistency, pixel_consistency, segmentation_loss
 from smml.losses.feature import token_weights
+from smml.losses.segmentation import MIN_CLASS_WEIGHT
 from smml_kernels import dice_ce_loss
 
 BATCH, CLASSES, MODALITIES, SIDE = 2, 4, 4, 4
@@ -75,7 +76,7 @@ def test_a_separate_head_is_judged_on_the_samples_that_have_its_modality():
     output, target = student_output(requires_grad=True), labels(BATCH, SIDE, SIDE, SIDE)
     output.separate = (*output.separate[:3], None)
     output.seen = torch.tensor([[True, False, False, False], [True, True, False, False]])
-    terms = segmentation_loss(output, target)
+    terms = segmentation_loss(output, target, min_class_weight=0.0)
     expected = naive_dice_ce(output.separate[0], target, 0.0) + naive_dice_ce(output.separate[1][1:], target[1:], 0.0)
     assert terms.separate.item() == pytest.approx(expected, rel=1e-12)
     terms.total.backward()
@@ -98,7 +99,7 @@ def test_at_inference_only_the_fused_head_is_there(nothing):
     output.seen = torch.zeros(BATCH, MODALITIES, dtype=torch.bool)
     terms = segmentation_loss(output, target)
     assert (terms.separate.item(), terms.deep.item()) == (0.0, 0.0)
-    assert terms.total.item() == dice_ce_loss(output.logits, target).item()
+    assert terms.total.item() == dice_ce_loss(output.logits, target, min_class_weight=MIN_CLASS_WEIGHT).item()
 
 
 def test_heads_that_nobody_has_are_left_out():
@@ -106,7 +107,9 @@ def test_heads_that_nobody_has_are_left_out():
     whole = segmentation_loss(output, target)
     output.separate = (output.separate[0], None, None, None)
     terms = segmentation_loss(output, target)
-    assert terms.separate.item() == pytest.approx(naive_dice_ce(output.separate[0], target, 0.0), rel=1e-12)
+    assert terms.separate.item() == pytest.approx(
+        naive_dice_ce(output.separate[0], target, MIN_CLASS_WEIGHT), rel=1e-12
+    )
     assert terms.fuse == whole.fuse
     output.seen = torch.ones(BATCH, MODALITIES, dtype=torch.bool)
     with pytest.raises(ValueError, match="separate head 1 is None"):
@@ -150,10 +153,18 @@ def test_pixel_consistency_is_its_definition_in_both_directions():
     to2, to1 = pixel_consistency(logits1, logits2, target, min_class_weight=0.77)
     assert to2.item() == pytest.approx(naive_pixel(logits1, logits2, target, 0.77), rel=1e-12)
     assert to1.item() == pytest.approx(naive_pixel(logits2, logits1, target, 0.77), rel=1e-12)
-    open_gate = pixel_consistency(logits1, logits2, target, gate="none")
+    open_gate = pixel_consistency(logits1, logits2, target, gate="none", min_class_weight=0.0)
     kl = torch.nn.functional.kl_div(logits2.log_softmax(1), logits1.softmax(1), reduction="none").sum(1)
     weights = 1 - torch.stack([(t[None] == t[..., None, None, None]).double().mean((-3, -2, -1)) for t in target])
     assert open_gate[0].item() == pytest.approx(((weights * kl).sum() / weights.sum()).item(), rel=1e-12)
+
+
+def test_without_options_every_voxel_that_is_gated_counts_alike():
+    logits1, logits2 = randn(2, CLASSES, 3, 3, 3, seed=1), 2 * randn(2, CLASSES, 3, 3, 3, seed=2)
+    target = labels(2, 3, 3, 3)
+    default = pixel_consistency(logits1, logits2, target)
+    assert default[0].item() == pytest.approx(naive_pixel(logits1, logits2, target, 1.0), rel=1e-12)
+    assert default[0].item() != pytest.approx(naive_pixel(logits1, logits2, target, 0.0), rel=1e-3)
 
 
 def test_pixel_consistency_teaches_the_learner_alone():

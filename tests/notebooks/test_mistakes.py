@@ -24,32 +24,28 @@ MISTAKES = [
      ".mean(1)", "not by four"),
     ("2.2", "def masked_mean(maps, present):\n    return maps.nan_to_num().sum(1) / "
      "present[..., None, None, None, None].sum(1)", "hidden"),
-    ("3.1", "def gates(c1, c2, w):\n    return w * (c1 <= c2), w * (c2 < c1)", "tie"),
-    ("3.1", "def gates(c1, c2, w):\n    return w * (c1 > c2), w * (c2 > c1)", "*lower*"),
-    ("3.2", "def divergence(teacher, learner):\n    p, q = learner.log_softmax(0), teacher.detach().log_softmax(0)\n"
+    ("3.1", "def divergence(teacher, learner):\n    p, q = learner.log_softmax(0), teacher.detach().log_softmax(0)\n"
      "    return (p.exp() * (p - q)).sum(0)", "KL(learner || teacher)"),
-    ("3.2", "def divergence(teacher, learner):\n    p, q = teacher.log_softmax(0), learner.log_softmax(0)\n"
+    ("3.1", "def divergence(teacher, learner):\n    p, q = teacher.log_softmax(0), learner.log_softmax(0)\n"
      "    return (p.exp() * (p - q)).sum(0)", "the teacher moves"),
-    ("3.3", "def other_features(f):\n    return 2 * f", "up to a factor"),
-    ("3.3", "def other_features(f):\n    return f + 1", "L_rel is"),
-    ("4.1", "def entropy_gates(logits1, logits2):\n    h1, h2 = (-(z.softmax(0) * z.log_softmax(0)).sum(0) for z in "
-     "(logits1, logits2))\n    return (h1 - h2).relu(), (h2 - h1).relu()", "swapped"),
-    ("4.1", "def entropy_gates(logits1, logits2):\n    h1, h2 = (-(z.softmax(0) * z.log_softmax(0)).sum(0) for z in "
-     "(logits1, logits2))\n    return h2 - h1, h1 - h2", "never negative"),
-    ("4.2", "def linear_relation(f1, f2, w):\n    g1, g2 = (F.normalize(f @ f.T, dim=1) for f in (f1, f2))\n"
-     "    return (w * ((g1 - g2) ** 2).sum(1)).sum()", "all pairs of tokens"),
-    ("4.2", "def linear_relation(f1, f2, w):\n    s, a, b = (((x @ (x.T @ y)) * y).sum(1) for x, y in "
-     "((f1, f2), (f1, f1), (f2, f2)))\n    return (2 - 2 * s / (a * b).sqrt()).mean()", "relation_loss(f1, f2, w)"),
-    ("4.3", "def class_loss(tokens1, tokens2, occupancy):\n    r = []\n    for t in (tokens1, tokens2):\n"
-     "        p = occupancy @ t / occupancy.sum(1, keepdim=True)\n        r.append(F.normalize(p) @ F.normalize(p).T)\n"
-     "    return (r[0] - r[1]).square().mean()", "leave it out"),
+    ("3.2", "def gates_of_many(errors):\n    return (errors[:, None] < errors[None]).float()", "the best alone"),
+    ("3.2", "def gates_of_many(errors):\n    best = errors == errors.min(0).values\n"
+     "    return (best[:, None] & ~torch.eye(len(errors), dtype=bool)[..., None]).float()", "with two branches"),
+    ("3.3", "def silent(step):\n    return {'teach_12'} if step < 100 else set()", "refine_1"),
+    ("3.3", "def silent(step):\n    return {'teach_12', 'relation', 'refine_1'} if step < 100 else {'refine_1'}",
+     "relation"),
+    ("4.1", "def my_gate(log_p1, log_p2, y):\n    a, b = (p.gather(0, y[None])[0] for p in (log_p1, log_p2))\n"
+     "    return (a > b).float(), (b > a).float()\nprediction = 'more'", "lower_ce again"),
+    ("4.1", "def my_gate(log_p1, log_p2, y):\n    a, b = (p.gather(0, y[None])[0] for p in (log_p1, log_p2))\n"
+     "    return a - b, b - a\nprediction = 'more'", "never negative"),
+    ("4.1", "def my_gate(log_p1, log_p2, y):\n    return (y > 0).float(), (y > 0).float() * 0\nprediction = 'less'",
+     "overlook"),
+    ("4.2", "def shift_free_relation(f1, f2):\n    return relation_loss(f1, f2)", "a shift still changes it"),
+    ("4.2", "def shift_free_relation(f1, f2):\n    return 0 * relation_loss(f1, f2)", "nothing in common"),
     ("5.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x - b, 0.2)", "wrong for shape"),
     ("5.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x + b, 0.2).flatten()", "has the shape"),
-    ("5.2", "def dice_traffic():\n    return 5, 2", "each operation"),
-    ("5.2", "def dice_traffic():\n    return 6, 3", "single number"),
-    ("5.3", "def break_even(channels, direct_rate=1.0, linear_rate=1.0):\n    return 3.4 * channels", "too large"),
-    ("5.3", "def break_even(channels, direct_rate=1.0, linear_rate=1.0):\n"
-     "    return 34 / 12 * channels * linear_rate / direct_rate", "the forms take"),
+    ("5.2", "def speed_up(nbytes, operations):\n    return 8.0", "waits for memory"),
+    ("5.2", "def speed_up(nbytes, operations):\n    return 8.0 if operations / nbytes > 50 else 1.0", "other ceiling"),
     ("6.1", "def my_gate(p, s):\n    return torch.ones(len(s))", "maps alike"),
     ("6.1", "def my_gate(p, s):\n    return (p * s).sum(dim=(1, 2, 3))", "between 0 and 1"),
     ("6.2", "def verdict(changes):\n    i = bootstrap_mean(changes)\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smml.errors import InputError
-from smml.losses import pixel_consistency
+from smml.losses import pixel_consistency, refinement_loss, segmentation_loss
 from smml.modalities import subset_mask
 from smml.models import SMML, StudentConfig
 from smml.training import TrainingConfig
@@ -139,6 +139,16 @@ def test_the_refinement_has_class_weights_of_its_own(output, batch):
         expected = [dice_ce_loss(logits, batch[1], min_class_weight=weight) for logits in output.refined]
         assert found[-1] == pytest.approx([float(value) for value in expected], rel=1e-5)
     assert found[0] != pytest.approx(found[1], rel=1e-2), "or this test could not tell them apart"
+
+
+def test_a_loss_without_options_is_the_one_of_the_training(output, batch):
+    output = dataclasses.replace(output, refined=tuple(branch.logits.flip(1) for branch in output.branches))
+    terms = evaluate(output, batch, refinement="tiny").terms
+    (first, second), target = output.branches, batch[1]
+    teaching = pixel_consistency(first.logits, second.logits, target)
+    assert [float(terms["teach_12"]), float(terms["teach_21"])] == [float(value) for value in teaching]
+    assert float(terms["fuse_1"]) == float(segmentation_loss(first, target).fuse)
+    assert float(terms["refine_1"]) == float(refinement_loss(output.refined[0], first.logits, target).segmentation)
 
 
 @pytest.mark.parametrize("option", ["min_class_weight", "gate_min_class_weight", "refinement_min_class_weight"])
