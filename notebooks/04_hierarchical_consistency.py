@@ -167,7 +167,7 @@ by_class, alike = table["in all"].iloc[3:]
 volumes = [f"{study.volume_ratio(arm, 'WT'):.2f}" for arm in ("both", "both-even", "pair")]
 Markdown(f"By class the lesson is {table.iloc[1, 0]:.1f} times as large as the truth, alike {table.iloc[2, 0]:.1f} "
          f"times. With the truth, by class ({by_class:+.3f}) calls {'more' if by_class > alike else 'less'} tumour "
-         f"than alike ({alike:+.3f}), at this moment. Over whole trainings, in the study, the tumour had {volumes[0]} times "
+         f"than alike ({alike:+.3f}), at this moment. In the study's whole trainings the tumour had {volumes[0]} times "
          f"its true volume by class, {volumes[1]} alike, {volumes[2]} without exchange.")  # fmt: skip
 
 # %% [markdown]
