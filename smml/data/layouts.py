@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -242,13 +243,14 @@ def _told_apart(cases: list[CaseFiles], layout: str | None) -> list[CaseFiles]:
     """
     signs = {case.layout: layout_named(case.layout).sign for case in cases}
     for name, sign in signs.items():
-        labelled = [case for case in cases if case.layout == name and case.label is not None]
-        if layout is not None or sign is None or not labelled:
+        mine = [case for case in cases if case.layout == name]
+        labels = [case.label for case in mine if case.label is not None]
+        if layout is not None or sign is None or not labels:
             continue
-        others = _of_this_name(labelled[0].id, name)
+        others = _of_this_name(mine[0].id, name)
         known = 0
-        for case in labelled:
-            values = _values(case.label)
+        for label in labels:
+            values = _values(label)
             if sign in values:
                 break
             known += bool(values - {0})
@@ -256,7 +258,7 @@ def _told_apart(cases: list[CaseFiles], layout: str | None) -> list[CaseFiles]:
             if known:
                 both = " and ".join(f"{each.name} ({_meaning(each)})" for each in (layout_named(name), *others))
                 raise InputError(
-                    f"{labelled[0].label}: cases of {both} are named alike, and none of the {known} labels here holds "
+                    f"{labels[0]}: cases of {both} are named alike, and none of the {known} labels here holds "
                     f"a {sign}, by which {name} would be known; say which it is with --layout {others[0].name} or "
                     f"--layout {name}"
                 )
@@ -269,10 +271,10 @@ def _meaning(layout: Layout) -> str:
     return ", ".join(f"{value} {name}" for value, name in sorted(values)[1:])
 
 
-def _values(label: Path | None) -> set[float]:
+def _values(label: Path) -> set[float]:
     """Values in a label; none if it cannot be read, which whoever reads it will say."""
     try:
-        return set(np.unique(np.asanyarray(nib.load(label).dataobj)).tolist())
+        return set(np.unique(np.asanyarray(cast(nib.Nifti1Image, nib.load(label)).dataobj)).tolist())
     # What a damaged file provokes is not enumerable.
     except Exception:
         return set()
@@ -329,9 +331,9 @@ def _recognise(path: Path, layout: str | None = None) -> _Part | None:
             role = "4d" if style.channels else _role(style, match["token"])
             return _Part(style.name, path.parent, match["case"], role, path)
     numbered = re.fullmatch(r"(?P<case>.+)_(?P<channel>\d{4})", stem)
-    if numbered and not styles[-1].by_names and (dataset := dataset_beside(path)):
-        role = dataset.channels.get(numbered["channel"])
-        return _Part(dataset.layout, path.parent, numbered["case"], role, path) if role else None
+    if numbered and not all(style.by_names for style in styles) and (dataset := dataset_beside(path)):
+        sequence = dataset.channels.get(numbered["channel"])
+        return _Part(dataset.layout, path.parent, numbered["case"], sequence, path) if sequence else None
     # One label of the 2020 release kept a foreign name (BraTS20_Training_355/W39_1998.09.19_Segm.nii).
     case = _folder_name(path)
     in_2020 = layout in (None, "brats2020") and re.fullmatch(LAYOUTS["brats2020"].case_pattern, case)

@@ -111,8 +111,9 @@ def format_gains(gains: Gains) -> str:
     Args:
         gains: of :func:`fit_gains`.
     """
-    heads = [*(DISPLAY_NAMES[name] for name in MODALITIES), "a further", "Dice, points", "standard error", *REGIONS]
-    kinds: list[Kind] = [*["mark"] * len(MODALITIES), "word", *["number"] * (2 + len(REGIONS))]
+    columns: list[tuple[str, Kind]] = [(DISPLAY_NAMES[name], "mark") for name in MODALITIES]
+    columns += [("a further", "word")]
+    columns += [(head, "number") for head in ("Dice, points", "standard error", *REGIONS)]
     rows = []
     for subset in gains.by_subset:
         at_hand = [GIVEN if name in subset else NOT_GIVEN for name in MODALITIES]
@@ -121,7 +122,7 @@ def format_gains(gains: Gains) -> str:
             rows.append(
                 (*at_hand, DISPLAY_NAMES[gain.modality], signed(100 * gain.dice), number(100 * gain.error), *regions)
             )
-    return Sheet(tuple(zip(heads, kinds, strict=True)), tuple(rows)).markdown()
+    return Sheet(tuple(columns), tuple(rows)).markdown()
 
 
 def format_next_scan(measured: pd.DataFrame) -> str:
@@ -130,8 +131,9 @@ def format_next_scan(measured: pd.DataFrame) -> str:
     Args:
         measured: of :func:`measure_next_scan`.
     """
-    heads = ("at hand", "choices", "named best, %", "T1ce best, %", "Dice by named", "by T1ce", "by the best")
-    kinds: list[Kind] = ["word", *["number"] * (len(heads) - 1)]
+    heads = ("choices", "named best, %", "T1ce best, %", "Dice by named", "by T1ce", "by the best")
+    columns: list[tuple[str, Kind]] = [("at hand", "word")]
+    columns += [(head, "number") for head in heads]
     parts = {"no T1ce": measured[measured["rise_t1ce"].notna()], "T1ce": measured[measured["rise_t1ce"].isna()]}
     rows = [
         (
@@ -143,4 +145,4 @@ def format_next_scan(measured: pd.DataFrame) -> str:
         for name, part in parts.items()
         if len(part)
     ]
-    return Sheet(tuple(zip(heads, kinds, strict=True)), tuple(rows)).markdown()
+    return Sheet(tuple(columns), tuple(rows)).markdown()

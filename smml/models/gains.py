@@ -7,6 +7,7 @@ to be expected of this model over many cases like those, and nothing of what a r
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from smml.data.labels import REGIONS, Region
 from smml.errors import InputError
@@ -94,7 +95,7 @@ class Gains:
         return {"cases": self.cases, "gains": table}
 
     @classmethod
-    def from_dict(cls, values: object) -> "Gains | None":
+    def from_dict(cls, values: Any) -> "Gains | None":
         """As they come from a file.
 
         Args:
@@ -124,7 +125,7 @@ class Gains:
         return cls(values["cases"], table)
 
 
-def _pair(pair: object) -> tuple[float, float]:
+def _pair(pair: Any) -> tuple[float, float]:
     _need(isinstance(pair, list | tuple))
     _need(all(type(value) in (int, float) and math.isfinite(value) for value in pair))
     mean, error = map(float, pair)

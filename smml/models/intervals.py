@@ -17,6 +17,7 @@ where the model is nearly always too low.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from smml.data.labels import REGIONS, Region
 from smml.errors import InputError
@@ -100,7 +101,7 @@ class VolumeIntervals:
         return {"cases": self.cases, "output": self.output, "levels": list(LEVELS), "power": POWER, "reach": reach}
 
     @classmethod
-    def from_dict(cls, values: object) -> "VolumeIntervals | None":
+    def from_dict(cls, values: Any) -> "VolumeIntervals | None":
         """As they come from a file.
 
         Args:
@@ -128,7 +129,7 @@ class VolumeIntervals:
         return cls(values["cases"], values["output"], reach)
 
 
-def _pair(pair: object) -> tuple[float, float]:
+def _pair(pair: Any) -> tuple[float, float]:
     _need(isinstance(pair, list | tuple))
     _need(all(type(end) in (int, float) and 0 <= end < math.inf for end in pair))
     down, up = map(float, pair)
