@@ -87,7 +87,7 @@ def _taught(gate: str | GateFunction | None, log_p: torch.Tensor, y: torch.Tenso
         one, two = (each[None, ..., None, None] for each in log_p)
         return sum(pixel_consistency(one, two, y[None, :, None, None], gate=gate), log_p.new_zeros(()))  # type: ignore[arg-type]
     total = log_p.new_zeros(())
-    weights = gate(*log_p.detach(), y)
+    weights = gate(log_p[0].detach(), log_p[1].detach(), y)
     for g, teacher, learner in zip(weights, log_p.detach(), log_p.flip(0), strict=True):
         divergence = (teacher.exp() * (teacher - learner)).sum(dim=0)
         total = total + (g * divergence).sum() / g.sum().clamp_min(1e-12)

@@ -132,7 +132,7 @@ def _cells(row: CohortRow, ends: bool) -> tuple[str, ...]:
 
 
 def _changes(changes: Sequence[Change]) -> Sheet:
-    heads = (
+    heads: tuple[tuple[str, Kind], ...] = (
         ("patient", "word"), ("before", "word"), ("after", "word"), ("region", "word"),
         ("change, ml", "number"), ("from", "number"), ("to", "number"),
     )  # fmt: skip

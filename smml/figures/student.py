@@ -110,11 +110,11 @@ def _transformers(drawing: Drawing, sizes: NetworkSizes) -> None:
     for y, tokens in ((_INTRA[0] + 20, sizes.tokens), (_INTER[0] + 28, sizes.modalities * sizes.tokens)):
         drawing.words(18, y, f"{tokens} tokens", anchor="start", size=12)
         drawing.words(18, y + 17, f"{sizes.token_width} wide", anchor="start", colour="#555555", size=12)
-    y = _INTER[0] + _INTER[1] / 2
-    drawing.arrow((_RIGHT + 9, y), (_FUSION - 18, y))
-    drawing.arrow((_FUSION, y - 18), (_FUSION, _level(4) + 18))
-    drawing.map(_FUSION, y, 34, sizes.bottleneck, colour, str(sizes.bottleneck))
-    drawing.words(_FUSION, y + 34, f"bottleneck, {sizes.edges[-1]}³", bold=True)
+    middle = _INTER[0] + _INTER[1] / 2
+    drawing.arrow((_RIGHT + 9, middle), (_FUSION - 18, middle))
+    drawing.arrow((_FUSION, middle - 18), (_FUSION, _level(4) + 18))
+    drawing.map(_FUSION, middle, 34, sizes.bottleneck, colour, str(sizes.bottleneck))
+    drawing.words(_FUSION, middle + 34, f"bottleneck, {sizes.edges[-1]}³", bold=True)
 
 
 def _layers(count: int) -> str:
