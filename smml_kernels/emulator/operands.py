@@ -29,18 +29,8 @@ if TYPE_CHECKING:
 Reader = Callable[["Machine"], np.ndarray]
 Writer = Callable[["Machine", np.ndarray, np.ndarray | None, np.ndarray | None], None]
 
-BITS: dict[int, np.dtype] = {
-    1: np.dtype(np.uint8),
-    2: np.dtype(np.uint16),
-    4: np.dtype(np.uint32),
-    8: np.dtype(np.uint64),
-}
-SIGNED: dict[int, np.dtype] = {
-    1: np.dtype(np.int8),
-    2: np.dtype(np.int16),
-    4: np.dtype(np.int32),
-    8: np.dtype(np.int64),
-}
+BITS: dict[int, np.dtype] = {width: np.dtype(f"u{width}") for width in (1, 2, 4, 8)}
+SIGNED: dict[int, np.dtype] = {width: np.dtype(f"i{width}") for width in (1, 2, 4, 8)}
 FLOATS: dict[str, np.dtype] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 
 
