@@ -276,7 +276,7 @@ def _permute(name: str, modifiers: tuple[str, ...]) -> Operation | None:
 
     def compute(x: np.ndarray, y: np.ndarray, choice: np.ndarray) -> np.ndarray:
         eight = np.asarray(x).astype(np.uint64) | np.asarray(y).astype(np.uint64) << np.uint64(32)
-        result = np.uint64(0)
+        result = np.asarray(0, np.uint64)
         for place in range(4):
             chosen = (choice >> np.uint32(4 * place)).astype(np.uint64) & np.uint64(15)
             byte = eight >> (chosen & np.uint64(7)) * np.uint64(8) & np.uint64(255)
@@ -338,11 +338,15 @@ def _compare(name: str, modifiers: tuple[str, ...]) -> Operation | None:
     return Operation("pred", (type_, type_, "pred"), lambda x, y, p: join(compute(x, y), p))
 
 
+def _chosen(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.where(wanted, x, y)
+
+
 def _select(name: str, modifiers: tuple[str, ...]) -> Operation | None:
     (type_,) = modifiers
     if type_ not in WIDTHS or type_ == "pred":
         return None
-    return Operation(type_, (type_, type_, "pred"), lambda x, y, p: np.where(p, x, y), chooses=True)
+    return Operation(type_, (type_, type_, "pred"), _chosen, chooses=True)
 
 
 # Conversion -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ error only where it decides something.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -520,7 +521,7 @@ class Machine:
         for number, part, offsets in self.memory.parts(addresses):
             places = self._global_granules(offsets, size)
             for clash in self.memory.shadow(number).read(places, self._who(rows[part])):
-                self._report(clash, rows[part], "reads", self._global_place(number, clash))
+                self._report(clash, rows[part], "reads", self._global_place(number, clash, rows))
             values[part] = self.memory.view(number, width)[_numbers(offsets, width, count)]
         self.counts.bytes_read += values.nbytes
         return values
@@ -536,16 +537,15 @@ class Machine:
             view, at, new = self.memory.view(number, width), _numbers(offsets, width, count), values[part]
             before = view[at] if clashes else new
             view[at] = new
-            self._judge_writes(
-                clashes, rows[part], before, new, view[at], lambda clash, rows, n=number: self._global_place(n, clash)
-            )
+            place = partial(self._global_place, number)
+            self._judge_writes(clashes, rows[part], before, new, view[at], place)
         self.counts.bytes_written += values.nbytes
 
     def _global_granules(self, offsets: np.ndarray, size: int) -> np.ndarray:
         granule = self.program.granules["global"]
         return (offsets // granule)[:, None] + np.arange(max(1, size // granule))
 
-    def _global_place(self, number: int, clash: Clash) -> str:
+    def _global_place(self, number: int, clash: Clash, rows: np.ndarray) -> str:
         address = self.memory.address_of(number, clash.granule)
         return f"{self.program.granules['global']} bytes at {address:#x}, {self.memory.nearest(address)}"
 

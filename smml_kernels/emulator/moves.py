@@ -247,7 +247,7 @@ def _load_matrix(instruction: Instruction) -> Step:
         values, unwritten = machine.read_shared(where(machine)[leading], 4, 4, leading)
         halves = values.view(np.uint16).reshape(-1, count, 8, 8)  # [warps, matrix, row, column]
         unknown = np.zeros(len(leading), bool) if unwritten is None else unwritten
-        unknown = unknown.reshape(-1, count, 8, 1) & np.ones((1, 1, 1, 8), bool)
+        unknown = np.repeat(unknown.reshape(-1, count, 8, 1), 8, axis=3)
         if transposed:
             halves, unknown = halves.transpose(0, 1, 3, 2), unknown.transpose(0, 1, 3, 2)
         # Thread t holds row t // 4, columns 2 (t % 4) and the next.

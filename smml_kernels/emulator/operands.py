@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 Reader = Callable[["Machine"], np.ndarray]
 Writer = Callable[["Machine", np.ndarray, np.ndarray | None, np.ndarray | None], None]
 
-BITS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
-SIGNED = {1: np.dtype(np.int8), 2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}
-FLOATS = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
+BITS: dict[int, np.dtype] = {width: np.dtype(f"u{width}") for width in (1, 2, 4, 8)}
+SIGNED: dict[int, np.dtype] = {width: np.dtype(f"i{width}") for width in (1, 2, 4, 8)}
+FLOATS: dict[str, np.dtype] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 
 
 def dtype_of(type_: str) -> np.dtype:

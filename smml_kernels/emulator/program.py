@@ -62,7 +62,8 @@ def compile_kernel(kernel: Kernel) -> Program:
     jumps: list[Branch | None] = []
     unknown: dict[str, str] = {}
     for instruction in kernel.instructions:
-        jump, step = None, _nothing
+        jump: Branch | None = None
+        step: Step = _nothing
         try:
             jump = _jump(instruction)
             if jump is None:

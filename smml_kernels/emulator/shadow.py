@@ -84,7 +84,7 @@ class Shadow:
                wrote: bool, at_once: bool = False) -> list[Clash]:  # fmt: skip
         """Where reads or writes of before clash with those of now, one for each row."""
         flat = places.ravel()
-        found = {}
+        found: dict[int, Clash] = {}
         for at in np.flatnonzero(bad):
             warp, mine = int(stamps[at] & 0xFFFFFFFF) - 1, int(now[at] & 0xFFFFFFFF) - 1
             row = int(at) // places.shape[1]

@@ -161,7 +161,7 @@ def _product(columns: int, d: Vector, a: Operand, b: Operand, wanted: Operand) -
             right, missing = _operand_in_shared(machine, by_b, columns, rows)
             if of_a is not None:
                 left = _fragment(machine, of_a, rows)
-            else:
+            elif descriptor_a is not None:
                 by_a = int(np.broadcast_to(descriptor_a(machine), (machine.threads,))[first])
                 left, missing_too = _operand_in_shared(machine, by_a, 64, rows)
                 missing = missing or missing_too
