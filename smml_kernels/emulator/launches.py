@@ -4,6 +4,7 @@ The hooks are Triton's private ones, as in :mod:`smml_kernels.aot`, and stay for
 which ``TRITON_INTERPRET`` is off.
 """
 
+import importlib.metadata
 import struct
 import time
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def install(cache: Path, capability: int = 90) -> Record:
 
     Args:
         cache: a folder for what Triton compiles; what is there is not compiled again.
-        capability: 90 for sm_90. The emulator knows the instructions that Triton uses for 80 and 90.
+        capability: 90 for sm_90, whose instructions the emulator knows; others may be `NotModelled`.
 
     Returns:
         What has run, kept up to date.
@@ -56,7 +57,6 @@ def install(cache: Path, capability: int = 90) -> Record:
     Raises:
         RuntimeError: Triton interprets in this process, or its version is not one whose hooks are known.
     """
-    import triton
     from triton import knobs
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
@@ -65,8 +65,9 @@ def install(cache: Path, capability: int = 90) -> Record:
 
     if launch.INTERPRETED:
         raise RuntimeError("nothing is compiled where Triton interprets: unset TRITON_INTERPRET")
-    if not triton.__version__.startswith(aot.TRITON_VERSIONS):
-        raise RuntimeError(f"Triton {triton.__version__}; its hooks are known for {', '.join(aot.TRITON_VERSIONS)}")
+    version = importlib.metadata.version("triton")
+    if not version.startswith(aot.TRITON_VERSIONS):
+        raise RuntimeError(f"Triton {version}; its hooks are known for {', '.join(aot.TRITON_VERSIONS)}")
     record, compile_only = Record(), JITFunction.run
     programs: dict[str, Program] = {}
 
@@ -109,7 +110,7 @@ def install(cache: Path, capability: int = 90) -> Record:
 
 
 def _without_assembler(backend=None, stages=None, options=None, language=None, capability=None):
-    """PTX is all that is wanted: ptxas, half of the time, is left out. Triton asks first for a key of its cache."""
+    """PTX is all that is wanted, and ptxas takes long. Triton asks first for a key of its cache."""
     if stages is None:
         return "ptx alone", "ptx alone"
     stages["cubin"] = lambda source, metadata: b""
