@@ -4,13 +4,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from smml.data import find_cases, read_case, simulate_cohort
+    from smml.data import align_case, find_cases, read_case, simulate_cohort
     from smml.evaluation.evaluate import evaluate
     from smml.inference import Predictor
     from smml.training import train
     from smml.viewer import ModalityViewer
 
-__all__ = ["ModalityViewer", "Predictor", "evaluate", "find_cases", "read_case", "simulate_cohort", "train"]
+__all__ = [
+    "ModalityViewer",
+    "Predictor",
+    "align_case",
+    "evaluate",
+    "find_cases",
+    "read_case",
+    "simulate_cohort",
+    "train",
+]
 
 __version__ = "0.1.0"
 
@@ -19,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ModalityViewer": "smml.viewer",
     "Predictor": "smml.inference",
+    "align_case": "smml.data",
     "evaluate": "smml.evaluation",
     "find_cases": "smml.data",
     "read_case": "smml.data",

@@ -361,15 +361,23 @@ def predict(
     layout: Annotated[
         str | None, typer.Option(help="Write another data set's label values; default: the input's.")
     ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(help="Sequence to whose grid the others are resampled, such as t1ce; for several grids."),
+    ] = None,
+    register: Annotated[
+        bool,
+        typer.Option("--register", help="With --align: first find how the head moved; writes OUTPUT_*.tfm."),
+    ] = False,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
     """Segment one case from the named modalities; only their files are read.
 
-    Labels come out in the grid, orientation and label values of the input.
+    Labels come out in the grid, orientation and label values of the input; with --align in those of the sequence named.
     """
-    from smml.data import find_case, read_case
+    from smml.data import AlignedCase, align_case, find_case, read_case
     from smml.modalities import parse_subset, subset_name
 
     _use_threads(threads)
@@ -377,12 +385,23 @@ def predict(
     files = find_case(case if len(case) > 1 else case[0])
     _check_outputs(files, output, probabilities, Path(case[0]) if len(case) == 1 and Path(case[0]).is_dir() else None)
     wanted = None if modalities is None else parse_subset(modalities)
-    loaded = read_case(files, wanted, label=False)
+    if register and align is None:
+        raise InputError("--register: expected --align too, with the sequence to register to, such as --align t1ce")
+    if align is None:
+        loaded = read_case(files, wanted, label=False)
+    else:
+        loaded = align_case(files, align, wanted, register=register, label=False)
     predictor = _predictor(checkpoint, device, window, refine)
     if layout is not None:
         loaded = replace(loaded, layout=layout)
     result = predictor.predict(loaded)
     predictor.save(result, output, probabilities=probabilities)
+    if isinstance(loaded, AlignedCase):
+        transforms = loaded.save_transforms(output)
+        for each in loaded.alignments.values():
+            typer.echo(str(each))
+        if transforms:
+            typer.echo(f"transforms in {', '.join(map(str, transforms))}")
     voxel = loaded.spacing[0] * loaded.spacing[1] * loaded.spacing[2] / 1000
     volumes = ", ".join(
         f"{region} {predictor.scheme.region(result.labels, region).sum() * voxel:.1f} ml"

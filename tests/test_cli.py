@@ -205,6 +205,47 @@ VALUES = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def two_grids(case_folder) -> Path:
+    """A case whose T2 lies on a grid of its own, a corner cut off."""
+    path = next(case_folder.glob("*_t2.nii.gz"))
+    image = nib.load(path)
+    nib.save(image.slicer[2:, :, 1:], path)
+    return case_folder
+
+
+def test_predict_brings_the_sequences_to_the_grid_of_the_one_named(run, two_grids, checkpoint, tmp_path):
+    words = ["predict", "--case", two_grids, "--checkpoint", checkpoint, "--output", tmp_path / "seg.nii.gz"]
+    said = sentence(run(*words))
+    assert "_t2.nii.gz: expected the shape" in said
+    assert "smml predict --align SEQUENCE" in said
+    for name in ("t1ce", "t2"):
+        status, text, errors = run(*words, "--align", name)
+        assert (status, errors) == (0, "")
+        assert "where its header puts it; the brains overlap by" in text
+        answer, named = nib.load(tmp_path / "seg.nii.gz"), nib.load(next(two_grids.glob(f"*_{name}.nii.gz")))
+        assert answer.shape == named.shape
+        np.testing.assert_allclose(answer.affine, named.affine, atol=1e-5)
+    assert [path.name for path in tmp_path.glob("seg*")] == ["seg.nii.gz"]
+
+
+def test_predict_registers_on_wish_and_leaves_the_transforms_beside_the_answer(
+    run, two_grids, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("smml.data.aligning.find_movement", lambda *_: np.diag([1.0, 1.0, 1.0, 1.0]))
+    words = ["predict", "--case", two_grids, "--modalities", "t2,flair", "--checkpoint", checkpoint]
+    words += ["--output", tmp_path / "seg.nii.gz"]
+    status, text, _ = run(*words, "--align", "t1ce", "--register")
+    assert status == 0
+    files = [tmp_path / f"seg_{name}_to_t1ce.tfm" for name in ("flair", "t2")]
+    assert f"transforms in {files[0]}, {files[1]}" in text
+    assert text.count("to T1ce: registered, and left where its header puts it") == 2
+    assert all(path.read_text().startswith("#Insight Transform File V1.0") for path in files)
+    assert "--register: expected --align too" in sentence(run(*words, "--register"))
+    assert "flair, t1ce, t1, t2" in sentence(run(*words, "--align", "pet"))
+    assert "--align: expected a value" in sentence(run(*words, "--align", ""))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_predict_writes_the_label_values_of_the_case_without_being_told_the_layout(run, small_cohort, tmp_path, layout):
     values = VALUES[layout]

@@ -11,6 +11,7 @@ import smml
 HOMES = {
     "ModalityViewer": "viewer",
     "Predictor": "inference",
+    "align_case": "data",
     "evaluate": "evaluation",
     "find_cases": "data",
     "read_case": "data",

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from smml.data.aligning import AlignedCase, Alignment, align_case
 from smml.data.case import Case
 from smml.data.labels import REGIONS, LabelScheme, Region, scheme_for_classes
 from smml.data.layouts import LAYOUTS, CaseFiles, find_case, find_cases, layout_named
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 __all__ = [
     "LAYOUTS",
     "REGIONS",
+    "AlignedCase",
+    "Alignment",
     "Case",
     "CaseFiles",
     "CohortDataset",
     "LabelScheme",
     "PreparedCase",
     "Region",
+    "align_case",
     "find_case",
     "find_cases",
     "layout_named",

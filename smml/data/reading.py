@@ -45,6 +45,9 @@ _HEADER = 540
 # ITK counts patient axes to the left and to the back, NIfTI to the right and to the front.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
+# What brings the sequences of a case to one grid.
+_REMEDY = "smml predict --align SEQUENCE does that for its own use; in Python: align_case"
+
 _MEMORY = "close other programs, read fewer sequences (--modalities), or take a machine with more"
 
 
@@ -245,7 +248,7 @@ def _check_dimensions(path: Path, shape: tuple[int, ...], axes: int, channels: i
 
 
 def _read_mha(path: Path) -> _Stored:
-    sitk = import_simpleitk(path)
+    sitk = import_simpleitk(f"{path}: a .mha file")
     check_mha(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     image = sitk.ReadImage(os.fspath(path))
@@ -262,8 +265,12 @@ def _read_mha(path: Path) -> _Stored:
     return _Stored(np.ascontiguousarray(stored.reshape(stored.shape[:3])), LPS_TO_RAS @ affine)
 
 
-def import_simpleitk(path: Path):
-    """The SimpleITK module, which only BraTS 2015 needs.
+def import_simpleitk(what: str, extra: str = "mha"):
+    """The SimpleITK module, which only BraTS 2015 and registration need.
+
+    Args:
+        what: needs it.
+        extra: the extra of smml that brings it.
 
     Raises:
         MissingPackage: it is not installed.
@@ -271,7 +278,7 @@ def import_simpleitk(path: Path):
     try:
         import SimpleITK
     except ImportError as error:
-        raise MissingPackage(f"{path}: .mha files need SimpleITK, which is not installed", extra="mha") from error
+        raise MissingPackage(f"{what} needs SimpleITK, which is not installed", extra=extra) from error
     return SimpleITK
 
 
@@ -317,22 +324,41 @@ def check_mha(path: Path) -> None:
         raise ValueError(f"the image ends after {size} of {needed} bytes")
 
 
+def on_same_grid(shape: tuple, affine: np.ndarray, first_shape: tuple, first_affine: np.ndarray) -> bool:
+    """Whether two images of a case share their grid, as far as headers can tell.
+
+    Args:
+        shape: voxels of the one along each axis.
+        affine: its voxel index -> RAS+ mm, [4, 4].
+        first_shape: voxels of the other.
+        first_affine: likewise.
+    """
+    return shape == first_shape and _apart(shape, affine, first_affine) <= _tolerance(first_affine)
+
+
+def _apart(shape: tuple, affine: np.ndarray, first_affine: np.ndarray) -> float:
+    """Furthest in mm that two affines put a voxel apart; that is at a corner."""
+    corners = np.stack(np.meshgrid(*[(0, length - 1) for length in shape], [1], indexing="ij"), -1).reshape(-1, 4)
+    return float(np.linalg.norm((corners @ (affine - first_affine).T)[:, :3], axis=1).max())
+
+
+def _tolerance(first_affine: np.ndarray) -> float:
+    return min(GRID_TOLERANCE * float(np.linalg.norm(first_affine[:3, :3], axis=0).min()), GRID_TOLERANCE_MM)
+
+
 def _check_grid(
     path: Path, shape: tuple, affine: np.ndarray, first: Path, first_shape: tuple, first_affine: np.ndarray
 ) -> None:
     """Same shape, and no corner of the volume further apart than a small part of a voxel."""
+    if on_same_grid(shape, affine, first_shape, first_affine):
+        return
     if shape != first_shape:
         raise InputError(
-            f"{path}: expected the shape {first_shape} of {first}, found {shape}; "
-            "resample the files of a case to one grid"
+            f"{path}: expected the shape {first_shape} of {first}, found {shape}; resample the files of a case to one "
+            f"grid ({_REMEDY})"
         )
-    corners = np.stack(np.meshgrid(*[(0, length - 1) for length in shape], [1], indexing="ij"), -1).reshape(-1, 4)
-    distance = float(np.linalg.norm((corners @ (affine - first_affine).T)[:, :3], axis=1).max())
-    edge = float(np.linalg.norm(first_affine[:3, :3], axis=0).min())
-    tolerance = min(GRID_TOLERANCE * edge, GRID_TOLERANCE_MM)
-    if not distance <= tolerance:
-        raise InputError(
-            f"{path}: expected the same place as {first}, found voxels up to {distance:.4g} mm away from it (shapes "
-            f"agree, affines differ by more than {tolerance:.4g} mm); register or resample the files of a case to one "
-            "grid"
-        )
+    raise InputError(
+        f"{path}: expected the same place as {first}, found voxels up to {_apart(shape, affine, first_affine):.4g} mm "
+        f"away from it (shapes agree, affines differ by more than {_tolerance(first_affine):.4g} mm); register or "
+        f"resample the files of a case to one grid ({_REMEDY})"
+    )

@@ -5,8 +5,11 @@ or, where the background means "average", too bright. Here tissue and mask go th
 divided by the other.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from scipy import ndimage
 
@@ -58,6 +61,38 @@ def resize_masked(volume: torch.Tensor, mask: torch.Tensor, shape: Sequence[int]
     if tuple(shape) == tuple(volume.shape):
         return inside, mask
     return divided(resize(inside, shape), resize(mask.float(), shape))
+
+
+def transform_masked(
+    volume: torch.Tensor, mask: torch.Tensor, matrix: np.ndarray, shape: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring a volume and its mask to a grid that may lie oblique, each new voxel from voxels of the mask alone.
+
+    Linear interpolation; a new voxel that is larger than the old ones is the mean over several places in it, so that
+    nothing is skipped.
+
+    Args:
+        volume: float32 [X, Y, Z]; never read outside the mask.
+        mask: bool [X, Y, Z].
+        matrix: [4, 4], index of a new voxel -> index in ``volume``.
+        shape: of the new grid.
+
+    Returns:
+        float32 and bool of that shape; the volume is 0 outside the mask and beyond the old grid.
+    """
+    linear, origin = np.asarray(matrix, np.float64)[:3, :3], np.asarray(matrix, np.float64)[:3, 3]
+    # Rounding must not turn a voxel of the same size into two.
+    counts = [max(1, math.ceil(step - 1e-3)) for step in np.linalg.norm(linear, axis=0)]
+    places = list(itertools.product(*[(np.arange(count) + 0.5) / count - 0.5 for count in counts]))
+    parts = []
+    for part in (torch.where(mask, volume, 0).numpy(), mask.numpy().astype(np.float32)):
+        total = np.zeros(tuple(shape), np.float32)
+        for place in places:
+            offset = origin + linear @ np.array(place)
+            # Beyond the old grid there is nothing, and the last voxel reaches half an edge beyond its middle.
+            total += ndimage.affine_transform(part, linear, offset, tuple(shape), order=1, mode="grid-constant")
+        parts.append(torch.from_numpy(total / len(places)))
+    return divided(*parts)
 
 
 def divided(weighted: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

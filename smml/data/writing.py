@@ -184,7 +184,7 @@ def _write_array(array: np.ndarray, path: Path, affine: np.ndarray, header: nib.
         image = _mha_image(array, path, affine, header)
         with replacing(path) as temporary:
             try:
-                import_simpleitk(path).WriteImage(image, os.fspath(temporary), useCompression=True)
+                import_simpleitk(f"{path}: a .mha file").WriteImage(image, os.fspath(temporary), useCompression=True)
             except RuntimeError as error:
                 # ITK wraps the reason of the system in a paragraph of its own.
                 reason = str(error).partition("Reason:")[2].strip() or "ITK could not write it"
@@ -198,7 +198,7 @@ def _write_array(array: np.ndarray, path: Path, affine: np.ndarray, header: nib.
 
 def _mha_image(array: np.ndarray, path: Path, affine: np.ndarray, header: nib.Nifti1Header | None):
     """A SimpleITK image of [X, Y, Z] with an affine to RAS+ mm, where ITK puts images with that NIfTI header."""
-    sitk = import_simpleitk(path)
+    sitk = import_simpleitk(f"{path}: a .mha file")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     if is_placed_by(affine, header, array.shape):
         assert header is not None  # it says a place

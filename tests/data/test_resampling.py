@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smml.data.resampling import resize, resize_masked, resize_weights, smooth_field
+from smml.data.resampling import resize, resize_masked, resize_weights, smooth_field, transform_masked
 
 SIZES = st.integers(1, 13)
 
@@ -35,6 +35,28 @@ def test_coarser_voxels_are_the_means_of_what_they_cover(factor):
     volume = torch.rand(12, 12, 24)
     wanted = F.avg_pool3d(volume[None, None].double(), factor)[0, 0]
     torch.testing.assert_close(resize(volume, wanted.shape).double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_an_oblique_grid_takes_the_masks_voxels_alone_and_skips_nothing():
+    volume, whole = 100 + torch.rand(12, 12, 24), torch.ones(12, 12, 24, dtype=torch.bool)
+    # The same grid, its axes turned and mirrored.
+    turn = np.array([[0, -1, 0, 11], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    torch.testing.assert_close(transform_masked(volume, whole, turn, (12, 12, 24))[0], volume.flip(0).transpose(0, 1))
+    # Larger voxels are means of what they cover, beyond the old grid is nothing.
+    coarse = np.array([[3, 0, 0, 1], [0, 2, 0, 0.5], [0, 0, 4, 1.5 - 4], [0, 0, 0, 1]])
+    result, mask = transform_masked(volume, whole, coarse, (4, 6, 7))
+    torch.testing.assert_close(result[..., 1:], F.avg_pool3d(volume[None, None], (3, 2, 4))[0, 0])
+    assert bool(mask[..., 1:].all())
+    assert not result[..., 0].any()
+    assert not mask[..., 0].any()
+    # What lies outside the mask is never read.
+    half = whole.clone()
+    half[6:] = False
+    worse = torch.where(half, volume, torch.nan)
+    result, mask = transform_masked(worse, half, np.diag([0.4, 1, 1, 1]), (30, 12, 24))
+    assert bool(result.isfinite().all())
+    assert float(result[mask].min()) >= 99.99
+    assert bool((mask[:14].all()) & ~mask[15:].any())
 
 
 def reference(volume: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
