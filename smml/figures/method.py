@@ -71,12 +71,12 @@ def _branch(drawing: Drawing, sizes: NetworkSizes, branch: int) -> None:
     width = sum(_PARTS) + 2 * 14 + 20
     drawing.arrow((_MASKS + 69, y), (_STUDENT - 1, y), colour=colour)
     drawing.box(_STUDENT, y - 52, width, 104, colour=colour, fill=tint(colour, 0.08), thickness=2.2, radius=10)
-    parameters = in_short(sizes.parameters["student"])
+    total = in_short(sizes.parameters["student"])
     # Title and blocks lie so that the bottlenecks face each other.
     drawing.words(
         _STUDENT + width / 2,
         y - 33 if branch == 0 else y + 43,
-        f"student {branch + 1}: {parameters} parameters",
+        f"student {branch + 1}: {total} parameters",
         bold=True,
         colour=colour,
     )

@@ -85,36 +85,29 @@ def _transformers(drawing: Drawing, sizes: NetworkSizes) -> None:
     width, middle = _RIGHT - _LEFT + 16, (_LEFT + _RIGHT) / 2
     intra, inter = sizes.layers
     inside = f"{sizes.heads} heads, MLP {sizes.mlp_width}"
-    for (top, height), lines in (
-        (
-            _INTRA,
-            (
-                f"{sizes.modalities} transformers of {in_short(sizes.parameters['intra'])}, one each",
-                f"{_layers(intra)}, {inside}",
-            ),
-        ),
-        (
-            _INTER,
-            (
-                f"1 of {in_short(sizes.parameters['inter'])} across the modalities",
-                f"{_layers(inter)}, {inside}",
-                "only the modalities present are attended to",
-            ),
-        ),
-    ):
+    within = (
+        f"{sizes.modalities} transformers of {in_short(sizes.parameters['intra'])}, one each",
+        f"{_layers(intra)}, {inside}",
+    )
+    across = (
+        f"1 of {in_short(sizes.parameters['inter'])} across the modalities",
+        f"{_layers(inter)}, {inside}",
+        "only the modalities present are attended to",
+    )
+    for (top, height), lines in ((_INTRA, within), (_INTER, across)):
         drawing.box(middle - width / 2, top, width, height, *lines, colour=colour, fill=tint(colour, 0.25))
     for name, x in _columns().items():
         if name != _MISSING:
             drawing.arrow((x, _level(4) + _SIDES[4] / 2 + 1), (x, _INTRA[0] - 1))
             drawing.arrow((x, sum(_INTRA) + 1), (x, _INTER[0] - 1))
-    for y, tokens in ((_INTRA[0] + 20, sizes.tokens), (_INTER[0] + 28, sizes.modalities * sizes.tokens)):
-        drawing.words(18, y, f"{tokens} tokens", anchor="start", size=12)
-        drawing.words(18, y + 17, f"{sizes.token_width} wide", anchor="start", colour="#555555", size=12)
-    middle = _INTER[0] + _INTER[1] / 2
-    drawing.arrow((_RIGHT + 9, middle), (_FUSION - 18, middle))
-    drawing.arrow((_FUSION, middle - 18), (_FUSION, _level(4) + 18))
-    drawing.map(_FUSION, middle, 34, sizes.bottleneck, colour, str(sizes.bottleneck))
-    drawing.words(_FUSION, middle + 34, f"bottleneck, {sizes.edges[-1]}³", bold=True)
+    for top, tokens in ((_INTRA[0] + 20, sizes.tokens), (_INTER[0] + 28, sizes.modalities * sizes.tokens)):
+        drawing.words(18, top, f"{tokens} tokens", anchor="start", size=12)
+        drawing.words(18, top + 17, f"{sizes.token_width} wide", anchor="start", colour="#555555", size=12)
+    y = _INTER[0] + _INTER[1] / 2
+    drawing.arrow((_RIGHT + 9, y), (_FUSION - 18, y))
+    drawing.arrow((_FUSION, y - 18), (_FUSION, _level(4) + 18))
+    drawing.map(_FUSION, y, 34, sizes.bottleneck, colour, str(sizes.bottleneck))
+    drawing.words(_FUSION, y + 34, f"bottleneck, {sizes.edges[-1]}³", bold=True)
 
 
 def _layers(count: int) -> str:
