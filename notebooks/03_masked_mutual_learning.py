@@ -58,7 +58,7 @@ print("cohort, runs and results go to the folder", course.build_folder().name)
 # weights, and exchange what these make of it.
 
 # %%
-files = course.training_cohort(course.size(full=16, fast=4))
+files = course.training_cohort(course.size(full=12, fast=4))
 dataset = CohortDataset(files, patch=32, samples=8, seed=0)
 for i in range(4):
     first, second = dataset[i]["masks"]
@@ -141,7 +141,7 @@ table = {
     f"L_1, L_2: {heads[0]} and {heads[1]} heads against the truth": "the first step",
     "L_fc = L_rel + L_cls": "the first step: it copies no answers",
     "L_1→2, L_2→1": f"{off / plan.steps:.0%} of the training, at full weight from {full / plan.steps:.0%}",
-    "S_1, S_2 (with refinement)": f"{plan.refinement_start:.0%}, when priors can be made of what the students say",
+    "S_1, S_2 (with refinement)": f"{plan.refinement_start:.0%}, when SAM's priors are made",
     "KL_1, KL_2 (with refinement)": f"{plan.refinement_start:.0%} too, times r(t), which is 1 by then",
 }
 pd.DataFrame(table.items(), columns=["term", "counts from"]).set_index("term")
@@ -155,7 +155,7 @@ pd.DataFrame(table.items(), columns=["term", "counts from"]).set_index("term")
 # total is at the end.
 
 # %%
-steps = course.size(full=60, fast=4)
+steps = course.size(full=40, fast=4)
 config = TrainingConfig(preset="tiny", steps=steps, seed=0)
 run = course.build_folder() / f"run-{steps}-steps"
 result = train(files, run, config, resume=True)

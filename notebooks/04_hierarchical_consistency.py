@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 4. Hierarchical consistency: what is exchanged, term by term
 #
-# **Question.** What exactly do two students exchange, and what does each term do to them?
+# **Question.** What exactly do two students exchange, and what does each term do to the features?
 #
 # After this notebook you can
 # - say for any voxel who teaches whom under each gate, and why some gates fail;
@@ -167,8 +167,8 @@ by_class, alike = table["in all"].iloc[3:]
 volumes = [f"{study.volume_ratio(arm, 'WT'):.2f}" for arm in ("both", "both-even", "pair")]
 Markdown(f"By class the lesson is {table.iloc[1, 0]:.1f} times as large as the truth, alike {table.iloc[2, 0]:.1f} "
          f"times. With the truth, by class ({by_class:+.3f}) calls {'more' if by_class > alike else 'less'} tumour "
-         f"than alike ({alike:+.3f}), at this moment. In the study's whole trainings the tumour had {volumes[0]} times "
-         f"its true volume by class, {volumes[1]} alike, {volumes[2]} without exchange.")  # fmt: skip
+         f"than alike ({alike:+.3f}), at this moment. Over whole trainings, in the study, the tumour had {volumes[0]} "
+         f"times its true volume by class, {volumes[1]} alike, {volumes[2]} without exchange.")  # fmt: skip
 
 # %% [markdown]
 # ## Feature level: relations of tokens

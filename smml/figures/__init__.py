@@ -7,7 +7,7 @@ from smml.figures.maps import map_figure
 from smml.figures.method import method_figure
 from smml.figures.pixels import intensity_window
 from smml.figures.prompts import prompt_picture
-from smml.figures.relations import matrix_figure, token_figure
+from smml.figures.relations import matrix_figure
 from smml.figures.reliability import reliability_figure
 from smml.figures.sample import sample_figure
 from smml.figures.slices import (
@@ -45,7 +45,6 @@ __all__ = [
     "study_figure",
     "subset_figure",
     "to_canonical",
-    "token_figure",
     "use_theme",
     "widest_slice",
 ]

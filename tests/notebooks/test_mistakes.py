@@ -44,8 +44,8 @@ MISTAKES = [
     ("4.2", "def shift_free_relation(f1, f2):\n    return 0 * relation_loss(f1, f2)", "nothing in common"),
     ("5.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x - b, 0.2)", "wrong for shape"),
     ("5.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x + b, 0.2).flatten()", "has the shape"),
-    ("5.2", "def speed_up(nbytes, operations):\n    return 8.0", "waits for memory"),
-    ("5.2", "def speed_up(nbytes, operations):\n    return 8.0 if operations / nbytes > 50 else 1.0", "other ceiling"),
+    ("5.2", "def speed_up(nbytes, operations):\n    return 16.0", "waits for memory"),
+    ("5.2", "def speed_up(nbytes, operations):\n    return 16.0 if operations / nbytes > 50 else 1.0", "other ceiling"),
     ("6.1", "def my_gate(p, s):\n    return torch.ones(len(s))", "maps alike"),
     ("6.1", "def my_gate(p, s):\n    return (p * s).sum(dim=(1, 2, 3))", "between 0 and 1"),
     ("6.2", "def verdict(changes):\n    i = bootstrap_mean(changes)\n"
