@@ -286,16 +286,20 @@ with torch.inference_mode():
     probabilities, s = (encoding.plan.pad(volume[0])[None] for volume in (coarse, maps))
     output = predictor.model.refinements[0](probabilities.clamp_min(1e-30).log(), s, everything[None])
 marked = s > 0.5
-trust = (output.gate * marked).sum(dim=(0, 3, 4, 5)) / marked.sum(dim=(0, 3, 4, 5)).clamp_min(1)
+trust = (output.gate * marked).sum(dim=(0, 3, 4, 5)) / marked.sum(dim=(0, 3, 4, 5))  # NaN where none is marked
 trust = pd.DataFrame(trust.numpy(), index=[DISPLAY_NAMES[m] for m in MODALITIES], columns=list(REGIONS))
-et = trust["ET"].sort_values(ascending=False)
-place = list(et.index).index("T1ce") + 1
-print(f"ET: most trusted in {et.index[0]} ({et.iloc[0]:.2f}), least in {et.index[-1]} ({et.iloc[-1]:.2f}); T1ce is "
-      f"number {place} of {len(et)} ({et['T1ce']:.2f})")  # fmt: skip
-print("So the gate has learnt where ET can be seen." if place == 1 else
-      "So the gate has not learnt where ET can be seen, and the correction behind it must do without its help."
-      if place < len(et) else "So the gate has learnt the opposite of what can be seen, and the correction behind it "
-      "must make up for that.")  # fmt: skip
+et = trust["ET"].dropna().sort_values(ascending=False)
+place = list(et.index).index("T1ce") + 1 if "T1ce" in et else 0
+if not place:
+    print(
+        "ET: SAM marked none in T1ce here, so there was nothing to trust. It is asked about what the students predict."
+    )
+else:
+    print(f"ET: most trusted in {et.index[0]} ({et.iloc[0]:.2f}), least in {et.index[-1]} ({et.iloc[-1]:.2f}); T1ce is "
+          f"number {place} of {len(et)} ({et['T1ce']:.2f})")  # fmt: skip
+    print("So the gate has learnt where ET can be seen." if place == 1 else "So the gate has not learnt where ET can be "
+          "seen." if place < len(et) else "So the gate has learnt the opposite of what can be seen, and the correction "
+          "behind it must make up for that.")  # fmt: skip
 print(f"spread over the sequences: {', '.join(f'{r} {trust[r].max() - trust[r].min():.2f}' for r in REGIONS)}")
 trust.round(2)
 

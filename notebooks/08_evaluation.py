@@ -78,7 +78,7 @@ print(f"false alarm, with the penalty: {penalty} mm")
 # subset costs fusion and decoding. The table is the literature's mean, with the protocol under which it was made:
 
 # %%
-files = course.held_out_cohort(course.size(full=6, fast=1))
+files = course.held_out_cohort(course.size(full=4, fast=1))
 predictor = Predictor.from_checkpoint("tiny")
 scores = evaluate(predictor, files)
 write_report(scores, course.build_folder() / "evaluation", f"tiny on {len(files)} simulated cases")
@@ -248,8 +248,7 @@ figures.panels(pictures, size=330)
 # The default is half as large again as the patch, for fewer seams and less time; `window=` sets another. Does it matter
 # for the scores? The same cases, weights and subsets with three sizes, put side by side by `compare`: differences to
 # the first, paired by case, with an interval from drawing cases anew (notebook 7 derives it). An interval that holds 0
-# has not shown a difference. And, since an average of two networks helps by itself, one student beside the mean of
-# both.
+# has not shown a difference, and an interval over so few cases is wide or lucky.
 
 # %%
 import torch
@@ -278,25 +277,23 @@ pd.DataFrame.from_dict(rows, orient="index").rename_axis("window")
 from smml.evaluation import compare, published
 from smml.evaluation.published import PROTOCOLS
 
-subsets, by_window, size, both = ("flair", "t1ce", "flair+t1ce", "all"), {}, {}, {}
-for name, window in {f"{predictor.window}, the default": None, "32, the patch": 32, "the whole head": 96}.items():
+subsets = ("flair+t1ce", "all")
+ours = scores.frame[scores.frame["subset"].isin(["FLAIR+T1ce", everything])]
+by_window = {f"{predictor.window}, the default": Scores(ours)}
+for name, window in {"32, the patch": 32, "the whole head": 96}.items():
     own = Predictor.from_checkpoint("tiny", window=window)
-    outputs = evaluate(own, files, subsets, distances=False, branches=True, progress=False).outputs()
-    by_window[name] = outputs["student"]
-    both = both or {"branch 1 alone": outputs["branch 1"], "the mean of both": outputs["student"]}
-    volumes = by_window[name].frame.query("region == 'WT' and truth_ml > 0")[["predicted_ml", "truth_ml"]].sum()
-    size[name] = volumes["predicted_ml"] / max(volumes["truth_ml"], 1e-6)
-for results, words in ((by_window, "windows"), (both, "students")):
-    found = compare(results, resamples=2000).frame
-    print(f"{words}, against {found.index[0]!r}:")
-    for name, row in found.iterrows():
-        change = "" if name == found.index[0] else "".join(
-            f"; {r} {100 * row[f'Dice {r} change']:+.1f} ({100 * row[f'Dice {r} low']:+.1f} to "
-            f"{100 * row[f'Dice {r} high']:+.1f})" for r in REGIONS)  # fmt: skip
-        volume = f", WT {size[name]:.2f} times its true size" if name in size else ""
-        print(f"  {name}: Dice WT {100 * row['present Dice WT']:.1f} where it is{volume}{change}")
+    by_window[name] = evaluate(own, files, subsets, distances=False, progress=False)
+comparison = compare(by_window)
+for name, row in comparison.frame.iterrows():
+    change = "" if name == comparison.frame.index[0] else "".join(
+        f"; {r} {100 * row[f'Dice {r} change']:+.1f} ({100 * row[f'Dice {r} low']:+.1f} to "
+        f"{100 * row[f'Dice {r} high']:+.1f})" for r in REGIONS)  # fmt: skip
+    wt = by_window[name].frame.query("region == 'WT' and truth_ml > 0")[["predicted_ml", "truth_ml"]].sum()
+    print(f"windows of {name}: Dice WT {100 * row['present Dice WT']:.1f} where it is, of "
+          f"{wt['predicted_ml'] / max(wt['truth_ml'], 1e-6):.2f} times its true size{change}")  # fmt: skip
+print(f"({comparison.protocol})")
 try:
-    published("brats2020", compare(by_window, resamples=1).pairs)
+    published("brats2020", comparison.pairs)
 except InputError as error:
     print("published numbers beside these?", error)
 best = max(PROTOCOLS["brats2020"].figures.items(), key=lambda item: sum(item[1].means))
@@ -318,7 +315,7 @@ print(f"{PROTOCOLS['brats2020'].title}: highest published mean {best[0]}, {best[
 from smml.evaluation import fit_temperatures, format_calibration, measure_calibration
 
 fitted = fit_temperatures(predictor, course.training_cohort(course.size(full=2, fast=1)), progress=False)
-some = files[: course.size(full=3, fast=1)]
+some = files[: course.size(full=2, fast=1)]
 before, after = measure_calibration(predictor, some, fitted.temperatures, progress=False)
 print(f"temperatures for one to four sequences: {', '.join(f'{t:.2f}' for t in fitted.temperatures)}")
 plain, tempered = (100 * each.errors().mean().mean() for each in (before, after))

@@ -21,7 +21,18 @@ from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML, StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
 from smml.ranks import Ranks
-from smml.study import ARMS, READINGS, STUDIES, Study, compare_arms, read_study, run_study, study_preset, write_study
+from smml.study import (
+    ARMS,
+    READINGS,
+    STUDIES,
+    Study,
+    arm_label,
+    compare_arms,
+    read_study,
+    run_study,
+    study_preset,
+    write_study,
+)
 from smml.study import presets as study_presets
 from smml.study import report as study_report
 from smml.study import run as study_run
@@ -230,6 +241,13 @@ def test_an_arm_that_fails_leaves_the_others_readable_in_the_figure():
     x, text, symbol, minus = shown["(b) − (a)"]
     assert (x, text, symbol) == (pytest.approx(2, abs=0.5), "", "circle")
     assert minus > 0
+
+
+def test_the_label_of_an_arm_is_its_own_and_names_those_that_came_later():
+    labels = {name: arm_label(name) for name in ARMS | READINGS}
+    assert labels["refined"] == "(f)"
+    assert labels["refined-flat"] == "(f) refined-flat"
+    assert len(set(labels.values())) == len(labels)
 
 
 def test_an_unfinished_seed_does_not_count_in_a_difference():
