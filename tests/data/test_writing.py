@@ -401,4 +401,5 @@ def test_a_full_disk_leaves_an_old_case_as_it_was(tmp_path, monkeypatch, layout)
     with pytest.raises(InputError, match="No space left on device"):
         write_case(Case("1", make(layout, seed=1)[0], label, np.eye(4), layout), tmp_path)
     assert files(tmp_path) == before
-    assert find_case([source.path for source in case.images.values()][:1]).layout == layout
+    # Two releases of PED name their files alike.
+    assert find_case([source.path for source in case.images.values()][:1], layout).layout == layout

@@ -35,6 +35,8 @@ def test_no_kernel_spills(rows):
 def test_every_kernel_is_compiled_for_every_gpu(rows):
     written = set()
     for path in Path(aot.__file__).parent.rglob("*.py"):
+        if path.parent.name == "emulator":
+            continue
         functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
         written |= {node.name for node in functions if node.name.endswith("_kernel")}
     assert len(written) >= 6
