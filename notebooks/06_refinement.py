@@ -297,9 +297,8 @@ if not place:
 else:
     print(f"ET: most trusted in {et.index[0]} ({et.iloc[0]:.2f}), least in {et.index[-1]} ({et.iloc[-1]:.2f}); T1ce is "
           f"number {place} of {len(et)} ({et['T1ce']:.2f})")  # fmt: skip
-    print("So the gate has learnt where ET can be seen." if place == 1 else "So the gate has not learnt where ET can be "
-          "seen." if place < len(et) else "So the gate has learnt the opposite of what can be seen, and the correction "
-          "behind it must make up for that.")  # fmt: skip
+    learnt = {len(et): "the opposite of where ET can be seen", 1: "where ET can be seen"}
+    print(f"So the gate has learnt {learnt.get(place, 'something else than where ET can be seen')}.")
 print(f"spread over the sequences: {', '.join(f'{r} {trust[r].max() - trust[r].min():.2f}' for r in REGIONS)}")
 trust.round(2)
 

@@ -155,9 +155,9 @@ figures.drop_figure(table, f"Best subset without a sequence ({many} simulated ca
 # matched lesions, and missed and false ones are counted beside them.
 #
 # **Small ET.** Many published tables remove a predicted ET of less than 500 voxels, because most of these are false. On
-# voxels of 1 mm that is half a millilitre. The authors' code sets such an ET to nothing (`predict.py` of
-# [its repository](https://github.com/banbooliang/SMML/tree/d40154138dc0e7cc0ab7e7413ee4e51332b3ca8f)); here it becomes
-# NCR, so TC keeps its size, and the threshold is in mm³. Every score here is without it unless it says
+# voxels of 1 mm that is half a millilitre. The authors' code prints ET twice, with and without it (`predict` in
+# [their repository](https://github.com/banbooliang/SMML/tree/d40154138dc0e7cc0ab7e7413ee4e51332b3ca8f)). Here such an
+# ET becomes NCR, so TC keeps its size, and the threshold is in mm³. Every score here is without it unless it says
 # `post_processed`.
 
 # %%
