@@ -348,9 +348,8 @@ for (machine, preset, edge, batch), each in seconds.items():
     voxel, parameters = need.get(preset, (np.nan, 0))
     hours = ["not measured"] * 2 if each is None else [f"{each * n / 3600:.1f}" for n in (2000, steps)]
     memory = (batch * edge**3 * voxel + 20 * parameters) / 2**30
-    rows.append(
-        (machine, preset, f"{batch} x {edge}³", "–" if each is None else f"{each:.2f}", *hours, f"{memory:.1f}")
-    )
+    shown = "–" if each is None else f"{each:.2f}"
+    rows.append((machine, preset, f"{batch} x {edge}³", shown, *hours, f"{memory:.1f}"))
 heads = ["machine", "preset", "batch", "s a step", "hours, 2000 steps", f"hours, {steps:,} steps", "GiB, counted"]
 pd.DataFrame(rows, columns=heads).set_index("machine")
 
