@@ -129,6 +129,8 @@ def predict_cohort(
         "smml": smml.__version__,
         **predictor.facts(),
         "modalities": None if reading.wanted is None else list(reading.wanted),
+        # Not among the model's facts: they change the table and no label.
+        "intervals": str(getattr(predictor, "intervals", None) or ""),
         "align": reading.align,
         "register": reading.register,
         "output_layout": output_layout,
