@@ -252,9 +252,9 @@ def _load_matrix(instruction: Instruction) -> Step:
             halves, unknown = halves.transpose(0, 1, 3, 2), unknown.transpose(0, 1, 3, 2)
         # Thread t holds row t // 4, columns 2 (t % 4) and the next.
         pairs = np.ascontiguousarray(halves).view(np.uint32).reshape(-1, count, 32)
-        unknown = unknown.reshape(-1, count, 32, 2).any(axis=3)
+        spoilt = np.logical_or.reduce(unknown.reshape(-1, count, 32, 2), axis=3)
         for matrix, write in enumerate(writers):
-            undefined = _spread(machine, unknown[:, matrix].ravel(), rows.ravel()) if unwritten is not None else None
+            undefined = _spread(machine, spoilt[:, matrix].ravel(), rows.ravel()) if unwritten is not None else None
             write(machine, _spread(machine, pairs[:, matrix].ravel(), rows.ravel()), active, undefined)
 
     return step
