@@ -70,6 +70,24 @@ def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(huge, np.where(np.isinf(x), np.float32(np.nan), np.copysign(np.float32(0), result)), result)
 
 
+def _upper(x: np.ndarray) -> np.ndarray:
+    """A float64 without the lower 32 bits, and without subnormal numbers."""
+    kept = (np.ascontiguousarray(x, np.float64).view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).view(np.float64)
+    return np.where(np.abs(x) < np.finfo(np.float64).tiny, np.copysign(0.0, x), kept)
+
+
+def _rcp64(x: np.ndarray) -> np.ndarray:
+    """A first guess of 1 / x: the unit sees and gives the upper 32 bits of a float64, 20 digits of it."""
+    return _upper(1 / _upper(x))
+
+
+def _rsqrt64(x: np.ndarray) -> np.ndarray:
+    """The same of 1 / sqrt(x)."""
+    return _upper(1 / np.sqrt(_upper(x)))
+
+
+# Of float64, in which they are always ``.approx.ftz``.
+UNITS64: dict[str, Callable[[np.ndarray], np.ndarray]] = {"rcp": _rcp64, "rsqrt": _rsqrt64}
 UNITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ex2": _ex2,
     "lg2": _lg2,

@@ -186,6 +186,8 @@ _FLOAT: dict[str, Compute] = {
 def _float(name: str, modifiers: tuple[str, ...], type_: str) -> Operation | None:
     """``name[.rn|.approx|.full][.NaN][.ftz].f32`` or ``.f64``; other roundings are not modelled."""
     words = set(modifiers[:-1])
+    if type_ == "f64" and words == {"approx", "ftz"} and name in approximate.UNITS64:
+        return Operation(type_, (type_,), approximate.UNITS64[name])
     nan = ".NaN" if "NaN" in words else ""
     if words - {"rn", "approx", "full", "ftz", "NaN"} or (type_ == "f64" and words - {"rn"}):
         return None

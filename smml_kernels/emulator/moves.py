@@ -1,7 +1,7 @@
 """Instructions that move values: between registers, between threads, and to and from memory."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -188,7 +188,7 @@ def _shuffle(instruction: Instruction) -> Step:
     if not isinstance(members, Immediate) or members.value & 0xFFFFFFFF != 0xFFFFFFFF:
         raise NotModelled("a shuffle in a part of a warp")
     results = (to.first, to.second) if isinstance(to, Pair) else (to, None)
-    write, flag = writer(cast(Operand, results[0]), "b32"), writer(cast(Operand, results[1]), "pred")
+    write, flag = writer(results[0], "b32"), writer(results[1], "pred")
     read, read_by, read_limits = reader(value, "b32"), reader(by, "b32"), reader(limits, "b32")
     used, deciding, mode = registers([value]), registers([by, limits]), words[1]
 
@@ -252,11 +252,9 @@ def _load_matrix(instruction: Instruction) -> Step:
             halves, unknown = halves.transpose(0, 1, 3, 2), unknown.transpose(0, 1, 3, 2)
         # Thread t holds row t // 4, columns 2 (t % 4) and the next.
         pairs = np.ascontiguousarray(halves).view(np.uint32).reshape(-1, count, 32)
-        undefined_pairs = np.any(unknown.reshape(-1, count, 32, 2), axis=3)
+        spoilt = np.logical_or.reduce(unknown.reshape(-1, count, 32, 2), axis=3)
         for matrix, write in enumerate(writers):
-            undefined = (
-                _spread(machine, undefined_pairs[:, matrix].ravel(), rows.ravel()) if unwritten is not None else None
-            )
+            undefined = _spread(machine, spoilt[:, matrix].ravel(), rows.ravel()) if unwritten is not None else None
             write(machine, _spread(machine, pairs[:, matrix].ravel(), rows.ravel()), active, undefined)
 
     return step

@@ -82,8 +82,8 @@ class Vector:
 class Pair:
     """``a|b``: two results, the second of which is a predicate."""
 
-    first: object
-    second: object
+    first: "Register | None"
+    second: "Register | None"
 
 
 Operand = Register | Immediate | Special | Symbol | Label | Negated | Address | Vector | Pair | None
@@ -312,7 +312,9 @@ class _Body:
             return Label(self.labels[text], text)
         elif "|" in text:
             first, _, second = text.partition("|")
-            return Pair(self._operand(first.strip(), scope, statement), self._operand(second.strip(), scope, statement))
+            one, two = (self._operand(part.strip(), scope, statement) for part in (first, second))
+            if isinstance(one, Register | None) and isinstance(two, Register | None):
+                return Pair(one, two)
         elif match := re.fullmatch(r"0([fFdD])([0-9a-fA-F]+)", text):
             return Immediate(int(match[2], 16), 4 if match[1] in "fF" else 8)
         elif match := re.fullmatch(r"(-?(?:0[xX][0-9a-fA-F]+|\d+))U?", text):

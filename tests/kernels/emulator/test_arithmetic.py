@@ -259,6 +259,16 @@ def test_approximate_units_at_special_numbers():
             np.testing.assert_array_equal(found[sure], wanted[sure])
 
 
+@pytest.mark.parametrize(("name", "exact"), [("rcp", np.reciprocal), ("rsqrt", lambda x: 1 / np.sqrt(x))])
+def test_the_first_guess_of_a_float64_has_its_upper_half(name, exact):
+    x = np.concatenate([np.random.default_rng(8).uniform(1e-3, 1e3, 64), [np.inf, 0.0, 1e-310, np.nan]])
+    found = evaluate(f"{name}.approx.ftz.f64 {{d}}, {{a}}", "b64", x)
+    assert not (found & np.uint64(0xFFFFFFFF)).any()
+    guess = found.view(np.float64)
+    assert (np.abs(guess[:64] * 1 / exact(x[:64]) - 1) < 2.0**-19).all()
+    np.testing.assert_array_equal(guess[64:], [0, np.inf, np.inf, np.nan])
+
+
 @pytest.mark.parametrize("word", ["full", "approx"])
 def test_approximate_division(word):
     a, b = floats("f32", 64, 1)[6:], floats("f32", 64, 2)[6:]
