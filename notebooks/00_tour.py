@@ -141,18 +141,11 @@ for subset in ("T1ce", "T1"):
 #
 # It builds, explains and tests one such method, *masked mutual learning* (Liang et al., AAAI 2025,
 # [arXiv:2507.07592](https://arxiv.org/abs/2507.07592)), and says where the paper leaves something open:
-#
-# ```
-#                  mask A: FLAIR, T2        +-----------+
-#               +-------------------------> | student 1 | --> segmentation 1 --+
-#  the same     |                           +-----------+                      |
-#  brain     ---+                             ^  |  they teach each other:     +--> mean
-#  (4 images)   |                             |  v  voxels and relations       |
-#               |  mask B: T1ce             +-----------+                      |
-#               +-------------------------> | student 2 | --> segmentation 2 --+
-#                                           +-----------+
-# ```
-#
+
+# %%
+figures.method_figure("tiny")
+
+# %% [markdown]
 # Both see the same brain through different masks, so each knows something that the other does not. An optional
 # refinement then asks a Segment Anything Model about what they found.
 #

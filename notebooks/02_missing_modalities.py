@@ -100,8 +100,15 @@ assert all(len({int(value) % 10 for value in place}) == 1 for place in right[0])
 # ## The student
 #
 # One encoder per modality, fusion at five levels, one decoder. The *bottleneck* is the map made of the transformer's
-# tokens, where all modalities meet; later notebooks compare two students there. Nothing of a missing modality gets
-# through: here the voxels of T1ce and T1 are not a number, and not one bit of the output changes.
+# tokens, where all modalities meet; later notebooks compare two students there. Drawn from the network that the next
+# cells use:
+
+# %%
+figures.student_figure("tiny")
+
+# %% [markdown]
+# The published size has the same parts with other numbers: `figures.student_figure("paper")` draws it. Nothing of a
+# missing modality gets through: here the voxels of T1ce and T1 are not a number, and not one bit of the output changes.
 
 # %%
 student = Student("tiny").eval()

@@ -40,6 +40,7 @@ from smml.losses import feature_consistency, pixel_consistency
 from smml.modalities import mask_subset, subset_mask, subset_name
 from smml.models.checkpoint import load_checkpoint
 from smml.training import TrainingConfig, train
+from smml.training.objective import objective
 from smml_kernels import relation_loss
 
 figures.use_theme()
@@ -142,6 +143,21 @@ tenth = max(1, steps // 10)
 first, last = log["total"].head(tenth).mean(), log["total"].tail(tenth).mean()
 print(f"total loss over the first {tenth} steps {first:.2f}, over the last {tenth} {last:.2f}")
 print(f"{log['seconds'].median():.2f} s a step (median)")
+
+# %% [markdown]
+# ## One sample through every loss
+#
+# What the last step of that run would make of one sample: its sequences under the two masks, and every term with its
+# value, its weight and their product. The products add up to the total, or the figure refuses to be drawn. Most of the
+# total is supervised, because a branch has nine heads, each with a loss about as large as that of the fused one.
+
+# %%
+model = load_checkpoint(result.checkpoint).build().train()
+sample = CohortDataset(files, patch=config.patch, samples=1, seed=config.seed)[0]
+with torch.no_grad():
+    output = model(sample["image"][None], sample["masks"][:, None], sample["available"][None])
+loss = objective(output, sample["label"][None], config, step=steps - 1)
+figures.sample_figure(sample, loss, config, steps - 1, files[0].scheme)
 
 # %% [markdown]
 # ## Who is to be believed where

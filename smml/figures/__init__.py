@@ -1,11 +1,14 @@
-"""Figures of the notebooks and the README, in plotly."""
+"""Figures of the notebooks and the README: charts and slices in plotly, drawings of the method as SVG."""
 
 from smml.figures.charts import drop_figure, subset_figure
 from smml.figures.curves import curves_figure
+from smml.figures.drawing import Drawing
+from smml.figures.method import method_figure
 from smml.figures.pixels import intensity_window
 from smml.figures.prompts import prompt_picture
 from smml.figures.relations import matrix_figure, token_figure
 from smml.figures.reliability import reliability_figure
+from smml.figures.sample import sample_figure
 from smml.figures.slices import (
     add_class_legend,
     axial_picture,
@@ -16,10 +19,12 @@ from smml.figures.slices import (
     to_canonical,
     widest_slice,
 )
+from smml.figures.student import student_figure
 from smml.figures.study import study_figure
 from smml.figures.theme import use_theme
 
 __all__ = [
+    "Drawing",
     "add_class_legend",
     "axial_picture",
     "curves_figure",
@@ -27,11 +32,14 @@ __all__ = [
     "heat_picture",
     "intensity_window",
     "matrix_figure",
+    "method_figure",
     "modality_figure",
     "panels",
     "prompt_picture",
     "reliability_figure",
+    "sample_figure",
     "segmentation_figure",
+    "student_figure",
     "study_figure",
     "subset_figure",
     "to_canonical",

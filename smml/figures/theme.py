@@ -13,6 +13,15 @@ CLASS_COLOURS: dict[str, str] = {
 }
 REGION_COLOURS: dict[str, str] = {"WT": "#F0E442", "TC": "#0072B2", "ET": "#D55E00"}
 BRANCH_COLOURS: tuple[str, str] = ("#0072B2", "#D55E00")
+# Of the same palette, for drawings of the network and the losses.
+PART_COLOURS: dict[str, str] = {
+    "encoder": "#56B4E9",
+    "transformer": "#E69F00",
+    "fusion": "#009E73",
+    "decoder": "#CC79A7",
+    "relation": "#009E73",
+    "classes": "#CC79A7",
+}
 
 
 def use_theme() -> None:

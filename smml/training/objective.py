@@ -30,6 +30,25 @@ TERMS = (
 )
 
 
+def term_weights(config: TrainingConfig, step: int) -> dict[str, float]:
+    """What each of ``TERMS`` counts in the total of a step: the total is the sum of the products.
+
+    Args:
+        config: weights and schedule.
+        step: 0, 1, ...
+    """
+    schedule = consistency_ramp(config, step)
+    others = {
+        "teach_12": schedule * config.pixel_weight,
+        "teach_21": schedule * config.pixel_weight,
+        "relation": config.feature_weight,
+        "classes": config.feature_weight * config.class_weight,
+        "refine_kl_1": schedule * config.refinement_weight,
+        "refine_kl_2": schedule * config.refinement_weight,
+    }
+    return dict.fromkeys(TERMS, 1.0) | others
+
+
 def objective(
     output: SMMLOutput,
     target: torch.Tensor,

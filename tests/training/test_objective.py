@@ -12,7 +12,7 @@ from smml.modalities import subset_mask
 from smml.models import SMML, StudentConfig
 from smml.training import TrainingConfig
 from smml.training.config import consistency_ramp, learning_rate
-from smml.training.objective import TERMS, Objective, objective
+from smml.training.objective import TERMS, Objective, objective, term_weights
 from smml_kernels import dice_ce_loss
 
 EDGE = 32
@@ -78,6 +78,18 @@ def test_the_total_is_the_sum_of_its_terms(output, batch):
     assert all((float(value) > 0) is not name.startswith("refine") for name, value in loss.terms.items())
     assert all(not value.requires_grad for value in loss.terms.values())
     assert float(loss.total) == pytest.approx(weighted_sum(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [EARLY, 15, LATE])
+def test_the_total_is_the_sum_of_the_terms_times_their_weights(output, batch, step):
+    """Refined logits are made up: only the sum is looked at."""
+    refined = dataclasses.replace(output, refined=tuple(branch.logits.flip(0) for branch in output.branches))
+    options = {"pixel_weight": 0.3, "feature_weight": 0.7, "class_weight": 2.5, "refinement_weight": 0.9}
+    loss = evaluate(refined, batch, step, **options)
+    weights = term_weights(dataclasses.replace(CONFIG, **options), step)
+    assert weights.keys() == loss.terms.keys()
+    added = sum(weights[name] * float(value) for name, value in loss.terms.items())
+    assert added == pytest.approx(float(loss.total), rel=1e-6)
 
 
 @pytest.mark.parametrize("step", [EARLY, LATE])
