@@ -23,7 +23,7 @@ def main() -> None:
         # Finer than the weights' 3 mm: the case is resampled to them and the result back to its own grid.
         files = simulate_cohort(folder, 6, spacing=1.5, seed=3, workers=1)
         case = max(map(read_case, files), key=lambda case: int((case.label == 3).sum()))
-    predictor = Predictor.from_checkpoint("tiny")
+    predictor = Predictor.from_checkpoint("small")
     encoding = predictor.encode(case)
     truth = figures.to_canonical(case.label, case.affine)
     z = figures.widest_slice(truth)

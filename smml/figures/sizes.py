@@ -1,6 +1,7 @@
 """What a built network is made of, as its drawings tell it: nothing here is written down a second time."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -74,8 +75,7 @@ def sizes_of(config: str | StudentConfig, patch: int | None = None) -> NetworkSi
         raise InputError(f"patch must be at least {Student.MINIMUM} and divisible by {Student.STRIDE}, found {patch}")
     if config.num_modalities != len(MODALITIES):
         raise InputError(f"a network is drawn for {len(MODALITIES)} modalities, found {config.num_modalities}")
-    with torch.device("meta"):
-        network = SMML(config, refine=True)
+    network = _built(config)
     student: Any = network.branches[0]
     refinement: Any = cast(nn.ModuleList, network.refinements)[0]
     levels = range(len(student.encoders[0].stages))
@@ -120,6 +120,13 @@ def in_short(count: int) -> str:
             value = count / unit
             return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{name}"
     return str(count)
+
+
+@lru_cache(maxsize=4)
+def _built(config: StudentConfig) -> SMML:
+    """The network without memory for its weights; a page draws the same one more than once."""
+    with torch.device("meta"):
+        return SMML(config, refine=True)
 
 
 def _count(module: nn.Module) -> int:

@@ -36,9 +36,21 @@ def title(path: Path) -> str:
     return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
-@pytest.mark.parametrize(
-    "folder", ["first-edition/simulator", "first-edition/simulator/small", "first-edition/refinement"]
+# Whatever has scores, its tables are made of them.
+SCORED = sorted(
+    str(path.parent.relative_to(RESULTS))
+    for part in ("simulator", "refinement", "first-edition")
+    for path in (RESULTS / part).rglob("scores.csv")
 )
+SEQUENCES = sorted(str(path.parent.relative_to(RESULTS)) for path in RESULTS.rglob("sequences.json"))
+
+
+def test_there_are_committed_scores():
+    assert {"simulator/tiny/typical", "refinement", "first-edition/simulator/small"} <= set(SCORED)
+    assert {"simulator/tiny/typical", "first-edition/simulator"} <= set(SEQUENCES)
+
+
+@pytest.mark.parametrize("folder", SCORED)
 def test_the_table_of_committed_scores_is_made_again_to_the_byte(folder, tmp_path):
     csv, table, page = write_report(committed(folder), tmp_path, title(RESULTS / folder / "table.md"))
     made = table.read_bytes()
@@ -50,11 +62,12 @@ def test_the_table_of_committed_scores_is_made_again_to_the_byte(folder, tmp_pat
     assert page.read_bytes() == (RESULTS / folder / "table.html").read_bytes()
 
 
-def test_the_table_of_the_sequences_is_made_again_to_the_byte():
-    report = json.loads((RESULTS / "first-edition" / "simulator" / "sequences.json").read_text(encoding="utf-8"))
-    scores = committed("first-edition/simulator")
+@pytest.mark.parametrize("folder", SEQUENCES)
+def test_the_table_of_the_sequences_is_made_again_to_the_byte(folder):
+    report = json.loads((RESULTS / folder / "sequences.json").read_text(encoding="utf-8"))
+    scores = committed(folder)
     made = script("measure_sequences").as_markdown(report, scores.frame["case"].nunique())
-    assert made.encode() == (RESULTS / "first-edition" / "simulator" / "sequences.md").read_bytes()
+    assert made.encode() == (RESULTS / folder / "sequences.md").read_bytes()
     assert report["protocol"] == scores.protocol
     for name, row in summary_table(scores).iterrows():
         assert {column: report["means"][name][column] for column in row.index} == pytest.approx(row.to_dict(), abs=1e-4)
