@@ -1,6 +1,5 @@
 """The types that the code states hold together, as far as mypy, which is not told to be strict, can see."""
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -37,6 +36,6 @@ def test_only_files_in_tritons_language_are_left_out():
         path.relative_to(ROOT).with_suffix("")
         for package in settings["packages"]
         for path in (ROOT / package).rglob("*.py")
-        if re.search(r"^import triton", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if "import triton" in path.read_text(encoding="utf-8") and path.parent.name != "emulator"
     ]
     assert sorted(left_out) == sorted(".".join(path.parts) for path in triton)
