@@ -240,10 +240,10 @@ figures.panels(pictures, size=330)
 # ## What the size of the windows does
 #
 # A volume is segmented in overlapping windows, and **instance norm takes its mean and deviation from the window**: the
-# same voxel becomes another number in another window. Training patches of 32 voxels lie in the brain. A window that
-# holds the whole head is half empty, so its mean is lower, its deviation another, and every layer behind it sees values
-# that training never showed. Below, what the first norm of FLAIR's encoder subtracts and divides by, and how far one
-# voxel in the tumour moves by it.
+# same voxel becomes another number in another window. Training patches of 32 voxels lie mostly in the brain. A window
+# that holds the whole head is mostly empty, so its deviation is smaller and its mean nearer to that of the background,
+# and every layer behind it sees values that training never showed. Below, what the first norm of FLAIR's encoder
+# subtracts and divides by, and how far one voxel in the tumour moves by it.
 #
 # The default is half as large again as the patch, for fewer seams and less time; `window=` sets another. Does it matter
 # for the scores? The same cases, weights and subsets with three sizes, put side by side by `compare`: differences to
