@@ -20,7 +20,7 @@ SUBSETS = ("t1", "flair", "t1ce", "flair+t1ce", "all")
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        # Finer than the weights' 3 mm: the case is resampled to them and the result back to its own grid.
+        # Finer than the weights' 2 mm: the case is resampled to them and the result back to its own grid.
         files = simulate_cohort(folder, 6, spacing=1.5, seed=3, workers=1)
         case = max(map(read_case, files), key=lambda case: int((case.label == 3).sum()))
     predictor = Predictor.from_checkpoint("small")

@@ -1,6 +1,6 @@
 """Does the refinement help? Student and refined, side by side, on held-out simulated cases over the 15 subsets.
 
-    python scripts/measure_refinement.py --cases 6 --seed 2 --output results/refinement
+    python scripts/measure_refinement.py --cases 5 --seed 13 --output results/refinement
 
 Writes scores.csv (a row per case, subset, output and region), table.md (both tables and the paired differences) and
 refinement.json (command, seed, versions, hardware, differences with 95 % intervals). Both outputs come from the same

@@ -1,6 +1,6 @@
 """Do simulated cases need their sequences? Scores of shipped weights on held-out simulated cases, over the 15 subsets.
 
-    python scripts/measure_sequences.py --cases 24 --seed 2 --output results/simulator
+    python scripts/measure_sequences.py --cases 40 --seed 13 --output results/simulator/tiny/typical
 
 Writes scores.csv (a row per case, subset and region), table.md, sequences.json (every mean, with command, seed,
 versions and hardware) and sequences.md (the table and the checks): besides WT, TC and ET also the class ED, and the
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--seed", type=int, default=2, help="cohort seed; training used another")
     parser.add_argument("--look", choices=LOOKS, default="typical", help="of the cases")
-    parser.add_argument("--output", type=Path, default=Path("results/simulator"))
+    parser.add_argument("--output", type=Path, default=Path("results/simulator/tiny/typical"))
     arguments = parser.parse_args()
     predictor = Predictor.from_checkpoint(arguments.checkpoint)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ PAGES = (
 )  # fmt: skip
 # Shipped weights, and their name in results/patients/looks.csv.
 LOOKED_AT = {"small": "small-stage4", "tiny": "tiny-stage3"}
-PATIENTS_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
+PATIENT_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def patients(weights: str) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for group, words in (("enhancing", "with enhancement"), ("all", "all")):
-        for subset in PATIENTS_SUBSETS:
+        for subset in PATIENT_SUBSETS:
             row = last.loc[(group, subset)]
             dice = [f"{100 * row[region]:.1f}" for region in REGIONS]
             false = "" if pd.isna(row["false_ET_ml"]) else f"{row['false_ET_ml']:.1f}"
@@ -91,7 +91,7 @@ def patients(weights: str) -> str:
 def looks() -> str:
     """How often the shared patients were scored so far."""
     table = pd.read_csv(RESULTS / "patients" / "looks.csv")
-    number = len(table[["date", "commit", "weights"]].drop_duplicates())
+    number = len(table[["date", "commit", "weights", "preprocessing"]].drop_duplicates())
     return f"These patients were scored {number} times so far, each time with other weights or other code.\n"
 
 

@@ -48,7 +48,7 @@ def simulate_cohort(
     Args:
         root: folder to make or to complete.
         cases: how many subjects.
-        spacing: voxel edge in mm; about 0.5 s a case at 3 mm and 1.2 s at 2 mm on one CPU core.
+        spacing: voxel edge in mm; about 0.5 s a case at 3 mm and 1 s at 2 mm on one CPU core.
         seed: cohort seed; other seeds share no subject.
         layout: file names, formats and label values, a key of ``smml.data.LAYOUTS``; the ids of "simulated"
             ("Simulated_00003") are no patient's.

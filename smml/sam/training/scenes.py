@@ -18,7 +18,7 @@ from smml.data.simulation.subject import Subject, simulate_anatomy, simulate_sub
 from smml.modalities import MODALITIES
 from smml.sam.slices import SquareFit, intensity_window, to_grey
 
-# The course's cohorts have the seeds 0 and 1000, those of evaluations, tests and pictures 1, 2, 3, 20 and 27.
+# No other cohort has them: the table of seeds in docs/CONVENTIONS.md.
 TRAINING_SEED, HELD_OUT_SEED = 90, 91
 
 # Where a region can be seen: oedema on FLAIR and T2, the core and its rim on T1ce (smml/data/simulation).
@@ -34,7 +34,7 @@ _HEALTHY_FROM = 100_000
 _TISSUES = {"white": "white matter", "grey": "grey matter", "csf": "CSF", "brain": "brain"}
 
 # Scenes whose greys run from 0, the slice's darkest voxel, to 255, its brightest, as a reader would make them for
-# SAM's own predictor; the others have those of smml/sam/slices.py. Without such scenes the two answers differ widely.
+# SAM's own predictor; the others have those of smml/sam/slices.py. results/sam compares what both give.
 _PLAIN_GREYS = 0.3
 
 SMALLEST_OBJECT = 12  # voxels; below that a mask is a handful of pixels of SAM's square
