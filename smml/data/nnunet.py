@@ -16,13 +16,14 @@ from smml.data.free_names import ENDINGS
 from smml.data.labels import BRATS_2023, LabelScheme, with_cavity, with_cyst
 from smml.errors import InputError
 from smml.files import write_text
+from smml.modalities import subset_name
 
 DATASET = "dataset.json"
 NAME = "nnunet"
 
 # What is written; the same channels are read in whatever order.
 CHANNELS = {"flair": "0000", "t1ce": "0001", "t1": "0002", "t2": "0003"}
-_CHANNEL_NAMES = {"0": "FLAIR", "1": "T1ce", "2": "T1", "3": "T2"}
+_CHANNEL_NAMES = {str(int(digits)): subset_name([name]) for name, digits in CHANNELS.items()}
 
 # Names in use, without what is neither letter nor digit, and without "tumour", "tumor" and "core" behind the word.
 _CLASSES = {
@@ -34,7 +35,10 @@ _CLASSES = {
     **dict.fromkeys(("rc", "resectioncavity", "cavity"), "RC"),
     **dict.fromkeys(("cc", "cyst", "cysticcomponent"), "CC"),
 }
-_REGIONS = {**dict.fromkeys(("wt", "wholetumor", "wholetumour"), "WT"), **dict.fromkeys(("tc",), "TC")}
+_REGIONS = {
+    **dict.fromkeys(("wt", "wholetumor", "wholetumour"), "WT"),
+    **dict.fromkeys(("tc", "tumorcore", "tumourcore"), "TC"),
+}
 _VARIANT = re.compile(r"nnunet\(NCR=(\d+),ED=(\d+),ET=(\d+)(?:,(RC|CC)=(\d+))?\)")
 
 
@@ -97,8 +101,7 @@ def _layout_of(path: Path, labels: dict) -> str:
     found: dict[str, set[int]] = {}
     for name, value in labels.items():
         plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
-        role = _REGIONS.get(plain) or ("TC" if re.fullmatch("tumou?rcore", plain) else None)
-        role = role or _CLASSES.get(plain) or _CLASSES.get(re.sub("(tumou?r)?(core)?$", "", plain))
+        role = _REGIONS.get(plain) or _CLASSES.get(plain) or _CLASSES.get(re.sub("(tumou?r)?(core)?$", "", plain))
         if role is None or role in found:
             found = {}
             break

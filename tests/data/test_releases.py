@@ -52,7 +52,7 @@ def of(layout: str, case_id: str = "00002", values: list[int] | None = None) -> 
 
 
 def stored(files: CaseFiles) -> np.ndarray:
-    return np.asarray(nib.load(files.label).dataobj) if files.label.suffix != ".mha" else None
+    return np.asarray(nib.load(files.label).dataobj)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -238,7 +238,7 @@ def test_five_classes_of_2015_and_four_are_not_trained_together_and_both_are_nam
 
 
 def test_a_segmentation_that_nobody_looked_at_is_no_truth(tmp_path):
-    (case,) = [write_case(of("tcga"), tmp_path)]
+    case = write_case(of("tcga"), tmp_path)
     automatic = case.label.with_name(case.label.name.replace("_ManuallyCorrected", ""))
     automatic.write_bytes(case.label.read_bytes())
     with warnings.catch_warnings():
@@ -254,9 +254,9 @@ def test_a_segmentation_that_nobody_looked_at_is_no_truth(tmp_path):
 # ---------------------------------------------------------------- nnU-Net's raw folder
 
 
-def nnunet(root: Path, channels: dict, labels: dict, **more) -> None:
+def nnunet(root: Path, channels: dict, labels: dict) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    text = {"channel_names": channels, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"} | more
+    text = {"channel_names": channels, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
     (root / "dataset.json").write_text(json.dumps(text), encoding="utf-8")
 
 
@@ -277,8 +277,8 @@ FOUR = {"0": "T1n", "1": "T1c", "2": "T2w", "3": "T2f"}
 def test_nnunets_channels_and_labels_are_read_by_name_alone(tmp_path, labels, values):
     nnunet(tmp_path, FOUR, labels)
     case, random = of("brats2021"), np.random.default_rng(0)
+    (tmp_path / "imagesTr").mkdir()
     for number, role in enumerate(("t1", "t1ce", "t2", "flair")):
-        (tmp_path / "imagesTr").mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(case.volumes[role], np.eye(4)), tmp_path / f"imagesTr/x_{number:04d}.nii.gz")
     (tmp_path / "labelsTr").mkdir()
     memory = random.integers(0, len(values), SHAPE).astype(np.uint8)
