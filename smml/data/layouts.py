@@ -229,7 +229,9 @@ def _warn_of_unused(images: Sequence[Path]) -> None:
 
 
 def _of_this_name(case: str, layout: str) -> list[Layout]:
-    """Other layouts whose cases may be called so."""
+    """Other layouts whose files may be called so too."""
+    if not layout_named(layout).by_names:
+        return []
     return [
         each for each in LAYOUTS.values() if each.name not in (layout, "brats2015") and each.names(case, each.named)
     ]
@@ -540,7 +542,8 @@ def _case_of_files(items: Sequence[str | os.PathLike], layout: str | None = None
             f"{' and '.join(ids)}; if they belong together, write flair=FILE, t1ce=FILE, t1=FILE, t2=FILE"
         )
     found = layouts.pop() if layouts else FREE_NAMES
-    if layout is not None and found != layout:
+    # Which of nnU-Net's a case is, its dataset.json says.
+    if layout not in (None, found, found.partition("(")[0]):
         raise InputError(
             f"{roles[next(iter(roles))]}: expected names of {_expectation(layout)}, found those of "
             f"{found if ids else 'no data set'}"

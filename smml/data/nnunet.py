@@ -96,22 +96,17 @@ def _read(path: Path, changed: int) -> Dataset:
 
 def _layout_of(path: Path, labels: dict) -> str:
     """Name of the layout with the label values that the names of classes or regions tell."""
-    if all(str(key).isdigit() for key in labels):  # version 1 has them the other way
-        labels = {name: int(value) for value, name in labels.items()}
-    found: dict[str, set[int]] = {}
-    for name, value in labels.items():
-        plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
-        role = _REGIONS.get(plain) or _CLASSES.get(plain) or _CLASSES.get(re.sub("(tumou?r)?(core)?$", "", plain))
-        if role is None or role in found:
-            found = {}
-            break
-        found[role] = {int(each) for each in value} if isinstance(value, list) else {int(value)}
+    try:
+        found = _values_by_role(labels)
+    except (TypeError, ValueError):  # a value is no number
+        found = {}
     if {"WT", "TC", "ET"} <= found.keys():
         found["NCR"] = found["TC"] - found["ET"]
         found["ED"] = found["WT"] - found["TC"]
     values = {role: next(iter(one)) for role, one in found.items() if len(one) == 1 and role not in ("WT", "TC")}
     further = [f"{role}={values[role]}" for role in ("RC", "CC") if role in values]
     sound = {"NCR", "ED", "ET"} <= values.keys() and len(further) < 2 and values.get("background", 0) == 0
+    sound = sound and min(values.values()) >= 0
     if not sound or len(set(values.values()) | {0}) < len(values.keys() | {"background"}):
         raise InputError(
             f"{path}: expected labels that tell NCR/NET, ED and ET (and perhaps RC or CC) by name, or the regions "
@@ -120,6 +115,20 @@ def _layout_of(path: Path, labels: dict) -> str:
     if not further and (values["NCR"], values["ED"], values["ET"]) == (1, 2, 3):
         return NAME
     return f"{NAME}({','.join([f'{role}={values[role]}' for role in ('NCR', 'ED', 'ET')] + further)})"
+
+
+def _values_by_role(labels: dict) -> dict[str, set[int]]:
+    """The values of each class and region; none where a name is unknown, or two are of one."""
+    if all(str(key).isdigit() for key in labels):  # version 1 has them the other way
+        labels = {name: value for value, name in labels.items()}
+    found: dict[str, set[int]] = {}
+    for name, value in labels.items():
+        plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
+        role = _REGIONS.get(plain) or _CLASSES.get(plain) or _CLASSES.get(re.sub("(tumou?r)?(core)?$", "", plain))
+        if role is None or role in found:
+            return {}
+        found[role] = {int(each) for each in value} if isinstance(value, list) else {int(value)}
+    return found
 
 
 def scheme_named(name: str) -> LabelScheme | None:

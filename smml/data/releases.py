@@ -116,7 +116,8 @@ LAYOUTS: dict[str, Layout] = {
             "{HGG,LGG}/<patient>/VSD.Brain*.XX.O.{MR_Flair,MR_T1,MR_T1c,MR_T2,OT}.<n>/*.mha",
             {"flair": "MR_Flair", "t1ce": "MR_T1c", "t1": "MR_T1", "t2": "MR_T2", "label": "OT"},
             "brats_2015_pat{id}_1",
-            r"brats_\w+",
+            # Almost anything, but digits alone, which are MSD's.
+            r"brats_(?!\d+$)\w+",
             _SEQUENCE_2015,
             _SEQUENCE_2015.replace("VSD.Brain.", "VSD.Brain_3more."),
             patient=r"(\w+?)(?:_\d+)?",

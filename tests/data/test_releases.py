@@ -301,6 +301,10 @@ def test_nnunets_channels_and_labels_are_read_by_name_alone(tmp_path, labels, va
         {"background": 0, "NCR": 1, "NET": 2, "ED": 3, "ET": 4},
         {"background": 0, "NCR": 1, "ED": 1, "ET": 2},
         {"background": 1, "NCR": 0, "ED": 2, "ET": 3},
+        {"background": 0, "NCR": "one", "ED": 2, "ET": 3},
+        {"background": 0, "NCR": None, "ED": 2, "ET": 3},
+        {"background": 0, "NCR": -1, "ED": 2, "ET": 3},
+        {"0": "background", "1": ["NCR"], "2": "ED", "3": "ET"},
     ],
 )
 def test_nnunets_labels_that_tell_no_classes_are_refused(tmp_path, labels):
@@ -341,6 +345,29 @@ def test_what_is_written_is_what_nnunet_asks_for(tmp_path):
 def test_visits_of_a_patient_are_known_under_nnunets_names_too():
     visits = [CaseFiles(f"BraTS-GLI-00005-10{visit}", "nnunet", {}) for visit in range(2)]
     assert {case.patient for case in visits} == {"brats-gli-00005"}
+
+
+def test_every_case_of_msd_is_a_patient_of_its_own_under_nnunets_names_too():
+    cases = [CaseFiles(f"BRATS_00{number}", "nnunet", {}) for number in (1, 2)]
+    assert [case.patient for case in cases] == ["brats_001", "brats_002"]
+
+
+def test_nnunets_folder_may_be_named_whatever_its_values(tmp_path):
+    nnunet(tmp_path, FOUR, {"background": 0, "ED": 1, "NCR": 2, "ET": 3})
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr/x_0000.nii.gz").touch()
+    (case,) = find_cases(tmp_path, "nnunet")
+    assert case.layout == "nnunet(NCR=2,ED=1,ET=3)"
+    assert find_case([tmp_path / "imagesTr/x_0000.nii.gz"], "nnunet") == case
+    with pytest.raises(InputError, match="found those of nnunet"):
+        find_case([tmp_path / "imagesTr/x_0000.nii.gz"], "brats2021")
+
+
+def test_no_other_layout_is_named_for_nnunets_folder_whose_files_it_could_not_find():
+    files = CaseFiles("BraTS2021_00002", "nnunet", {})
+    with pytest.raises(InputError, match="label value 4 is not one of 0, 1, 2, 3") as caught:
+        files.decode(np.array([0, 1, 4]))
+    assert "--layout" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- free names
