@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from smml.data.brain import Brain, find_brain
 from smml.data.case import Case
 from smml.data.layouts import CaseFiles, find_case, split_suffix
 from smml.data.reading import LPS_TO_RAS, import_simpleitk, on_same_grid, read_case
@@ -189,11 +188,10 @@ def align_case(
         same = on_same_grid(own.shape, own.affine, reference.shape, reference.affine)
         if same and not register:
             continue
-        brain = find_brain(own.volumes[name])
         alignment = _align(files.id, (to, reference), (name, own), register)
         alignments[name] = alignment
         if not same or alignment.moved_mm:
-            volumes[name] = _on_grid(own, name, brain, alignment, reference)
+            volumes[name] = _on_grid(own, name, alignment, reference)
     if "label" in reference.sources:
         sources["label"] = reference.sources["label"]
     return AlignedCase(
@@ -254,7 +252,7 @@ def _align(case: str, fixed: tuple[str, Case], moving: tuple[str, Case], registe
 
 def _tissue(case: str, name: str, image: Case, edge: float) -> Tissue:
     try:
-        return working_tissue(image.volumes[name], image.affine, edge)
+        return working_tissue(image.volumes[name], image.brains[name], image.affine, edge)
     except InputError as error:
         raise InputError(f"case {case}: {subset_name([name])} cannot be aligned: {error}; leave it out") from error
 
@@ -274,8 +272,9 @@ def _extent(fixed: Tissue, movement: np.ndarray) -> tuple[float, float]:
     return float(np.linalg.norm(away, axis=1).mean()), float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def _on_grid(own: Case, name: str, brain: Brain, alignment: Alignment, reference: Case) -> np.ndarray:
+def _on_grid(own: Case, name: str, alignment: Alignment, reference: Case) -> np.ndarray:
     """A sequence on the reference's grid, float32; its background is that of its file."""
+    brain = own.brains[name]
     index = np.linalg.inv(own.affine) @ alignment.movement @ reference.affine
     values, mask = transform_masked(
         torch.from_numpy(own.volumes[name]), torch.from_numpy(brain.mask), index, reference.shape

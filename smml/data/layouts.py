@@ -29,13 +29,11 @@ from smml.modalities import MODALITIES
 IMAGE_SUFFIXES: tuple[str, ...] = (".nii.gz", ".nii", ".mha")
 
 # A browser's mark of a second download, before the suffix or inside it: "t1 (1).nii.gz", "t1.nii (1).gz".
-_DOWNLOADED_AGAIN = re.compile(r"(?P<stem>.+?)(?P<mark> ?\(\d+\))?(?P<nii>\.nii) ?\(\d+\)(?P<gz>\.gz)", re.IGNORECASE)
+_DOWNLOADED_AGAIN = re.compile(r"(?P<stem>.+?)(?: ?\(\d+\))?(?P<nii>\.nii) ?\(\d+\)(?P<gz>\.gz)", re.IGNORECASE)
 _MARK = re.compile(r" ?\(\d+\)$")
-
 
 # A 2015 sequence: its folder and the file inside share one name, in which the image number differs per sequence.
 _SEQUENCE = re.compile(r"VSD\.Brain(?:_\dmore)?\.XX\.(?:O|XX)\.(?P<token>MR_Flair|MR_T1c|MR_T1|MR_T2|OT)\.\d+", re.I)
-
 
 # A file that follows no data set's names is read and written with this one's label values.
 FREE_NAMES = "brats2021"
@@ -117,7 +115,7 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one file's name says: the case that it belongs to and its role there ("label", a modality, or "4d")."""
+    """What one file's name says: the case that it belongs to, and as what: "label", a modality, "4d" or "automatic"."""
 
     layout: str
     folder: Path
@@ -192,7 +190,9 @@ def find_case(
         raise InputError("no file was given: name one case folder or at least one image file")
     if len(items) > 1 or not Path(items[0]).is_dir():
         case = _case_of_files(items, layout)
-        return _told_apart([case], layout)[0] if label else case
+        if label and layout is None:
+            _check_release([case])
+        return case
     folder = Path(items[0])
     cases = _collect(folder, layout, label=label)
     if not cases:
@@ -229,40 +229,39 @@ def _warn_of_unused(images: Sequence[Path]) -> None:
 
 
 def _of_this_name(case: str, layout: str) -> list[Layout]:
-    """Other layouts whose cases may be called so."""
+    """Other layouts whose files may be called so too."""
+    if not layout_named(layout).by_names:
+        return []
     return [
         each for each in LAYOUTS.values() if each.name not in (layout, "brats2015") and each.names(case, each.named)
     ]
 
 
-def _told_apart(cases: list[CaseFiles], layout: str | None) -> list[CaseFiles]:
-    """The same cases; an InputError where another release of these names gives the label values other meanings.
+def _check_release(cases: list[CaseFiles]) -> None:
+    """Refuse cases of which nothing tells the release, where another of these names gives label values other meanings.
 
     Names tell no year there. A label that holds the value which only one release has does; one such is enough, as a
     folder is of one release.
     """
-    signs = {case.layout: layout_named(case.layout).sign for case in cases}
-    for name, sign in signs.items():
-        mine = [case for case in cases if case.layout == name]
-        labels = [case.label for case in mine if case.label is not None]
-        if layout is not None or sign is None or not labels:
+    for style in [layout_named(name) for name in dict.fromkeys(case.layout for case in cases)]:
+        if style.sign is None:
             continue
-        others = _of_this_name(mine[0].id, name)
+        mine = [case for case in cases if case.layout == style.name and case.label is not None]
         known = 0
-        for label in labels:
-            values = _values(label)
-            if sign in values:
+        for case in mine:
+            values = _values(cast(Path, case.label))
+            if style.sign in values:
+                known = 0
                 break
             known += bool(values - {0})
-        else:
-            if known:
-                both = " and ".join(f"{each.name} ({_meaning(each)})" for each in (layout_named(name), *others))
-                raise InputError(
-                    f"{labels[0]}: cases of {both} are named alike, and none of the {known} labels here holds "
-                    f"a {sign}, by which {name} would be known; say which it is with --layout {others[0].name} or "
-                    f"--layout {name}"
-                )
-    return cases
+        if known:
+            others = _of_this_name(mine[0].id, style.name)
+            both = " and ".join(f"{each.name} ({_meaning(each)})" for each in (style, *others))
+            raise InputError(
+                f"{mine[0].label}: cases of {both} are named alike, and none of the {known} labels here holds "
+                f"a {style.sign}, by which {style.name} would be known; say which it is with --layout {others[0].name} "
+                f"or --layout {style.name}"
+            )
 
 
 def _meaning(layout: Layout) -> str:
@@ -308,8 +307,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _recognise(path: Path, layout: str | None = None) -> _Part | None:
     """The part of a case that a file's name stands for, or None if it follows no layout, or not the one named."""
-    stem, suffix = split_suffix(path)
-    stem = _MARK.sub("", stem)
+    stem, suffix = _unmarked(path)
     if suffix == ".mha" and layout in (None, "brats2015"):
         inside = _SEQUENCE.fullmatch(path.parent.name)
         match = _SEQUENCE.fullmatch(stem) or inside
@@ -340,6 +338,12 @@ def _recognise(path: Path, layout: str | None = None) -> _Part | None:
     if in_2020 and stem.lower().endswith("_segm"):
         return _Part("brats2020", path.parent, case, "label", path)
     return None
+
+
+def _unmarked(path: Path) -> tuple[str, str]:
+    """As :func:`split_suffix`, without a browser's mark."""
+    stem, suffix = split_suffix(path)
+    return _MARK.sub("", stem), suffix
 
 
 def _role(layout: Layout, token: str) -> str:
@@ -397,7 +401,9 @@ def _collect(root: Path, layout: str | None = None, *, label: bool = True, mixed
             stacklevel=3,
         )
     found = [cases[key][0] for key in sorted(cases, key=lambda key: key[::-1])]
-    return _told_apart(found, layout) if label else found
+    if label and layout is None:
+        _check_release(found)
+    return found
 
 
 def _content(path: Path) -> tuple[int, int] | None:
@@ -423,7 +429,10 @@ def _folder_name(path: Path) -> str:
 
 
 def _case_files(case: str, layout: str, roles: dict[str, Path]) -> CaseFiles:
-    """Put the parts of a case in order; a 4D file becomes four sources, and its label is looked up beside it."""
+    """Put the parts of a case in order; a 4D file becomes four sources.
+
+    Where labels have a folder of their own, that of the case is looked up there.
+    """
     label = roles.get("label")
     if "4d" in roles:
         channels = layout_named(layout).channels
@@ -447,7 +456,7 @@ def _keeps_labels_beside(layout: str) -> bool:
 
 
 def _labels_beside(image: Path, case: str) -> list[Path]:
-    """Where the label of a 4D image may lie: imagesTr has its labels in labelsTr."""
+    """Where the label of an image may lie: imagesTr has its labels in labelsTr."""
     beside = _folder_name(image).replace("images", "labels")
     if not beside.startswith("labels"):
         return []
@@ -470,7 +479,7 @@ def role_of_output(path: Path, files: CaseFiles, folder: Path | None) -> str:
         folder: that the case was looked for in, or None if its files were named one by one.
 
     Returns:
-        "label", a modality, or "4d".
+        "label", a modality, "4d", or "automatic" for a segmentation that nobody looked at.
     """
     place = Path(os.path.realpath(path))
     sources = list(files.images.values())
@@ -490,8 +499,8 @@ def role_of_output(path: Path, files: CaseFiles, folder: Path | None) -> str:
 
 
 def _free_name(path: Path) -> FreeName | None:
-    stem, suffix = split_suffix(path)
-    return read_free_name(_MARK.sub("", stem)) if suffix else None
+    stem, suffix = _unmarked(path)
+    return read_free_name(stem) if suffix else None
 
 
 def _case_of_files(items: Sequence[str | os.PathLike], layout: str | None = None) -> CaseFiles:
@@ -533,7 +542,8 @@ def _case_of_files(items: Sequence[str | os.PathLike], layout: str | None = None
             f"{' and '.join(ids)}; if they belong together, write flair=FILE, t1ce=FILE, t1=FILE, t2=FILE"
         )
     found = layouts.pop() if layouts else FREE_NAMES
-    if layout is not None and found != layout:
+    # Which of nnU-Net's a case is, its dataset.json says.
+    if layout not in (None, found, found.partition("(")[0]):
         raise InputError(
             f"{roles[next(iter(roles))]}: expected names of {_expectation(layout)}, found those of "
             f"{found if ids else 'no data set'}"

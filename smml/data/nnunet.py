@@ -16,13 +16,14 @@ from smml.data.free_names import ENDINGS
 from smml.data.labels import BRATS_2023, LabelScheme, with_cavity, with_cyst
 from smml.errors import InputError
 from smml.files import write_text
+from smml.modalities import subset_name
 
 DATASET = "dataset.json"
 NAME = "nnunet"
 
 # What is written; the same channels are read in whatever order.
 CHANNELS = {"flair": "0000", "t1ce": "0001", "t1": "0002", "t2": "0003"}
-_CHANNEL_NAMES = {"0": "FLAIR", "1": "T1ce", "2": "T1", "3": "T2"}
+_CHANNEL_NAMES = {str(int(digits)): subset_name([name]) for name, digits in CHANNELS.items()}
 
 # Names in use, without what is neither letter nor digit, and without "tumour", "tumor" and "core" behind the word.
 _CLASSES = {
@@ -34,7 +35,10 @@ _CLASSES = {
     **dict.fromkeys(("rc", "resectioncavity", "cavity"), "RC"),
     **dict.fromkeys(("cc", "cyst", "cysticcomponent"), "CC"),
 }
-_REGIONS = {**dict.fromkeys(("wt", "wholetumor", "wholetumour"), "WT"), **dict.fromkeys(("tc",), "TC")}
+_REGIONS = {
+    **dict.fromkeys(("wt", "wholetumor", "wholetumour"), "WT"),
+    **dict.fromkeys(("tc", "tumorcore", "tumourcore"), "TC"),
+}
 _VARIANT = re.compile(r"nnunet\(NCR=(\d+),ED=(\d+),ET=(\d+)(?:,(RC|CC)=(\d+))?\)")
 
 
@@ -92,23 +96,17 @@ def _read(path: Path, changed: int) -> Dataset:
 
 def _layout_of(path: Path, labels: dict) -> str:
     """Name of the layout with the label values that the names of classes or regions tell."""
-    if all(str(key).isdigit() for key in labels):  # version 1 has them the other way
-        labels = {name: int(value) for value, name in labels.items()}
-    found: dict[str, set[int]] = {}
-    for name, value in labels.items():
-        plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
-        role = _REGIONS.get(plain) or ("TC" if re.fullmatch("tumou?rcore", plain) else None)
-        role = role or _CLASSES.get(plain) or _CLASSES.get(re.sub("(tumou?r)?(core)?$", "", plain))
-        if role is None or role in found:
-            found = {}
-            break
-        found[role] = {int(each) for each in value} if isinstance(value, list) else {int(value)}
+    try:
+        found = _values_by_role(labels)
+    except (TypeError, ValueError):  # a value is no number
+        found = {}
     if {"WT", "TC", "ET"} <= found.keys():
         found["NCR"] = found["TC"] - found["ET"]
         found["ED"] = found["WT"] - found["TC"]
     values = {role: next(iter(one)) for role, one in found.items() if len(one) == 1 and role not in ("WT", "TC")}
     further = [f"{role}={values[role]}" for role in ("RC", "CC") if role in values]
     sound = {"NCR", "ED", "ET"} <= values.keys() and len(further) < 2 and values.get("background", 0) == 0
+    sound = sound and min(values.values()) >= 0
     if not sound or len(set(values.values()) | {0}) < len(values.keys() | {"background"}):
         raise InputError(
             f"{path}: expected labels that tell NCR/NET, ED and ET (and perhaps RC or CC) by name, or the regions "
@@ -117,6 +115,20 @@ def _layout_of(path: Path, labels: dict) -> str:
     if not further and (values["NCR"], values["ED"], values["ET"]) == (1, 2, 3):
         return NAME
     return f"{NAME}({','.join([f'{role}={values[role]}' for role in ('NCR', 'ED', 'ET')] + further)})"
+
+
+def _values_by_role(labels: dict) -> dict[str, set[int]]:
+    """The values of each class and region; none where a name is unknown, or two are of one."""
+    if all(str(key).isdigit() for key in labels):  # version 1 has them the other way
+        labels = {name: value for value, name in labels.items()}
+    found: dict[str, set[int]] = {}
+    for name, value in labels.items():
+        plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
+        role = _REGIONS.get(plain) or _CLASSES.get(plain) or _CLASSES.get(re.sub("(tumou?r)?(core)?$", "", plain))
+        if role is None or role in found:
+            return {}
+        found[role] = {int(each) for each in value} if isinstance(value, list) else {int(value)}
+    return found
 
 
 def scheme_named(name: str) -> LabelScheme | None:

@@ -110,7 +110,7 @@ def prepare(
     Args:
         case: with at least one modality.
         spacing: voxel edges in mm that the network was trained at (axes in RAS+ order), or None to keep the case's.
-        preprocessing: version that the network was trained with; None is the newest, which the shipped weights know.
+        preprocessing: version that the network was trained with; None is the newest.
 
     Returns:
         See :class:`PreparedCase`. A case that does not look skull-stripped is warned of.

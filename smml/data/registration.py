@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from smml.data.brain import find_brain, tissue_range
+from smml.data.brain import Brain, tissue_range
 from smml.data.reading import LPS_TO_RAS, import_simpleitk
 from smml.data.resampling import transform_masked
 from smml.errors import InputError
@@ -50,18 +50,18 @@ class Tissue(NamedTuple):
         return self.affine[:3, :3] @ np.argwhere(self.mask).mean(axis=0) + self.affine[:3, 3]
 
 
-def working_tissue(volume: np.ndarray, affine: np.ndarray, edge: float) -> Tissue:
+def working_tissue(volume: np.ndarray, brain: Brain, affine: np.ndarray, edge: float) -> Tissue:
     """The tissue of an image along its own axes, in cubes, cropped to the brain and a little more.
 
     Args:
         volume: float32 [X, Y, Z].
+        brain: where its brain is.
         affine: [4, 4], voxel index -> RAS+ mm.
         edge: of the cubes in mm.
 
     Raises:
         InputError: there is no brain in it, or next to none.
     """
-    brain = find_brain(volume)
     if not brain.mask.any():
         raise InputError("found no brain in it, only background")
     low, high = tissue_range(volume[brain.mask])

@@ -87,7 +87,9 @@ _TOKENS = {"flair": "flair", "t1ce": "t1ce", "t1": "t1", "t2": "t2", "label": "s
 _TOKENS_2023 = {"flair": "t2f", "t1ce": "t1c", "t1": "t1n", "t2": "t2w", "label": "seg"}
 
 
-def _collection(name: str, scheme: LabelScheme, letters: str, visit: str = "000", **more) -> Layout:
+def _collection(
+    name: str, scheme: LabelScheme, letters: str, visit: str = "000", *, visits: str = r"\d+", **more
+) -> Layout:
     """One of the collections of 2023 and later, which differ in three letters and in what labels mean."""
     return Layout(
         name,
@@ -95,7 +97,7 @@ def _collection(name: str, scheme: LabelScheme, letters: str, visit: str = "000"
         f"BraTS-{letters}-*/BraTS-{letters}-*-{{t1n,t1c,t2w,t2f,seg}}.nii[.gz]",
         _TOKENS_2023,
         f"BraTS-{letters}-{{number:05d}}-{visit}",
-        more.pop("case_pattern", rf"BraTS-{letters}-\d+-\d+"),
+        rf"BraTS-{letters}-\d+-{visits}",
         "{case}/{case}-{token}.nii.gz",
         patient=rf"(BraTS-{letters}-\d+)-\d+",
         separator="-",
@@ -114,7 +116,8 @@ LAYOUTS: dict[str, Layout] = {
             "{HGG,LGG}/<patient>/VSD.Brain*.XX.O.{MR_Flair,MR_T1,MR_T1c,MR_T2,OT}.<n>/*.mha",
             {"flair": "MR_Flair", "t1ce": "MR_T1c", "t1": "MR_T1", "t2": "MR_T2", "label": "OT"},
             "brats_2015_pat{id}_1",
-            r"brats_\w+",
+            # Almost anything, but digits alone, which are MSD's.
+            r"brats_(?!\d+$)\w+",
             _SEQUENCE_2015,
             _SEQUENCE_2015.replace("VSD.Brain.", "VSD.Brain_3more."),
             patient=r"(\w+?)(?:_\d+)?",
@@ -169,9 +172,7 @@ LAYOUTS: dict[str, Layout] = {
             "{case}/{case}_{token}.nii.gz",
         ),
         # After treatment, with the resection cavity; before 2023, whose names are these with other time points.
-        _collection(
-            "brats2024", BRATS_2024, "GLI", "100", case_pattern=r"BraTS-GLI-\d+-1\d\d", named=r"BraTS-GLI-\d+-\d+"
-        ),
+        _collection("brats2024", BRATS_2024, "GLI", "100", visits=r"1\d\d", named=r"BraTS-GLI-\d+-\d+"),
         _collection("brats2023", BRATS_2023, "GLI"),
         # From 2025 on with the resection cavity; the other values mean the same in all years.
         _collection("brats-met", BRATS_2024, "MET"),

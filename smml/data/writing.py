@@ -155,7 +155,7 @@ def label_path(root: str | os.PathLike, files: CaseFiles) -> Path:
         inside = case_paths(Path(), files.id, style)["label"]
     except InputError:  # a free name
         return Path(root) / files.id / f"{files.id}_seg.nii.gz"
-    if style.name == "brats2018":
+    if style.file.startswith("HGG/"):
         # The id does not tell the grade, the folder of the case does if it lies in one.
         grade = next(iter(files.paths)).absolute().parents[1].name.upper()
         inside = Path(*([grade] if grade in ("HGG", "LGG") else []), *inside.parts[1:])

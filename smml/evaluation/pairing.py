@@ -71,8 +71,7 @@ def data_set(case: str) -> str | None:
     Args:
         case: its identifier.
     """
-    # A case of 2015 is called brats_ and almost anything, so it comes last.
-    for layout in sorted(LAYOUTS.values(), key=lambda layout: layout.name == "brats2015"):
+    for layout in LAYOUTS.values():
         # ``find_cases`` puts the grade in front.
         grade = "((HGG|LGG)_)?" if layout.name == "brats2015" else ""
         if layout.names(case, grade + layout.case_pattern):

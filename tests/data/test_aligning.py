@@ -265,7 +265,7 @@ def test_registration_without_simpleitk_tells_what_to_install_before_it_reads(tm
 def test_itk_that_finds_no_way_is_one_sentence(simulated):
     from smml.data.registration import register, working_tissue
 
-    tissue = working_tissue(simulated.volumes["t1"], simulated.affine, 8.0)
+    tissue = working_tissue(simulated.volumes["t1"], simulated.brains["t1"], simulated.affine, 8.0)
     with pytest.raises(InputError, match=r"^registration found no way \(.+\)$") as caught:
         register(tissue, tissue, np.array([900.0, 0, 0]))
     assert "\n" not in str(caught.value)

@@ -303,6 +303,14 @@ def test_a_label_is_written_where_it_is_looked_for(tmp_path, layout):
     assert find_cases(tmp_path)[0].label == path
 
 
+@pytest.mark.parametrize("layout", ["brats2018", "brats2019"])
+def test_a_label_lies_under_the_grade_that_its_case_lies_under(tmp_path, layout):
+    names = [name.replace("HGG", "LGG") for name in RELEASES[layout][0]]
+    touch(tmp_path, *names)
+    (files,) = find_cases(tmp_path)
+    assert label_path("out", files) == Path(f"out/LGG/{files.id}/{files.id}_seg.nii.gz")
+
+
 def test_a_case_of_a_free_name_has_its_label_in_a_folder_of_that_name():
     files = CaseFiles("jane doe", "brats2021", {"t1": ImageSource(Path("a.nii"))})
     assert label_path("out", files) == Path("out/jane doe/jane doe_seg.nii.gz")

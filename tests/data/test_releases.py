@@ -52,7 +52,7 @@ def of(layout: str, case_id: str = "00002", values: list[int] | None = None) -> 
 
 
 def stored(files: CaseFiles) -> np.ndarray:
-    return np.asarray(nib.load(files.label).dataobj) if files.label.suffix != ".mha" else None
+    return np.asarray(nib.load(files.label).dataobj)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -238,7 +238,7 @@ def test_five_classes_of_2015_and_four_are_not_trained_together_and_both_are_nam
 
 
 def test_a_segmentation_that_nobody_looked_at_is_no_truth(tmp_path):
-    (case,) = [write_case(of("tcga"), tmp_path)]
+    case = write_case(of("tcga"), tmp_path)
     automatic = case.label.with_name(case.label.name.replace("_ManuallyCorrected", ""))
     automatic.write_bytes(case.label.read_bytes())
     with warnings.catch_warnings():
@@ -254,9 +254,9 @@ def test_a_segmentation_that_nobody_looked_at_is_no_truth(tmp_path):
 # ---------------------------------------------------------------- nnU-Net's raw folder
 
 
-def nnunet(root: Path, channels: dict, labels: dict, **more) -> None:
+def nnunet(root: Path, channels: dict, labels: dict) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    text = {"channel_names": channels, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"} | more
+    text = {"channel_names": channels, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
     (root / "dataset.json").write_text(json.dumps(text), encoding="utf-8")
 
 
@@ -277,8 +277,8 @@ FOUR = {"0": "T1n", "1": "T1c", "2": "T2w", "3": "T2f"}
 def test_nnunets_channels_and_labels_are_read_by_name_alone(tmp_path, labels, values):
     nnunet(tmp_path, FOUR, labels)
     case, random = of("brats2021"), np.random.default_rng(0)
+    (tmp_path / "imagesTr").mkdir()
     for number, role in enumerate(("t1", "t1ce", "t2", "flair")):
-        (tmp_path / "imagesTr").mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(case.volumes[role], np.eye(4)), tmp_path / f"imagesTr/x_{number:04d}.nii.gz")
     (tmp_path / "labelsTr").mkdir()
     memory = random.integers(0, len(values), SHAPE).astype(np.uint8)
@@ -301,6 +301,10 @@ def test_nnunets_channels_and_labels_are_read_by_name_alone(tmp_path, labels, va
         {"background": 0, "NCR": 1, "NET": 2, "ED": 3, "ET": 4},
         {"background": 0, "NCR": 1, "ED": 1, "ET": 2},
         {"background": 1, "NCR": 0, "ED": 2, "ET": 3},
+        {"background": 0, "NCR": "one", "ED": 2, "ET": 3},
+        {"background": 0, "NCR": None, "ED": 2, "ET": 3},
+        {"background": 0, "NCR": -1, "ED": 2, "ET": 3},
+        {"0": "background", "1": ["NCR"], "2": "ED", "3": "ET"},
     ],
 )
 def test_nnunets_labels_that_tell_no_classes_are_refused(tmp_path, labels):
@@ -341,6 +345,29 @@ def test_what_is_written_is_what_nnunet_asks_for(tmp_path):
 def test_visits_of_a_patient_are_known_under_nnunets_names_too():
     visits = [CaseFiles(f"BraTS-GLI-00005-10{visit}", "nnunet", {}) for visit in range(2)]
     assert {case.patient for case in visits} == {"brats-gli-00005"}
+
+
+def test_every_case_of_msd_is_a_patient_of_its_own_under_nnunets_names_too():
+    cases = [CaseFiles(f"BRATS_00{number}", "nnunet", {}) for number in (1, 2)]
+    assert [case.patient for case in cases] == ["brats_001", "brats_002"]
+
+
+def test_nnunets_folder_may_be_named_whatever_its_values(tmp_path):
+    nnunet(tmp_path, FOUR, {"background": 0, "ED": 1, "NCR": 2, "ET": 3})
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr/x_0000.nii.gz").touch()
+    (case,) = find_cases(tmp_path, "nnunet")
+    assert case.layout == "nnunet(NCR=2,ED=1,ET=3)"
+    assert find_case([tmp_path / "imagesTr/x_0000.nii.gz"], "nnunet") == case
+    with pytest.raises(InputError, match="found those of nnunet"):
+        find_case([tmp_path / "imagesTr/x_0000.nii.gz"], "brats2021")
+
+
+def test_no_other_layout_is_named_for_nnunets_folder_whose_files_it_could_not_find():
+    files = CaseFiles("BraTS2021_00002", "nnunet", {})
+    with pytest.raises(InputError, match="label value 4 is not one of 0, 1, 2, 3") as caught:
+        files.decode(np.array([0, 1, 4]))
+    assert "--layout" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- free names
