@@ -1,6 +1,7 @@
 """A cohort in one call: each case from the sequences that it has, resumable, with a table and a page."""
 
 import contextlib
+import hashlib
 import os
 import pickle
 import time
@@ -190,8 +191,10 @@ def _segmented(predictor: Predictor, jobs: list[Job], workers: int, ranks: Ranks
     """The rows of all jobs as they are done, on every rank."""
     if workers > 1 and len(jobs) > 1:
         # As one array: joblib keeps a large one in shared memory instead of sending it along with every case.
-        packed = np.frombuffer(pickle.dumps(predictor), np.uint8)
-        model = str(predictor.facts())
+        content = pickle.dumps(predictor)
+        packed = np.frombuffer(content, np.uint8)
+        # Its facts say nothing of intervals, and processes outlive this call with the model of an earlier one.
+        model = hashlib.sha256(content).hexdigest()
         yield from in_processes(_segment_apart, [(packed, model, job) for job in jobs], min(workers, len(jobs)))
         return
     # In rounds of a case for each rank, so that what is done is in the table.

@@ -430,6 +430,17 @@ def test_a_place_that_takes_no_answer_ends_the_work_at_once(three, tmp_path, fil
     assert len(table(tmp_path / "out")) == 3
 
 
+def test_a_worker_that_outlives_a_call_takes_the_next_one_s_model(three, tmp_path, monkeypatch):
+    """Both have the same facts."""
+    monkeypatch.setattr(module, "in_processes", lambda work, jobs, workers: (work(*job) for job in jobs))
+    reach = dict.fromkeys(REGIONS, ((0.5, 2.0), (1.0, 3.0)))
+    predict_cohort(Thresholds(), three, tmp_path / "none", workers=2, **OPTIONS)
+    told = Thresholds(intervals=VolumeIntervals(40, "student", {MODALITIES: reach}))
+    predict_cohort(told, three, tmp_path / "some", workers=2, **OPTIONS)
+    assert [row["ET to 90 %"] for row in table(tmp_path / "none")] == [""] * 3
+    assert all(row["ET to 90 %"] for row in table(tmp_path / "some"))
+
+
 def test_workers_give_what_one_process_gives(three, tmp_path, monkeypatch):
     """With the model as they are sent it; tests/test_workers.py has the processes."""
     asked = []
