@@ -18,7 +18,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -85,7 +85,7 @@ def main() -> None:
     print(text)
 
 
-def enhancing(spacing: float, look: str):
+def enhancing(spacing: float, look: str) -> Iterator[Case]:
     """The subjects of the cohort that have both parts, one after the other."""
     for index in itertools.count():
         volumes, labels, affine = as_stored(simulate_subject(SEED, index, spacing=spacing, look=look), LAYOUT)
@@ -130,7 +130,7 @@ def cost(predictor: Predictor, encoding: Encoding, rounds: int) -> tuple[float, 
 
 def as_markdown(table: pd.DataFrame, counts: pd.DataFrame, report: dict) -> str:
     means = table.groupby(["part", "sequence"])["mean"].mean().unstack()
-    names = [DISPLAY_NAMES[name] for name in DISPLAY_NAMES]
+    names = list(DISPLAY_NAMES.values())
     lines = [
         "# Which sequence carries what",
         "",

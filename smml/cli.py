@@ -476,16 +476,16 @@ def predict(
         _predict_cohort(
             cohort,
             output,
-            wanted,
-            align,
-            register,
             checkpoint,
-            refine,
-            probabilities,
-            output_layout,
-            workers,
-            window,
             device,
+            window,
+            refine,
+            modalities=wanted,
+            align=align,
+            register=register,
+            output_layout=output_layout,
+            probabilities=probabilities,
+            workers=workers or os.cpu_count() or 1,
         )
         return
     if output_layout != "own" or workers != 1:
@@ -518,20 +518,9 @@ def predict(
 
 
 def _predict_cohort(
-    cohort: Path,
-    output: Path,
-    wanted: tuple[str, ...] | None,
-    align: str | None,
-    register: bool,
-    checkpoint: str,
-    refine: bool | None,
-    probabilities: Path | None,
-    output_layout: str,
-    workers: int,
-    window: int,
-    device: str,
+    cohort: Path, output: Path, checkpoint: str, device: str, window: int, refine: bool | None, **options: Any
 ) -> None:
-    """Segment a folder of cases; exit status 1 if one of them could not be."""
+    """Segment a folder of cases with the options of ``predict_cohort``; exit status 1 if one of them could not be."""
     from smml.cohort import predict_cohort
     from smml.cohort.places import PAGE, plan_places
     from smml.cohort.rows import ROWS
@@ -541,22 +530,11 @@ def _predict_cohort(
     with start_ranks(device) as ranks:
         # Before the model, which takes longer to load: whoever mistyped a path is told at once.
         found = find_cases(cohort, mixed=True, labels=False)
-        plan_places(found, output, output_layout, probabilities)
+        plan_places(found, output, options["output_layout"], options["probabilities"])
         predictor = _predictor(checkpoint, str(ranks.device), window, refine)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
-        rows = predict_cohort(
-            predictor,
-            found,
-            output,
-            modalities=wanted,
-            align=align,
-            register=register,
-            output_layout=output_layout,
-            probabilities=probabilities,
-            workers=workers or os.cpu_count() or 1,
-            ranks=ranks,
-            title=f"{cohort.name}, segmented by {checkpoint}",
-        )
+        title = f"{cohort.name}, segmented by {checkpoint}"
+        rows = predict_cohort(predictor, found, output, ranks=ranks, title=title, **options)
     failed, warned = [row for row in rows if row.reason], [row for row in rows if row.warnings]
     _say(
         f"{len(rows) - len(failed)} of {len(rows)} cases segmented in {output}; table in {output / ROWS}, and to look "
@@ -663,14 +641,14 @@ def _labelled(data: Path, most: int, layout: str | None = None) -> list:
 
 
 def _check_calibrated(output: Path, checkpoint: str) -> None:
-    """Refuse a place for weights with temperatures before the fit, which takes long."""
+    """Refuse a place for weights with what is fitted to them before the fit, which takes long."""
     from smml.files import check_target
     from smml.models.checkpoint import find_checkpoint
 
     if output.suffix != ".safetensors":
         raise InputError(
             f"--output {output}: expected a name ending in .safetensors: a run that went on from its .pt file would "
-            "outgrow the temperatures; rename it"
+            "outgrow what was fitted; rename it"
         )
     if output.exists() and output.samefile(find_checkpoint(checkpoint)):
         raise InputError(f"--output {output}: is the checkpoint itself; choose another name")

@@ -51,18 +51,18 @@ def write_slice(path: Path, case: Case, segmentation: Segmentation) -> None:
     volume = to_canonical(next(iter(case.volumes.values())), case.affine)
     labels = to_canonical(segmentation.labels, case.affine)
     z = widest_slice(labels)
-    across, down, _ = _voxel(case.affine)
-    millimetres = volume.shape[0] * across, volume.shape[1] * down
+    across, down, _ = np.argsort(nib.io_orientation(case.affine)[:, 0])  # axes of the file
+    millimetres = volume.shape[0] * case.spacing[across], volume.shape[1] * case.spacing[down]
     width, height = (max(1, round(SIDE * length / max(millimetres))) for length in millimetres)
     size = width, height
     grey = Image.fromarray(axial_picture(volume, z)).convert("L").resize(size, Image.Resampling.BICUBIC)
     # Greys first and the colours of the outlines behind them, in a palette: a third of the bytes of full colour.
     pixels = np.round(np.asarray(grey) * ((_GREYS - 1) / 255)).astype(np.uint8)
     palette = [round(255 * level / (_GREYS - 1)) for level in range(_GREYS) for _ in range(3)]
-    for number_, region in enumerate(region for region in REGIONS if region in segmentation.scheme.regions):
+    for place, region in enumerate(REGIONS):
         inside = segmentation.scheme.region(labels[:, :, z], region).T[::-1, ::-1]
         large = Image.fromarray(inside.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-        pixels[edge(np.asarray(large) > 0)] = _GREYS + number_
+        pixels[edge(np.asarray(large) > 0)] = _GREYS + place
         palette += rgb(REGION_COLOURS[region])
     picture = Image.fromarray(pixels)
     picture.putpalette(palette)
@@ -115,7 +115,7 @@ def _sheet(rows: list[CohortRow]) -> Sheet:
 
 
 def _volumes(row: CohortRow) -> list[Volume]:
-    """Those of WT, TC and ET; NaN where the layout lacks the region."""
+    """Those of WT, TC and ET; NaN where the row has none."""
     return [volume_of(row, region) or Volume(math.nan) for region in REGIONS]
 
 
@@ -151,10 +151,3 @@ def _caption(row: CohortRow) -> str:
     volumes = ", ".join(f"{region} {volume.ml:.1f}" for region, volume in found.items())
     warned = "; with a warning" if row.warnings else ""
     return f"{row.case}: {subset_name(row.sequences)}; {volumes} ml{warned}"
-
-
-def _voxel(affine: np.ndarray) -> tuple[float, ...]:
-    """Voxel edges in mm along the axes of :func:`smml.figures.to_canonical`."""
-    order = nib.io_orientation(affine)[:, 0].astype(int)
-    sizes = nib.affines.voxel_sizes(affine)
-    return tuple(float(sizes[list(order).index(axis)]) for axis in range(3))

@@ -47,9 +47,14 @@ class Place:
         return VALUES_OF[scheme.num_classes] if self.bids else None
 
     @property
+    def images(self) -> tuple[Path, ...]:
+        """The labels and, where somebody asked for them, the probabilities."""
+        return (self.labels,) if self.probabilities is None else (self.labels, self.probabilities)
+
+    @property
     def complete(self) -> bool:
         """Whether all of it is there; each file appears whole, and the slice is the last."""
-        return all(path.exists() for path in (self.labels, self.probabilities, self.picture) if path is not None)
+        return all(path.exists() for path in (*self.images, self.picture))
 
 
 def plan_places(
@@ -84,9 +89,7 @@ def plan_places(
     taken: dict[Path, str] = {}
     sources = {source.resolve(): files.id for files in cases for source in files.paths}
     for files, place in zip(cases, places, strict=True):
-        for path in (place.labels, place.probabilities, place.picture):
-            if path is None:
-                continue
+        for path in (*place.images, place.picture):
             if path in taken:
                 raise InputError(
                     f"{path}: would hold the answers of two cases, {taken[path]} and {files.id}; segment folders that "

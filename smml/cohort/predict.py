@@ -1,6 +1,7 @@
 """A cohort in one call: each case from the sequences that it has, resumable, with a table and a page."""
 
 import contextlib
+import hashlib
 import os
 import pickle
 import time
@@ -31,8 +32,6 @@ from smml.modalities import Subset, parse_subset, subset_name
 from smml.ranks import Ranks
 from smml.runs import files_digest
 from smml.workers import in_processes
-
-Job = tuple[CaseFiles, Place, "Reading", Path]
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,9 @@ class Reading:
         """A digest of the images that a case is segmented from."""
         names = {*(files.modalities if self.wanted is None else self.wanted), *([self.align] if self.align else [])}
         return files_digest(dict.fromkeys(files.images[name].path for name in files.modalities if name in names))
+
+
+Job = tuple[CaseFiles, Place, Reading, Path]
 
 
 def predict_cohort(
@@ -130,7 +132,7 @@ def predict_cohort(
         **predictor.facts(),
         "modalities": None if reading.wanted is None else list(reading.wanted),
         # Not among the model's facts: they change the table and no label.
-        "intervals": str(getattr(predictor, "intervals", None) or ""),
+        "intervals": None if predictor.intervals is None else predictor.intervals.to_dict(),
         "align": reading.align,
         "register": reading.register,
         "output_layout": output_layout,
@@ -140,8 +142,7 @@ def predict_cohort(
         table: CohortTable | None = None
         left: list[int] = []
         if ranks.first:
-            answers = [path for place in places for path in (place.labels, place.probabilities) if path is not None]
-            table = CohortTable(root, identity, answers)
+            table = CohortTable(root, identity, [path for place in places for path in place.images])
             left = _left(found, places, reading, table)
             table.begin()
             if output_layout == "bids":
@@ -190,8 +191,10 @@ def _segmented(predictor: Predictor, jobs: list[Job], workers: int, ranks: Ranks
     """The rows of all jobs as they are done, on every rank."""
     if workers > 1 and len(jobs) > 1:
         # As one array: joblib keeps a large one in shared memory instead of sending it along with every case.
-        packed = np.frombuffer(pickle.dumps(predictor), np.uint8)
-        model = str(predictor.facts())
+        content = pickle.dumps(predictor)
+        packed = np.frombuffer(content, np.uint8)
+        # Its facts say nothing of intervals, and processes outlive this call with the model of an earlier one.
+        model = hashlib.sha256(content).hexdigest()
         yield from in_processes(_segment_apart, [(packed, model, job) for job in jobs], min(workers, len(jobs)))
         return
     # In rounds of a case for each rank, so that what is done is in the table.
@@ -242,9 +245,8 @@ def segment_case(predictor: Predictor, files: CaseFiles, place: Place, reading: 
     scheme = predictor.scheme
     predictor.save(result, place.labels, layout=place.values(scheme), probabilities=place.probabilities)
     if place.bids:
-        for image in (place.labels, place.probabilities):
-            if image is not None:
-                write_sidecar(image, result.subset, scheme)
+        for image in place.images:
+            write_sidecar(image, result.subset, scheme)
     if isinstance(case, AlignedCase):
         case.save_transforms(place.labels)
         said += [str(each) for each in case.alignments.values()]

@@ -27,12 +27,16 @@ from smml.runs import check_same
 IDENTITY = "cohort.json"
 ROWS = "cases.csv"
 
+
+def _ends(region: Region, level: float) -> tuple[str, str]:
+    """Heads of both ends of an interval."""
+    return f"{region} from {100 * level:g} %", f"{region} to {100 * level:g} %"
+
+
 # What is measured of each segmentation, in ml: heads in the table. Ends of the intervals stay empty where the model has
 # none; those at 95 % are for the change between two visits.
 MEASURED: tuple[str, ...] = tuple(
-    head
-    for region in REGIONS
-    for head in (f"{region} ml", *(f"{region} {end} {100 * level:g} %" for level in LEVELS for end in ("from", "to")))
+    head for region in REGIONS for head in (f"{region} ml", *(end for level in LEVELS for end in _ends(region, level)))
 )
 COLUMNS = ("case", "layout", "sequences", *MEASURED, "seconds", "warnings", "output", "reason", "digest")
 _BETWEEN = " | "
@@ -46,8 +50,8 @@ class CohortRow:
         case: its id.
         layout: its layout, a key in ``LAYOUTS``.
         sequences: that it was segmented from; empty where it was not.
-        measured: by head of the table: volumes of the regions that its layout has (``WT ml``), and the ends of their
-            intervals where the model has some (``WT from 90 %``), all in ml.
+        measured: by head of the table: volumes of WT, TC and ET (``WT ml``), and the ends of their intervals where the
+            model has some (``WT from 90 %``), all in ml.
         seconds: that reading, segmenting and writing took; NaN where it was not segmented.
         warnings: what the package warned of.
         output: path of its labels from the folder of the table; "" where it was not segmented.
@@ -104,16 +108,14 @@ class CohortRow:
 
 
 def measure(segmentation: Segmentation) -> dict[str, float]:
-    """What the table says of a segmentation, by its heads: volumes in ml of the regions that the layout has."""
+    """What the table says of a segmentation, by its heads: volumes and ends of their intervals in ml."""
     found = {}
     for region in REGIONS:
-        if region not in segmentation.scheme.regions:
-            continue
-        for level in LEVELS:
-            volume = segmentation.volume(region, level=level)
-            found[f"{region} ml"] = volume.ml
-            ends = {"from": volume.low, "to": volume.high}
-            found |= {f"{region} {end} {100 * level:g} %": ml for end, ml in ends.items() if not math.isnan(ml)}
+        volumes = [segmentation.volume(region, level=level) for level in LEVELS]
+        found[f"{region} ml"] = volumes[0].ml
+        for volume in volumes:
+            ends = zip(_ends(region, volume.level), (volume.low, volume.high), strict=True)
+            found |= {head: ml for head, ml in ends if not math.isnan(ml)}
     return found
 
 
@@ -128,7 +130,7 @@ def volume_of(row: CohortRow, region: Region, level: float = LEVELS[0]) -> Volum
     measured = row.measured or {}
     if f"{region} ml" not in measured:
         return None
-    low, high = (measured.get(f"{region} {end} {100 * level:g} %", math.nan) for end in ("from", "to"))
+    low, high = (measured.get(head, math.nan) for head in _ends(region, level))
     return Volume(measured[f"{region} ml"], low, high, level)
 
 

@@ -119,9 +119,8 @@ def measure_intervals(scores: Scores, intervals: VolumeIntervals, level: float =
 
 def _volumes(scores: Scores) -> tuple[pd.DataFrame, str]:
     """The rows of the last output, and its name."""
-    outputs = scores.outputs()
-    name = "refined" if "refined" in outputs else "student"
-    frame = outputs.get(name, outputs.get("", scores)).frame
+    frame = scores.output().frame
+    name = "refined" if "refined" in scores.outputs() else "student"
     volumes = frame.reindex(columns=["truth_ml", "predicted_ml"])
     if volumes.isna().any(axis=None):
         raise InputError("the scores hold no volumes (truth_ml, predicted_ml); take those of smml evaluate")

@@ -91,9 +91,7 @@ def measure_next_scan(scores: Scores, gains: Gains) -> pd.DataFrame:
 
 def _dice(scores: Scores) -> pd.DataFrame:
     """Dice by subset and case, with a column for each region and "mean"; of the cases that have all subsets."""
-    outputs = scores.outputs()
-    frame = outputs.get("refined", outputs.get("student", scores)).frame
-    table = frame.pivot(index=["subset", "case"], columns="region", values="dice")
+    table = scores.output().frame.pivot(index=["subset", "case"], columns="region", values="dice")
     counts = table.groupby("case").size()
     whole = counts.index[counts == len(SUBSETS)]
     if len(whole) < _FEWEST:

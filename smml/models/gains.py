@@ -11,9 +11,7 @@ from typing import Any
 
 from smml.data.labels import REGIONS, Region
 from smml.errors import InputError
-from smml.modalities import MODALITIES, SUBSETS, Subset, parse_subset, subset_name
-
-_KEYS: dict[str, Subset] = {"+".join(subset): subset for subset in SUBSETS}
+from smml.modalities import MODALITIES, Subset, parse_subset, subset_name
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Gains:
             _need(isinstance(values, dict))
             _need(type(values["cases"]) is int)
             table = {
-                _KEYS[name]: tuple(
+                parse_subset(name): tuple(
                     Gain(modality, *_pair(found["mean"]), {region: _pair(found[region]) for region in REGIONS})
                     for modality, found in gains.items()
                 )

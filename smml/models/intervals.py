@@ -21,16 +21,13 @@ from typing import Any
 
 from smml.data.labels import REGIONS, Region
 from smml.errors import InputError
-from smml.modalities import SUBSETS, Subset
+from smml.modalities import Subset, parse_subset
 
 # Those of a volume, and of each of two volumes whose difference is to hold with the first one's.
 LEVELS = (0.9, 0.95)
 
 # Errors are differences of ml to this power.
 POWER = 2 / 3
-
-# The name of a subset in a file, and the subset.
-_KEYS: dict[str, Subset] = {"+".join(subset): subset for subset in SUBSETS}
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class VolumeIntervals:
             _need(type(values["cases"]) is int)
             _need(values["output"] in ("student", "refined"))
             reach = {
-                _KEYS[name]: {region: tuple(_pair(pair) for pair in regions[region]) for region in REGIONS}
+                parse_subset(name): {region: tuple(_pair(pair) for pair in regions[region]) for region in REGIONS}
                 for name, regions in values["reach"].items()
             }
             _need(all(len(pairs) == len(LEVELS) for regions in reach.values() for pairs in regions.values()))

@@ -24,11 +24,12 @@ from smml.cohort.page import SIDE, write_page, write_slice
 from smml.cohort.rows import CohortRow, CohortTable
 from smml.data import Case, find_cases, read_case, write_case
 from smml.data.brain import Brain, warn_of_skull
-from smml.data.labels import BRATS_2018
+from smml.data.labels import BRATS_2018, REGIONS
 from smml.errors import InputError
 from smml.figures.theme import REGION_COLOURS, rgb
-from smml.inference import Predictor, Segmentation
+from smml.inference import Predictor, Segmentation, VolumeIntervals
 from smml.inference.predictor import scheme_that_fits
+from smml.modalities import MODALITIES
 from smml.models import SMML, StudentConfig
 from smml.ranks import Ranks
 
@@ -44,8 +45,8 @@ class Thresholds:
     scheme, device = BRATS_2018, torch.device("cpu")
     save = Predictor.save
 
-    def __init__(self, model: str = "made up") -> None:
-        self.model, self.seen = model, []
+    def __init__(self, model: str = "made up", intervals: VolumeIntervals | None = None) -> None:
+        self.model, self.intervals, self.seen = model, intervals, []
 
     def facts(self) -> dict:
         return {"model": self.model}
@@ -56,7 +57,8 @@ class Thresholds:
         first = next(iter(case.volumes.values()))
         labels = np.digitize(first, np.quantile(first, (0.95, 0.97, 0.99))).astype(np.uint8)
         probabilities = np.eye(4, dtype=np.float32)[labels].transpose(3, 0, 1, 2)
-        return Segmentation(labels, probabilities, case.affine, case.modalities, case.layout, header=case.header)
+        place = case.affine, case.modalities, case.layout
+        return Segmentation(labels, probabilities, *place, header=case.header, intervals=self.intervals)
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +294,25 @@ def test_answers_of_other_settings_are_neither_mixed_nor_lost(three, tmp_path):
     assert not (tmp_path / "p").exists()
 
 
+def test_answers_of_other_intervals_are_not_mixed_and_those_of_the_same_go_on(three, tmp_path):
+    first, other = (
+        VolumeIntervals(40, "student", {MODALITIES: dict.fromkeys(REGIONS, ((reach, 2.0), (reach, 3.0)))})
+        for reach in (0.5, 1.0)
+    )
+    out, files = tmp_path / "out", find_cases(three)
+    predict_cohort(Thresholds(intervals=first), files[:1], out, **OPTIONS)
+    for wrong in (other, None):
+        with pytest.raises(InputError, match=r"another prediction \(other intervals\)"):
+            predict_cohort(Thresholds(intervals=wrong), files, out, **OPTIONS)
+    again = Thresholds(intervals=VolumeIntervals.from_dict(first.to_dict()))
+    predict_cohort(again, files, out, **OPTIONS)
+    assert again.seen == [each.id for each in files[1:]]
+    for row in table(out):
+        volume = first.volume(MODALITIES, "ET", float(row["ET ml"]), 0.95)
+        ends = [float(row[f"ET {end} 95 %"]) for end in ("from", "to")]
+        assert ends == pytest.approx([volume.low, volume.high], abs=0.01)
+
+
 def test_what_nobody_knows_who_made_is_not_written_over(three, tmp_path):
     out = tmp_path / "out"
     predict_cohort(Thresholds(), three, out, **OPTIONS)
@@ -407,6 +428,17 @@ def test_a_place_that_takes_no_answer_ends_the_work_at_once(three, tmp_path, fil
     assert not (tmp_path / "out" / "cases.csv").exists(), "no row before its files"
     predict_cohort(Thresholds(), three, tmp_path / "out", **OPTIONS)
     assert len(table(tmp_path / "out")) == 3
+
+
+def test_a_worker_that_outlives_a_call_takes_the_next_one_s_model(three, tmp_path, monkeypatch):
+    """Both have the same facts."""
+    monkeypatch.setattr(module, "in_processes", lambda work, jobs, workers: (work(*job) for job in jobs))
+    reach = dict.fromkeys(REGIONS, ((0.5, 2.0), (1.0, 3.0)))
+    predict_cohort(Thresholds(), three, tmp_path / "none", workers=2, **OPTIONS)
+    told = Thresholds(intervals=VolumeIntervals(40, "student", {MODALITIES: reach}))
+    predict_cohort(told, three, tmp_path / "some", workers=2, **OPTIONS)
+    assert [row["ET to 90 %"] for row in table(tmp_path / "none")] == [""] * 3
+    assert all(row["ET to 90 %"] for row in table(tmp_path / "some"))
 
 
 def test_workers_give_what_one_process_gives(three, tmp_path, monkeypatch):
