@@ -24,13 +24,11 @@ class Operation:
         result: type of the result.
         sources: types of the arguments.
         compute: from arguments [T] (or scalars) to the result.
-        chooses: the result is one of the first two arguments, by the third: what is not chosen does not matter.
     """
 
     result: str
     sources: tuple[str, ...]
     compute: Compute
-    chooses: bool = False
 
 
 def find(opcode: str) -> Operation | None:
@@ -289,7 +287,7 @@ def _permute(name: str, modifiers: tuple[str, ...]) -> Operation | None:
     return Operation("b32", ("b32", "b32", "b32"), compute)
 
 
-# Comparison and choice ------------------------------------------------------------------------------------------------
+# Comparison -----------------------------------------------------------------------------------------------------------
 
 _ORDERED: dict[str, Compute] = {
     "eq": np.equal,
@@ -334,21 +332,10 @@ def _compare(name: str, modifiers: tuple[str, ...]) -> Operation | None:
         compute = _seen_as(approximate.flushed, compute)
     if not words:
         return Operation("pred", (type_, type_), compute)
-    join = _LOGICAL.get(words[0]) if words[0] != "not" else None
-    if join is None:
+    if words[0] not in ("and", "or", "xor"):
         return None
+    join = _LOGICAL[words[0]]
     return Operation("pred", (type_, type_, "pred"), lambda x, y, p: join(compute(x, y), p))
-
-
-def _chosen(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    return np.where(wanted, x, y)
-
-
-def _select(name: str, modifiers: tuple[str, ...]) -> Operation | None:
-    (type_,) = modifiers
-    if type_ not in WIDTHS or type_ == "pred":
-        return None
-    return Operation(type_, (type_, type_, "pred"), _chosen, chooses=True)
 
 
 # Conversion -----------------------------------------------------------------------------------------------------------
@@ -436,6 +423,5 @@ _FINDERS: dict[str, Callable[[str, tuple[str, ...]], Operation | None]] = {
     "bfe": _bit_field,
     "prmt": _permute,
     "setp": _compare,
-    "selp": _select,
     "cvt": _convert,
 }

@@ -293,7 +293,8 @@ class Machine:
     def _who(self, rows: np.ndarray | slice) -> Who:
         return Who(self._warp[rows], self._epoch[rows], self.at, self._warps)
 
-    def _rows(self, active: np.ndarray | None) -> np.ndarray:
+    def rows(self, active: np.ndarray | None) -> np.ndarray:
+        """The numbers of the threads that are active."""
         return np.arange(self.threads) if active is None else np.flatnonzero(active)
 
     def _report(self, clash: Clash, rows: np.ndarray, does: str, place: str) -> None:
@@ -331,21 +332,17 @@ class Machine:
 
     def _check_under_way(self, where: np.ndarray, places: np.ndarray, rows: np.ndarray, does: str) -> None:
         """Raise a Fault if a copy is under way to one of ``places`` [n, g], or a product reads what is written."""
+        checks = []
         if self._products and does != "reads":
-            bad = (self._multiplied[places] != 0).any(axis=1)
-            if bad.any():
-                row = int(np.argmax(bad))
-                product = self.program.kernel.instructions[int(self._multiplied[places[row]].max()) - 1]
-                what = f"{does} shared memory at {int(where[row]):#x}, which {product} still reads"
-                self.fault("not waited for", what, int(rows[row]))
-        if not self._copies:
-            return
-        bad = (self._arriving[places] != 0).any(axis=1)
-        if bad.any():
-            row = int(np.argmax(bad))
-            copy = self.program.kernel.instructions[int(self._arriving[places[row]].max()) - 1]
-            what = f"{does} shared memory at {int(where[row]):#x}, to which {copy} is still under way"
-            self.fault("not waited for", what, int(rows[row]))
+            checks.append((self._multiplied, "which {} still reads"))
+        if self._copies:
+            checks.append((self._arriving, "to which {} is still under way"))
+        for books, said in checks:
+            entered = books[places].max(axis=1)
+            if entered.any():
+                row = int(np.argmax(entered != 0))
+                other = said.format(self.program.kernel.instructions[int(entered[row]) - 1])
+                self.fault("not waited for", f"{does} shared memory at {int(where[row]):#x}, {other}", int(rows[row]))
 
     def read_shared(
         self, addresses: np.ndarray, width: int, count: int, rows: np.ndarray
@@ -443,14 +440,11 @@ class Machine:
                 places = self._granules(copy.places[done], width * count)
                 self._arriving[places] = 0
                 self._unwritten[places] = False
-                self._shared_shadow.write(
-                    places, self._who(copy.threads[done])
-                )  # from now on other warps need a barrier
+                # From now on other warps need a barrier.
+                self._shared_shadow.write(places, self._who(copy.threads[done]))
             if not done.all():
                 stay = ~done
-                under_way.append(
-                    _Copy(copy.threads[stay], copy.places[stay], copy.values[stay], copy.group[stay])
-                )  # fmt: skip
+                under_way.append(_Copy(copy.threads[stay], copy.places[stay], copy.values[stay], copy.group[stay]))
         self._copies = under_way
 
     # Products of tensor cores -----------------------------------------------------------------------------------------
@@ -475,7 +469,7 @@ class Machine:
             self._products.setdefault(group, []).append(_Product(registers, np.zeros(0, np.int64)))
 
     def _groups(self, active: np.ndarray | None) -> list[int]:
-        return [int(group) for group in np.unique(self._rows(active) // 128)]
+        return [int(group) for group in np.unique(self.rows(active) // 128)]
 
     def commit_products(self, active: np.ndarray | None) -> None:
         """End each group of products; an empty one marks the end."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Reader = Callable[["Machine"], np.ndarray]
 Writer = Callable[["Machine", np.ndarray, np.ndarray | None, np.ndarray | None], None]
+# What an instruction does to a machine, for the threads that take it (bool [T]; None for all).
+Step = Callable[["Machine", np.ndarray | None], None]
 
 BITS: dict[int, np.dtype] = {width: np.dtype(f"u{width}") for width in (1, 2, 4, 8)}
 SIGNED: dict[int, np.dtype] = {width: np.dtype(f"i{width}") for width in (1, 2, 4, 8)}

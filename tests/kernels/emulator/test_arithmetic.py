@@ -68,7 +68,11 @@ def test_integer_arithmetic_wraps_and_rounds_towards_zero(name, type_):
 def test_the_upper_half_of_a_product(type_):
     a, b = integers(type_, 32, 1), integers(type_, 32, 2)
     found = evaluate(f"mul.hi.{type_} {{d}}, {{a}}, {{b}}", REGISTERS[a.itemsize], a, b)
-    expected = [wrapped(int(x) * int(y) >> 8 * a.itemsize, a.dtype) for x, y in zip(a, b, strict=True)]
+    upper = [int(x) * int(y) >> 8 * a.itemsize for x, y in zip(a, b, strict=True)]
+    np.testing.assert_array_equal(found.view(a.dtype), [wrapped(p, a.dtype) for p in upper])
+    c = integers(type_, 32, 3)
+    found = evaluate(f"mad.hi.{type_} {{d}}, {{a}}, {{b}}, {{c}}", REGISTERS[a.itemsize], a, b, c)
+    expected = [wrapped(p + int(z), a.dtype) for p, z in zip(upper, c, strict=True)]
     np.testing.assert_array_equal(found.view(a.dtype), expected)
 
 
