@@ -269,24 +269,6 @@ def _bit_field(name: str, modifiers: tuple[str, ...]) -> Operation | None:
     return Operation(type_, (type_, "u32", "u32"), compute)
 
 
-def _permute(name: str, modifiers: tuple[str, ...]) -> Operation | None:
-    """``prmt``: four bytes chosen from eight; bit 3 of a choice spreads the byte's sign instead."""
-    if modifiers != ("b32",):
-        return None
-
-    def compute(x: np.ndarray, y: np.ndarray, choice: np.ndarray) -> np.ndarray:
-        eight = np.asarray(x).astype(np.uint64) | np.asarray(y).astype(np.uint64) << np.uint64(32)
-        result = np.asarray(0, np.uint64)
-        for place in range(4):
-            chosen = (choice >> np.uint32(4 * place)).astype(np.uint64) & np.uint64(15)
-            byte = eight >> (chosen & np.uint64(7)) * np.uint64(8) & np.uint64(255)
-            sign = (byte >> np.uint64(7)) * np.uint64(255)
-            result = result | np.where(chosen >= 8, sign, byte) << np.uint64(8 * place)
-        return result.astype(np.uint32)
-
-    return Operation("b32", ("b32", "b32", "b32"), compute)
-
-
 # Comparison -----------------------------------------------------------------------------------------------------------
 
 _ORDERED: dict[str, Compute] = {
@@ -421,7 +403,6 @@ _FINDERS: dict[str, Callable[[str, tuple[str, ...]], Operation | None]] = {
     "shl": _shift,
     "shr": _shift,
     "bfe": _bit_field,
-    "prmt": _permute,
     "setp": _compare,
     "cvt": _convert,
 }

@@ -2,7 +2,7 @@
 
 Several programs (CTAs) of a launch run at once, as lanes side by side: an instruction is one numpy operation for all of
 them. Of the threads that can run, those at the lowest instruction run first, so that threads that a branch has parted
-meet again behind it. Each value that nothing has written is followed through the instructions that hand it on; it is an
+meet again behind it. Each byte that nothing has written is followed through the instructions that hand it on; it is an
 error only where it decides something.
 """
 
@@ -20,6 +20,8 @@ from smml_kernels.emulator.program import Branch, Program
 from smml_kernels.emulator.ptx import Instruction
 from smml_kernels.emulator.shadow import Clash, Shadow, Who
 
+# Undefined bytes of a register of any width.
+ALL_BYTES, NO_BYTE = np.uint8(255), np.uint8(0)
 # Threads that run at once: more spread the cost of Python over more work, until their registers leave the cache.
 _LANES = 4096
 # Instructions of one wave: the largest kernel of the tests takes some 20 thousand.
@@ -150,6 +152,7 @@ class Machine:
         self._lane = np.tile(np.arange(launch.threads), len(numbers))
         self.specials = self._specials()
         self._registers: list[np.ndarray | None] = [None] * len(program.kernel.registers)
+        # By register, which of its bytes nothing has written: uint8 [T], bit b for byte b.
         self._undefined: dict[int, np.ndarray] = {}
         self._pc = np.zeros(self.threads, np.int64)
         self._alive = np.ones(self.threads, bool)
@@ -205,7 +208,7 @@ class Machine:
             dtype = self.program.dtypes[index]
             found = np.full(self.threads, dtype.kind == "b" or 0xAAAAAAAAAAAAAAAA & np.iinfo(dtype).max, dtype)
             self._registers[index] = found
-            self._undefined[index] = np.ones(self.threads, bool)
+            self._undefined[index] = np.full(self.threads, ALL_BYTES)
         return found
 
     def write(self, index: int, bits: np.ndarray, active: np.ndarray | None, undefined: np.ndarray | None) -> None:
@@ -215,10 +218,12 @@ class Machine:
             index: which register.
             bits: [T], or a scalar.
             active: which threads write, bool [T]; None for all.
-            undefined: whose new bits are not defined, bool [T]; None for nobody's.
+            undefined: whose new bits are not defined, bool [T], or which bytes of them, uint8 [T]; None for nobody's.
         """
         if bits.ndim == 0:
             bits = np.full(self.threads, bits)
+        if undefined is not None and undefined.dtype == bool:
+            undefined = undefined * ALL_BYTES
         if active is None:
             self._registers[index] = bits
             if undefined is not None:
@@ -230,7 +235,7 @@ class Machine:
         self._registers[index] = np.where(active, bits, before)
         known = self._undefined.get(index)
         if known is not None or undefined is not None:
-            new = np.where(active, False if undefined is None else undefined, False if known is None else known)
+            new = np.where(active, NO_BYTE if undefined is None else undefined, NO_BYTE if known is None else known)
             if new.any():
                 self._undefined[index] = new
             else:
@@ -238,6 +243,11 @@ class Machine:
 
     def undefined(self, indices: tuple[int, ...]) -> np.ndarray | None:
         """Which threads have something undefined in any of these registers, bool [T]; None for nobody."""
+        found = self.undefined_bytes(indices)
+        return None if found is None else found != 0
+
+    def undefined_bytes(self, indices: tuple[int, ...]) -> np.ndarray | None:
+        """The bytes that are undefined in any of these registers, uint8 [T], bit b for byte b; None for none."""
         found = None
         for index in indices:
             self.value(index)

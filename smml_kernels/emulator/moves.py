@@ -60,7 +60,7 @@ def _move(instruction: Instruction) -> Step:
     if isinstance(to, Vector):
         return _unpack(type_, to, source)
     write, read, used = writer(to, type_), reader(source, type_), registers([source])
-    return lambda machine, active: write(machine, read(machine), active, machine.undefined(used))
+    return lambda machine, active: write(machine, read(machine), active, machine.undefined_bytes(used))
 
 
 def _select(instruction: Instruction) -> Step:
@@ -76,12 +76,44 @@ def _select(instruction: Instruction) -> Step:
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         a, b, wanted = (read(machine) for read in readers)
+        one, other, by = (machine.undefined_bytes(part) for part in parts)
         undefined = None
-        found = [machine.undefined(part) for part in parts]
-        if any(part is not None for part in found):
-            one, other, by = (np.False_ if part is None else part for part in found)
-            undefined = np.where(wanted, one, other) | by
+        if one is not None or other is not None or by is not None:
+            chosen = np.where(wanted, _bytes(one), _bytes(other))
+            undefined = np.where(_bytes(by) != 0, 255, chosen).astype(np.uint8)
         write(machine, np.where(wanted, a, b), active, undefined)
+
+    return step
+
+
+def _bytes(undefined: np.ndarray | None) -> np.ndarray:
+    """Undefined bytes, of which None is none."""
+    return np.asarray(0, np.uint8) if undefined is None else undefined
+
+
+def _permute(instruction: Instruction) -> Step:
+    """``prmt``: four bytes chosen from eight; bit 3 of a choice spreads the byte's sign instead."""
+    expect(instruction, 4)
+    if instruction.modifiers != ("b32",):
+        raise NotModelled(f"the form {instruction.opcode}")
+    to, *sources = instruction.operands
+    readers, write = [reader(source, "b32") for source in sources], writer(to, "b32")
+    parts = [registers([source]) for source in sources]
+
+    def step(machine: "Machine", active: np.ndarray | None) -> None:
+        x, y, choice = (read(machine).astype(np.uint64) for read in readers)
+        eight, result, spoilt = x | y << np.uint64(32), np.asarray(0, np.uint64), np.asarray(0, np.uint64)
+        of_x, of_y, of_choice = (machine.undefined_bytes(part) for part in parts)
+        unknown = (_bytes(of_x) & 15 | _bytes(of_y) << 4).astype(np.uint64)
+        for place in range(4):
+            chosen = choice >> np.uint64(4 * place) & np.uint64(15)
+            number = chosen & np.uint64(7)
+            byte = eight >> number * np.uint64(8) & np.uint64(255)
+            sign = (byte >> np.uint64(7)) * np.uint64(255)
+            result = result | np.where(chosen >= 8, sign, byte) << np.uint64(8 * place)
+            spoilt = spoilt | (unknown >> number & np.uint64(1)) << np.uint64(place)
+        undefined = np.where(_bytes(of_choice) != 0, 255, spoilt).astype(np.uint8)
+        write(machine, result.astype(np.uint32), active, undefined if undefined.any() else None)
 
     return step
 
@@ -95,14 +127,18 @@ def _part(type_: str, number: int) -> tuple[str, int]:
 
 def _pack(type_: str, to: Operand, source: Vector) -> Step:
     part, width = _part(type_, len(source.elements))
-    readers, write, used = [reader(e, part) for e in source.elements], writer(to, type_), registers([source])
-    wide = BITS[WIDTHS[type_]]
+    readers, write = [reader(e, part) for e in source.elements], writer(to, type_)
+    each, every = [registers([e]) for e in source.elements], registers([source])
+    wide, low = BITS[WIDTHS[type_]], (1 << width) - 1
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         result = np.zeros(machine.threads, wide)
+        undefined = None if machine.undefined_bytes(every) is None else np.zeros(machine.threads, np.uint8)
         for place, read in enumerate(readers):
             result |= np.asarray(read(machine)).astype(wide) << wide.type(8 * width * place)
-        write(machine, result, active, machine.undefined(used))
+            if undefined is not None:
+                undefined |= (_bytes(machine.undefined_bytes(each[place])) & low) << width * place
+        write(machine, result, active, undefined)
 
     return step
 
@@ -110,12 +146,14 @@ def _pack(type_: str, to: Operand, source: Vector) -> Step:
 def _unpack(type_: str, to: Vector, source: Operand) -> Step:
     part, width = _part(type_, len(to.elements))
     read, writers, used = reader(source, type_), [writer(e, part) for e in to.elements], registers([source])
-    wide = BITS[WIDTHS[type_]]
+    wide, low = BITS[WIDTHS[type_]], (1 << width) - 1
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
-        value, undefined = read(machine), machine.undefined(used)
+        value, undefined = read(machine), machine.undefined_bytes(used)
         for place, write in enumerate(writers):
-            write(machine, (value >> wide.type(8 * width * place)).astype(BITS[width]), active, undefined)
+            # Extended to all bytes, as the register may be wider.
+            missing = None if undefined is None else undefined >> width * place & low != 0
+            write(machine, (value >> wide.type(8 * width * place)).astype(BITS[width]), active, missing)
 
     return step
 
@@ -225,7 +263,7 @@ def _shuffle(instruction: Instruction) -> Step:
             inside = source <= most
         origin = np.arange(machine.threads) - lane + np.where(inside, source, lane)
         values = np.broadcast_to(read(machine), (machine.threads,))[origin]
-        undefined = machine.undefined(used)
+        undefined = machine.undefined_bytes(used)
         write(machine, values, active, None if undefined is None else undefined[origin])
         flag(machine, inside, active, None)
 
@@ -352,6 +390,7 @@ def _copy(instruction: Instruction) -> Step:
 KINDS: dict[str, Callable[[Instruction], Step]] = {
     "mov": _move,
     "selp": _select,
+    "prmt": _permute,
     "ld": _load,
     "st": _store,
     "shfl": _shuffle,

@@ -91,7 +91,7 @@ def writer(operand: Operand, type_: str) -> Writer:
     """What writes a result of ``type_``; in a wider register it is extended by its sign, or by zeros.
 
     The writer takes the machine, the result ([T] or a scalar), the threads that write (None for all) and the threads
-    whose result is not defined (None for none).
+    whose result is not defined (None for none), as :meth:`Machine.write` does.
     """
     if operand is None:
         return lambda machine, result, active, undefined: None

@@ -335,3 +335,27 @@ def test_values_that_nothing_has_written_may_be_carried_about():
     """
     _, y = attempt(Planted("uninitialised", body, "", "", ""), "")
     assert (y[:32] == 2).all()
+
+
+# %r6 has never been written; the second byte of %r7 comes from it.
+BYTES = {
+    "prmt.b32 %r7, %r0, %r6, 0x3040; prmt.b32 %r8, %r7, 0, {}; mov.b32 %r9, %r8;": ("0x7770", "0x7771"),
+    "prmt.b32 %r7, %r0, %r6, 0x3040; selp.b32 %r8, %r7, %r5, %p4; prmt.b32 %r9, %r8, %r6, {};": ("0x2220", "0x2420"),
+    "prmt.b32 %r7, %r0, %r6, 0x3040; shfl.sync.bfly.b32 %r8, %r7, 1, 31, -1; prmt.b32 %r9, %r8, 0, {};": (
+        "0x7732", "0x7721",
+    ),
+    "prmt.b32 %r7, %r0, %r6, 0x3040; mov.b32 {{%h1, %h2}}, %r7; cvt.u32.u16 %r9, {};": ("%h2", "%h1"),
+    "mov.b64 %d8, {{%r6, %r5}}; mov.b64 {{%r7, %r8}}, %d8; mov.b32 %r9, {};": ("%r8", "%r7"),
+    "prmt.b32 %r9, %r0, %r0, {};": ("%r5", "%r6"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BYTES)
+def test_a_number_that_is_written_in_part_may_be_used_in_part(body):
+    """LLVM packs bytes that way: four small labels are loaded as far as there are four."""
+    right, wrong = BYTES[body]
+    planted = Planted("uninitialised", body + "\nst.global.b32 [%d6], %r9;", wrong, right, "")
+    attempt(planted, right)
+    with pytest.raises(Fault, match=r"st.global.b32 .*writes to global memory %r9, which nothing has written") as error:
+        attempt(planted, wrong)
+    assert error.value.kind == "uninitialised"
