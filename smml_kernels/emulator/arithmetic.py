@@ -24,13 +24,11 @@ class Operation:
         result: type of the result.
         sources: types of the arguments.
         compute: from arguments [T] (or scalars) to the result.
-        chooses: the result is one of the first two arguments, by the third: what is not chosen does not matter.
     """
 
     result: str
     sources: tuple[str, ...]
     compute: Compute
-    chooses: bool = False
 
 
 def find(opcode: str) -> Operation | None:
@@ -271,25 +269,7 @@ def _bit_field(name: str, modifiers: tuple[str, ...]) -> Operation | None:
     return Operation(type_, (type_, "u32", "u32"), compute)
 
 
-def _permute(name: str, modifiers: tuple[str, ...]) -> Operation | None:
-    """``prmt``: four bytes chosen from eight; bit 3 of a choice spreads the byte's sign instead."""
-    if modifiers != ("b32",):
-        return None
-
-    def compute(x: np.ndarray, y: np.ndarray, choice: np.ndarray) -> np.ndarray:
-        eight = np.asarray(x).astype(np.uint64) | np.asarray(y).astype(np.uint64) << np.uint64(32)
-        result = np.asarray(0, np.uint64)
-        for place in range(4):
-            chosen = (choice >> np.uint32(4 * place)).astype(np.uint64) & np.uint64(15)
-            byte = eight >> (chosen & np.uint64(7)) * np.uint64(8) & np.uint64(255)
-            sign = (byte >> np.uint64(7)) * np.uint64(255)
-            result = result | np.where(chosen >= 8, sign, byte) << np.uint64(8 * place)
-        return result.astype(np.uint32)
-
-    return Operation("b32", ("b32", "b32", "b32"), compute)
-
-
-# Comparison and choice ------------------------------------------------------------------------------------------------
+# Comparison -----------------------------------------------------------------------------------------------------------
 
 _ORDERED: dict[str, Compute] = {
     "eq": np.equal,
@@ -334,21 +314,10 @@ def _compare(name: str, modifiers: tuple[str, ...]) -> Operation | None:
         compute = _seen_as(approximate.flushed, compute)
     if not words:
         return Operation("pred", (type_, type_), compute)
-    join = _LOGICAL.get(words[0]) if words[0] != "not" else None
-    if join is None:
+    if words[0] not in ("and", "or", "xor"):
         return None
+    join = _LOGICAL[words[0]]
     return Operation("pred", (type_, type_, "pred"), lambda x, y, p: join(compute(x, y), p))
-
-
-def _chosen(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    return np.where(wanted, x, y)
-
-
-def _select(name: str, modifiers: tuple[str, ...]) -> Operation | None:
-    (type_,) = modifiers
-    if type_ not in WIDTHS or type_ == "pred":
-        return None
-    return Operation(type_, (type_, type_, "pred"), _chosen, chooses=True)
 
 
 # Conversion -----------------------------------------------------------------------------------------------------------
@@ -434,8 +403,6 @@ _FINDERS: dict[str, Callable[[str, tuple[str, ...]], Operation | None]] = {
     "shl": _shift,
     "shr": _shift,
     "bfe": _bit_field,
-    "prmt": _permute,
     "setp": _compare,
-    "selp": _select,
     "cvt": _convert,
 }

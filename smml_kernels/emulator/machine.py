@@ -2,7 +2,7 @@
 
 Several programs (CTAs) of a launch run at once, as lanes side by side: an instruction is one numpy operation for all of
 them. Of the threads that can run, those at the lowest instruction run first, so that threads that a branch has parted
-meet again behind it. Each value that nothing has written is followed through the instructions that hand it on; it is an
+meet again behind it. Each byte that nothing has written is followed through the instructions that hand it on; it is an
 error only where it decides something.
 """
 
@@ -20,6 +20,8 @@ from smml_kernels.emulator.program import Branch, Program
 from smml_kernels.emulator.ptx import Instruction
 from smml_kernels.emulator.shadow import Clash, Shadow, Who
 
+# Undefined bytes of a register of any width.
+ALL_BYTES, NO_BYTE = np.uint8(255), np.uint8(0)
 # Threads that run at once: more spread the cost of Python over more work, until their registers leave the cache.
 _LANES = 4096
 # Instructions of one wave: the largest kernel of the tests takes some 20 thousand.
@@ -150,6 +152,7 @@ class Machine:
         self._lane = np.tile(np.arange(launch.threads), len(numbers))
         self.specials = self._specials()
         self._registers: list[np.ndarray | None] = [None] * len(program.kernel.registers)
+        # By register, which of its bytes nothing has written: uint8 [T], bit b for byte b.
         self._undefined: dict[int, np.ndarray] = {}
         self._pc = np.zeros(self.threads, np.int64)
         self._alive = np.ones(self.threads, bool)
@@ -205,7 +208,7 @@ class Machine:
             dtype = self.program.dtypes[index]
             found = np.full(self.threads, dtype.kind == "b" or 0xAAAAAAAAAAAAAAAA & np.iinfo(dtype).max, dtype)
             self._registers[index] = found
-            self._undefined[index] = np.ones(self.threads, bool)
+            self._undefined[index] = np.full(self.threads, ALL_BYTES)
         return found
 
     def write(self, index: int, bits: np.ndarray, active: np.ndarray | None, undefined: np.ndarray | None) -> None:
@@ -215,10 +218,12 @@ class Machine:
             index: which register.
             bits: [T], or a scalar.
             active: which threads write, bool [T]; None for all.
-            undefined: whose new bits are not defined, bool [T]; None for nobody's.
+            undefined: whose new bits are not defined, bool [T], or which bytes of them, uint8 [T]; None for nobody's.
         """
         if bits.ndim == 0:
             bits = np.full(self.threads, bits)
+        if undefined is not None and undefined.dtype == bool:
+            undefined = undefined * ALL_BYTES
         if active is None:
             self._registers[index] = bits
             if undefined is not None:
@@ -230,7 +235,7 @@ class Machine:
         self._registers[index] = np.where(active, bits, before)
         known = self._undefined.get(index)
         if known is not None or undefined is not None:
-            new = np.where(active, False if undefined is None else undefined, False if known is None else known)
+            new = np.where(active, NO_BYTE if undefined is None else undefined, NO_BYTE if known is None else known)
             if new.any():
                 self._undefined[index] = new
             else:
@@ -238,6 +243,11 @@ class Machine:
 
     def undefined(self, indices: tuple[int, ...]) -> np.ndarray | None:
         """Which threads have something undefined in any of these registers, bool [T]; None for nobody."""
+        found = self.undefined_bytes(indices)
+        return None if found is None else found != 0
+
+    def undefined_bytes(self, indices: tuple[int, ...]) -> np.ndarray | None:
+        """The bytes that are undefined in any of these registers, uint8 [T], bit b for byte b; None for none."""
         found = None
         for index in indices:
             self.value(index)
@@ -293,7 +303,8 @@ class Machine:
     def _who(self, rows: np.ndarray | slice) -> Who:
         return Who(self._warp[rows], self._epoch[rows], self.at, self._warps)
 
-    def _rows(self, active: np.ndarray | None) -> np.ndarray:
+    def rows(self, active: np.ndarray | None) -> np.ndarray:
+        """The numbers of the threads that are active."""
         return np.arange(self.threads) if active is None else np.flatnonzero(active)
 
     def _report(self, clash: Clash, rows: np.ndarray, does: str, place: str) -> None:
@@ -331,21 +342,17 @@ class Machine:
 
     def _check_under_way(self, where: np.ndarray, places: np.ndarray, rows: np.ndarray, does: str) -> None:
         """Raise a Fault if a copy is under way to one of ``places`` [n, g], or a product reads what is written."""
+        checks = []
         if self._products and does != "reads":
-            bad = (self._multiplied[places] != 0).any(axis=1)
-            if bad.any():
-                row = int(np.argmax(bad))
-                product = self.program.kernel.instructions[int(self._multiplied[places[row]].max()) - 1]
-                what = f"{does} shared memory at {int(where[row]):#x}, which {product} still reads"
-                self.fault("not waited for", what, int(rows[row]))
-        if not self._copies:
-            return
-        bad = (self._arriving[places] != 0).any(axis=1)
-        if bad.any():
-            row = int(np.argmax(bad))
-            copy = self.program.kernel.instructions[int(self._arriving[places[row]].max()) - 1]
-            what = f"{does} shared memory at {int(where[row]):#x}, to which {copy} is still under way"
-            self.fault("not waited for", what, int(rows[row]))
+            checks.append((self._multiplied, "which {} still reads"))
+        if self._copies:
+            checks.append((self._arriving, "to which {} is still under way"))
+        for books, said in checks:
+            entered = books[places].max(axis=1)
+            if entered.any():
+                row = int(np.argmax(entered != 0))
+                other = said.format(self.program.kernel.instructions[int(entered[row]) - 1])
+                self.fault("not waited for", f"{does} shared memory at {int(where[row]):#x}, {other}", int(rows[row]))
 
     def read_shared(
         self, addresses: np.ndarray, width: int, count: int, rows: np.ndarray
@@ -443,14 +450,11 @@ class Machine:
                 places = self._granules(copy.places[done], width * count)
                 self._arriving[places] = 0
                 self._unwritten[places] = False
-                self._shared_shadow.write(
-                    places, self._who(copy.threads[done])
-                )  # from now on other warps need a barrier
+                # From now on other warps need a barrier.
+                self._shared_shadow.write(places, self._who(copy.threads[done]))
             if not done.all():
                 stay = ~done
-                under_way.append(
-                    _Copy(copy.threads[stay], copy.places[stay], copy.values[stay], copy.group[stay])
-                )  # fmt: skip
+                under_way.append(_Copy(copy.threads[stay], copy.places[stay], copy.values[stay], copy.group[stay]))
         self._copies = under_way
 
     # Products of tensor cores -----------------------------------------------------------------------------------------
@@ -475,7 +479,7 @@ class Machine:
             self._products.setdefault(group, []).append(_Product(registers, np.zeros(0, np.int64)))
 
     def _groups(self, active: np.ndarray | None) -> list[int]:
-        return [int(group) for group in np.unique(self._rows(active) // 128)]
+        return [int(group) for group in np.unique(self.rows(active) // 128)]
 
     def commit_products(self, active: np.ndarray | None) -> None:
         """End each group of products; an empty one marks the end."""

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smml_kernels.emulator.faults import NotModelled
-from smml_kernels.emulator.operands import BITS, Writer, address, elements, expect, reader, registers, writer
+from smml_kernels.emulator.operands import BITS, Step, Writer, address, elements, expect, reader, registers, writer
 from smml_kernels.emulator.ptx import WIDTHS, Address, Immediate, Instruction, Operand, Pair, Vector
 
 if TYPE_CHECKING:
     from smml_kernels.emulator.machine import Machine
-
-Step = Callable[["Machine", np.ndarray | None], None]
 
 _SPACES = ("param", "global", "shared")
 # Words about caches and order that change nothing here.
@@ -20,18 +18,15 @@ _HINTS = {"ca", "cg", "cs", "cv", "lu", "wb", "wt", "nc", "weak", "relaxed", "ct
 
 
 def accesses(instruction: Instruction) -> list[tuple[str, int]]:
-    """Which memory ("shared", "global") an instruction accesses, each with the bytes of one access."""
+    """Which memory ("shared", "global") an instruction that is modelled accesses, with the bytes of one access."""
     if instruction.name in ("ld", "st"):
-        try:
-            space, type_, count = _form(instruction)
-        except NotModelled:
-            return []
+        space, type_, count = _form(instruction)
         return [] if space == "param" else [(space, WIDTHS[type_] * count)]
     if instruction.name in ("ldmatrix", "stmatrix"):
         return [("shared", 16)]
-    if instruction.name == "cp" and len(instruction.operands) >= 3:
-        size = instruction.operands[2]
-        return [("shared", size.value), ("global", size.value)] if isinstance(size, Immediate) else []
+    if instruction.name == "cp" and len(instruction.operands) >= 3 and isinstance(instruction.operands[2], Immediate):
+        size = instruction.operands[2].value
+        return [("shared", size), ("global", size)]
     return []
 
 
@@ -45,10 +40,6 @@ def _form(instruction: Instruction) -> tuple[str, str, int]:
     if len(words) != 2 or words[0] not in _SPACES or words[1] not in WIDTHS or words[1] == "pred":
         raise NotModelled(f"the form {instruction.opcode}")
     return words[0], words[1], count
-
-
-def _rows(machine: "Machine", active: np.ndarray | None) -> np.ndarray:
-    return np.arange(machine.threads) if active is None else np.flatnonzero(active)
 
 
 def _spread(machine: "Machine", values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -69,7 +60,62 @@ def _move(instruction: Instruction) -> Step:
     if isinstance(to, Vector):
         return _unpack(type_, to, source)
     write, read, used = writer(to, type_), reader(source, type_), registers([source])
-    return lambda machine, active: write(machine, read(machine), active, machine.undefined(used))
+    return lambda machine, active: write(machine, read(machine), active, machine.undefined_bytes(used))
+
+
+def _select(instruction: Instruction) -> Step:
+    """``selp``: one of two numbers, by a predicate: what is not chosen does not matter."""
+    expect(instruction, 4)
+    to, *sources = instruction.operands
+    type_ = ".".join(instruction.modifiers)
+    if type_ not in WIDTHS or type_ == "pred":
+        raise NotModelled(f"the form {instruction.opcode}")
+    kinds = (type_, type_, "pred")
+    readers = [reader(source, kind) for source, kind in zip(sources, kinds, strict=True)]
+    write, parts = writer(to, type_), [registers([source]) for source in sources]
+
+    def step(machine: "Machine", active: np.ndarray | None) -> None:
+        a, b, wanted = (read(machine) for read in readers)
+        one, other, by = (machine.undefined_bytes(part) for part in parts)
+        undefined = None
+        if one is not None or other is not None or by is not None:
+            chosen = np.where(wanted, _bytes(one), _bytes(other))
+            undefined = np.where(_bytes(by) != 0, 255, chosen).astype(np.uint8)
+        write(machine, np.where(wanted, a, b), active, undefined)
+
+    return step
+
+
+def _bytes(undefined: np.ndarray | None) -> np.ndarray:
+    """Undefined bytes, of which None is none."""
+    return np.asarray(0, np.uint8) if undefined is None else undefined
+
+
+def _permute(instruction: Instruction) -> Step:
+    """``prmt``: four bytes chosen from eight; bit 3 of a choice spreads the byte's sign instead."""
+    expect(instruction, 4)
+    if instruction.modifiers != ("b32",):
+        raise NotModelled(f"the form {instruction.opcode}")
+    to, *sources = instruction.operands
+    readers, write = [reader(source, "b32") for source in sources], writer(to, "b32")
+    parts = [registers([source]) for source in sources]
+
+    def step(machine: "Machine", active: np.ndarray | None) -> None:
+        x, y, choice = (read(machine).astype(np.uint64) for read in readers)
+        eight, result, spoilt = x | y << np.uint64(32), np.asarray(0, np.uint64), np.asarray(0, np.uint64)
+        of_x, of_y, of_choice = (machine.undefined_bytes(part) for part in parts)
+        unknown = (_bytes(of_x) & 15 | _bytes(of_y) << 4).astype(np.uint64)
+        for place in range(4):
+            chosen = choice >> np.uint64(4 * place) & np.uint64(15)
+            number = chosen & np.uint64(7)
+            byte = eight >> number * np.uint64(8) & np.uint64(255)
+            sign = (byte >> np.uint64(7)) * np.uint64(255)
+            result = result | np.where(chosen >= 8, sign, byte) << np.uint64(8 * place)
+            spoilt = spoilt | (unknown >> number & np.uint64(1)) << np.uint64(place)
+        undefined = np.where(_bytes(of_choice) != 0, 255, spoilt).astype(np.uint8)
+        write(machine, result.astype(np.uint32), active, undefined if undefined.any() else None)
+
+    return step
 
 
 def _part(type_: str, number: int) -> tuple[str, int]:
@@ -81,14 +127,18 @@ def _part(type_: str, number: int) -> tuple[str, int]:
 
 def _pack(type_: str, to: Operand, source: Vector) -> Step:
     part, width = _part(type_, len(source.elements))
-    readers, write, used = [reader(e, part) for e in source.elements], writer(to, type_), registers([source])
-    wide = BITS[WIDTHS[type_]]
+    readers, write = [reader(e, part) for e in source.elements], writer(to, type_)
+    each, every = [registers([e]) for e in source.elements], registers([source])
+    wide, low = BITS[WIDTHS[type_]], (1 << width) - 1
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         result = np.zeros(machine.threads, wide)
+        undefined = None if machine.undefined_bytes(every) is None else np.zeros(machine.threads, np.uint8)
         for place, read in enumerate(readers):
             result |= np.asarray(read(machine)).astype(wide) << wide.type(8 * width * place)
-        write(machine, result, active, machine.undefined(used))
+            if undefined is not None:
+                undefined |= (_bytes(machine.undefined_bytes(each[place])) & low) << width * place
+        write(machine, result, active, undefined)
 
     return step
 
@@ -96,12 +146,14 @@ def _pack(type_: str, to: Operand, source: Vector) -> Step:
 def _unpack(type_: str, to: Vector, source: Operand) -> Step:
     part, width = _part(type_, len(to.elements))
     read, writers, used = reader(source, type_), [writer(e, part) for e in to.elements], registers([source])
-    wide = BITS[WIDTHS[type_]]
+    wide, low = BITS[WIDTHS[type_]], (1 << width) - 1
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
-        value, undefined = read(machine), machine.undefined(used)
+        value, undefined = read(machine), machine.undefined_bytes(used)
         for place, write in enumerate(writers):
-            write(machine, (value >> wide.type(8 * width * place)).astype(BITS[width]), active, undefined)
+            # Extended to all bytes, as the register may be wider.
+            missing = None if undefined is None else undefined >> width * place & low != 0
+            write(machine, (value >> wide.type(8 * width * place)).astype(BITS[width]), active, missing)
 
     return step
 
@@ -119,7 +171,7 @@ def _load(instruction: Instruction) -> Step:
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         machine.require_defined(used, active, "reads at")
-        rows = _rows(machine, active)
+        rows = machine.rows(active)
         at, undefined = where(machine)[rows], None
         if space == "shared":
             values, unwritten = machine.read_shared(at, width, count, rows)
@@ -141,7 +193,7 @@ def _load_parameter(source: Operand, type_: str, writers: list[Writer]) -> Step:
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         machine.require_defined(used, active, "reads at")
-        rows = _rows(machine, active)
+        rows = machine.rows(active)
         at = where(machine)[rows]
         for place, write in enumerate(writers):
             values = machine.read_parameters(at + place * width, width, rows)
@@ -164,7 +216,7 @@ def _store(instruction: Instruction) -> Step:
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         machine.require_defined(used, active, "writes at")
-        rows = _rows(machine, active)
+        rows = machine.rows(active)
         values = np.empty((len(rows), count), BITS[width])
         for place, read in enumerate(readers):
             value = read(machine)
@@ -211,7 +263,7 @@ def _shuffle(instruction: Instruction) -> Step:
             inside = source <= most
         origin = np.arange(machine.threads) - lane + np.where(inside, source, lane)
         values = np.broadcast_to(read(machine), (machine.threads,))[origin]
-        undefined = machine.undefined(used)
+        undefined = machine.undefined_bytes(used)
         write(machine, values, active, None if undefined is None else undefined[origin])
         flag(machine, inside, active, None)
 
@@ -228,6 +280,15 @@ def _matrix_form(instruction: Instruction) -> tuple[int, bool]:
     return int(words[0][1]), transposed
 
 
+def _leading(machine: "Machine", rows: np.ndarray, count: int, used: tuple[int, ...], does: str) -> np.ndarray:
+    """Of the threads ``rows`` [warps, 32] those whose addresses are taken; they must be defined."""
+    leading = rows[:, : 8 * count].ravel()
+    mask = np.zeros(machine.threads, bool)
+    mask[leading] = True
+    machine.require_defined(used, mask, does)
+    return leading
+
+
 def _load_matrix(instruction: Instruction) -> Step:
     """``ldmatrix``: 8 x 8 matrices of 16 bits, the rows of matrix i at the addresses of threads 8 i .. 8 i + 7."""
     expect(instruction, 2)
@@ -239,11 +300,8 @@ def _load_matrix(instruction: Instruction) -> Step:
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         machine.require_whole_warps(active)
-        rows = _rows(machine, active).reshape(-1, 32)
-        leading = rows[:, : 8 * count].ravel()
-        mask = np.zeros(machine.threads, bool)
-        mask[leading] = True
-        machine.require_defined(used, mask, "reads at")
+        rows = machine.rows(active).reshape(-1, 32)
+        leading = _leading(machine, rows, count, used, "reads at")
         values, unwritten = machine.read_shared(where(machine)[leading], 4, 4, leading)
         halves = values.view(np.uint16).reshape(-1, count, 8, 8)  # [warps, matrix, row, column]
         unknown = np.zeros(len(leading), bool) if unwritten is None else unwritten
@@ -273,19 +331,16 @@ def _store_matrix(instruction: Instruction) -> Step:
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         machine.require_whole_warps(active)
-        rows = _rows(machine, active).reshape(-1, 32)
-        leading = rows[:, : 8 * count].ravel()
-        mask = np.zeros(machine.threads, bool)
-        mask[leading] = True
-        machine.require_defined(used, mask, "writes at")
+        rows = machine.rows(active).reshape(-1, 32)
+        leading = _leading(machine, rows, count, used, "writes at")
         pairs = np.stack([np.broadcast_to(read(machine), (machine.threads,))[rows] for read in readers], axis=1)
         halves = np.ascontiguousarray(pairs).view(np.uint16).reshape(-1, count, 8, 8)
         if transposed:
             halves = halves.transpose(0, 1, 3, 2)
         values = np.ascontiguousarray(halves).reshape(-1, 8).view(np.uint32)
         undefined = None
-        if any(machine.undefined(part) is not None for part in each):
-            found = [machine.undefined(part) for part in each]
+        found = [machine.undefined(part) for part in each]
+        if any(part is not None for part in found):
             unknown = np.stack([np.zeros(rows.shape, bool) if f is None else f[rows] for f in found], axis=1)
             # A row comes from four threads; transposed it comes from eight, and one of them is enough to spoil it.
             grid = np.repeat(unknown.reshape(-1, count, 8, 4), 2, axis=3)
@@ -319,26 +374,23 @@ def _copy(instruction: Instruction) -> Step:
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         machine.require_defined(used, active, "copies by")
-        rows = _rows(machine, active)
+        rows = machine.rows(active)
         sizes = np.broadcast_to(read_size(machine), (machine.threads,))[rows]
         if ((sizes != 0) & (sizes != size.value)).any():
             raise NotModelled(f"{instruction}: a copy of a part of its bytes")
         values = np.zeros((len(rows), count), np.uint32)  # what is not read arrives as zeros
         reading = sizes != 0
         if reading.any():
-            values[reading] = _read_for_copy(machine, where_from(machine), size.value, rows[reading])
+            values[reading] = machine.read_global(where_from(machine)[rows[reading]], 4, count, rows[reading])
         machine.begin_copy(where_to(machine)[rows], values, rows)
 
     return step
 
 
-def _read_for_copy(machine: "Machine", addresses: np.ndarray, size: int, rows: np.ndarray) -> np.ndarray:
-    """[n, size / 4] of global memory."""
-    return machine.read_global(addresses[rows], 4, size // 4, rows)
-
-
 KINDS: dict[str, Callable[[Instruction], Step]] = {
     "mov": _move,
+    "selp": _select,
+    "prmt": _permute,
     "ld": _load,
     "st": _store,
     "shfl": _shuffle,

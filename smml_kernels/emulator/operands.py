@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Reader = Callable[["Machine"], np.ndarray]
 Writer = Callable[["Machine", np.ndarray, np.ndarray | None, np.ndarray | None], None]
+# What an instruction does to a machine, for the threads that take it (bool [T]; None for all).
+Step = Callable[["Machine", np.ndarray | None], None]
 
 BITS: dict[int, np.dtype] = {width: np.dtype(f"u{width}") for width in (1, 2, 4, 8)}
 SIGNED: dict[int, np.dtype] = {width: np.dtype(f"i{width}") for width in (1, 2, 4, 8)}
@@ -89,7 +91,7 @@ def writer(operand: Operand, type_: str) -> Writer:
     """What writes a result of ``type_``; in a wider register it is extended by its sign, or by zeros.
 
     The writer takes the machine, the result ([T] or a scalar), the threads that write (None for all) and the threads
-    whose result is not defined (None for none).
+    whose result is not defined (None for none), as :meth:`Machine.write` does.
     """
     if operand is None:
         return lambda machine, result, active, undefined: None

@@ -1,6 +1,5 @@
 """From instructions to what the machine executes: a function for each, found by its opcode."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,14 +7,11 @@ import numpy as np
 
 from smml_kernels.emulator import arithmetic, moves, tensor_cores
 from smml_kernels.emulator.faults import NotModelled
-from smml_kernels.emulator.operands import Reader, Writer, dtype_of, expect, reader, registers, writer
+from smml_kernels.emulator.operands import Step, dtype_of, expect, reader, registers, writer
 from smml_kernels.emulator.ptx import WIDTHS, Immediate, Instruction, Kernel, Label, Register
 
 if TYPE_CHECKING:
     from smml_kernels.emulator.machine import Machine
-
-# What an instruction does to a machine, for the threads that take it (bool [T]; None for all).
-Step = Callable[["Machine", np.ndarray | None], None]
 
 
 @dataclass(frozen=True)
@@ -126,28 +122,10 @@ def _elementwise(instruction: Instruction, operation: arithmetic.Operation) -> S
     readers = [reader(source, type_) for source, type_ in zip(sources, operation.sources, strict=True)]
     write, compute, used = writer(result, operation.result), operation.compute, registers(sources)
     dtype = dtype_of(operation.result)
-    if operation.chooses:
-        return _choice(instruction, write, readers)
 
     def step(machine: "Machine", active: np.ndarray | None) -> None:
         values = compute(*[read(machine) for read in readers])
         write(machine, np.asarray(values, dtype), active, machine.undefined(used))
-
-    return step
-
-
-def _choice(instruction: Instruction, write: Writer, readers: list[Reader]) -> Step:
-    parts = [registers([source]) for source in instruction.operands[1:4]]
-    used = registers(instruction.operands[1:4])
-
-    def step(machine: "Machine", active: np.ndarray | None) -> None:
-        a, b, wanted = (read(machine) for read in readers)
-        undefined = machine.undefined(used)
-        if undefined is not None:
-            found = [machine.undefined(part) for part in parts]
-            one, other, by = (np.False_ if part is None else part for part in found)
-            undefined = np.where(wanted, one, other) | by
-        write(machine, np.where(wanted, a, b), active, undefined)
 
     return step
 

@@ -32,10 +32,6 @@ class Who:
         """Warp and epoch in one number each, [n granules], never 0."""
         return np.repeat((self.epoch.astype(np.int64) << 32) | (self.warp + 1), granules)
 
-    def rows(self, rows: np.ndarray) -> "Who":
-        """Some of them."""
-        return Who(self.warp[rows], self.epoch[rows], self.instruction, self.warps)
-
 
 @dataclass(frozen=True)
 class Clash:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smml_kernels.emulator.faults import NotModelled
-from smml_kernels.emulator.operands import elements, expect, reader, registers, writer
+from smml_kernels.emulator.operands import Step, elements, expect, reader, registers, writer
 from smml_kernels.emulator.ptx import Immediate, Instruction, Operand, Register, Vector
 
 if TYPE_CHECKING:
     from smml_kernels.emulator.machine import Machine
 
-Step = Callable[["Machine", np.ndarray | None], None]
 # Where an element of a fragment lies in its matrix: (row, column) by element, each [32] over the threads of a warp.
 Layout = list[tuple[np.ndarray, np.ndarray]]
 

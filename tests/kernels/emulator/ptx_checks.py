@@ -11,7 +11,7 @@ REGISTERS = """
     .reg .pred %p<9>;
     .reg .b16 %h<9>;
     .reg .b32 %r<40>;
-    .reg .b64 %d<20>;
+    .reg .b64 %d<30>;
 """
 WIDTHS = {"pred": 1, "b16": 2, "b32": 4, "b64": 8}
 LETTERS = {"pred": "p", "b16": "h", "b32": "r", "b64": "d"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from triton_checks import HAS_TRITON, needs_triton
+from triton_checks import needs_triton
 
 from smml_kernels import aot
 from smml_kernels.emulator.launches import _arguments, _leaves, install
@@ -75,7 +75,7 @@ def test_what_is_compiled_in_is_not_passed():
     assert list(_leaves(("i32", ("constexpr", "fp32")), (1, (None, 2.5)))) == [1, 2.5]
 
 
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@needs_triton
 def test_a_process_that_interprets_cannot_emulate(tmp_path):
     from smml_kernels.common import launch
 

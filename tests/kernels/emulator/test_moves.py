@@ -111,6 +111,23 @@ def test_parts_of_a_number_the_lowest_first():
     np.testing.assert_array_equal(found, x << np.uint32(16) | x >> np.uint32(16))
 
 
+def test_bytes_are_chosen_from_two_words_or_are_a_sign():
+    a, b = np.array([0x83020100] * 6, np.uint32), np.array([0x07060584] * 6, np.uint32)
+    choice = np.array([0x3210, 0x7654, 0x0123, 0x7773, 0xB8C3, 0x1111], np.uint32)
+    found = evaluate("prmt.b32 {d}, {a}, {b}, {c}", "b32", a, b, choice)
+    expected = [0x83020100, 0x07060584, 0x00010283, 0x07070783, 0xFF00FF83, 0x01010101]
+    np.testing.assert_array_equal(found, np.array(expected, np.uint32))
+
+
+@pytest.mark.parametrize("type_", ["b16", "b32", "b64", "f32", "s32"])
+def test_selection(type_):
+    bits = int(type_[1:])
+    a = np.random.default_rng(6).integers(0, 256, bits, np.uint8).view(f"u{bits // 8}")
+    b, c = a[::-1].copy(), np.arange(8) % 3 == 0
+    found = evaluate(f"selp.{type_} {{d}}, {{a}}, {{b}}, {{c}}", f"b{bits}", a, b, c)
+    np.testing.assert_array_equal(found, np.where(c, a, b))
+
+
 def test_constants():
     none = np.zeros(4, np.uint32)
     for text, expected in (("0f3F800000", 1.0), ("0fFF800000", -np.inf)):

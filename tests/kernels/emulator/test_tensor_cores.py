@@ -47,8 +47,8 @@ def braces(letter: str, first: int, number: int) -> str:
 @pytest.mark.parametrize(
     ("shape", "type_", "rows", "inner"),
     [
-        ("m8n8k4", "f64", 8, 4), ("m16n8k4", "f64", 16, 4), ("m16n8k8", "f64", 16, 8), ("m16n8k4", "tf32", 16, 4),
-        ("m16n8k8", "tf32", 16, 8),
+        ("m8n8k4", "f64", 8, 4), ("m16n8k4", "f64", 16, 4), ("m16n8k8", "f64", 16, 8), ("m16n8k16", "f64", 16, 16),
+        ("m16n8k4", "tf32", 16, 4), ("m16n8k8", "tf32", 16, 8),
     ],
 )  # fmt: skip
 def test_the_product_of_a_warp(shape, type_, rows, inner):
