@@ -19,7 +19,7 @@
 # - name the sequence that each region of a tumour depends on, in this cohort;
 # - find the notebook that answers your own question.
 #
-# About one minute on two CPU cores, 1 GB of memory. It needs nothing from other notebooks.
+# Minutes on two CPU cores, 1 GB of memory. It needs nothing from other notebooks.
 #
 # All images are **simulated**: heads grown from average anatomy, a grown tumour, the scanner's physics. They let the
 # whole course run on a laptop without a patient's data. What the weights made from them do on patients stands below, as
@@ -121,8 +121,8 @@ print(f"{committed.frame['case'].nunique()} simulated cases; Dice over those tha
 table.loc[[subset_name(MODALITIES), "FLAIR+T1+T2", "T1ce", "T1", "mean"], ["Dice WT", "Dice TC", "Dice ET"]].round(2)
 
 # %% [markdown]
-# No method can see ET where no sequence shows it; a Dice well above 0 without T1ce is a guess from what usually lies
-# inside a core. What a method *can* do is to lose no more than that: to find in the
+# No method can see ET where no sequence shows it; a Dice well above 0 without T1ce would be a guess from what usually
+# lies inside a core. What a method *can* do is to lose no more than that: to find in the
 # sequences at hand all that they hold, and not to fall apart because one is gone.
 #
 # Some of these subjects have no tumour, and some tumours no ET. There Dice has nothing to measure: what counts is how
@@ -164,17 +164,17 @@ figures.method_figure("tiny")
 #
 # ## Where to go from here
 #
-# | notebook | time, two CPU cores | question |
-# |---|---|---|
-# | [1. The data](01_data.ipynb) | 1 min | Why does a tumour need four sequences, and what do files and labels mean? |
-# | [2. Missing modalities](02_missing_modalities.ipynb) | 1 min | How does one network serve 15 subsets? |
-# | [3. Masked mutual learning](03_masked_mutual_learning.ipynb) | 2-3 min | What can two networks teach each other? |
-# | [4. Hierarchical consistency](04_hierarchical_consistency.ipynb) | 1-2 min | What is exchanged, gate by gate? |
-# | [5. Fused kernels](05_fused_kernels.ipynb) | 1 min | Why is a short loss slow on a GPU, and what helps? |
-# | [6. Refinement](06_refinement.ipynb) | 2-3 min | What may SAM see, and what is it worth? |
-# | [7. Training and ablation](07_training_and_ablation.ipynb) | 2 min | Which of the method's parts earn their keep? |
-# | [8. Evaluation](08_evaluation.ipynb) | 1-2 min | How good is each subset, and how is that number made? |
-# | [9. Your own case](09_your_own_case.ipynb) | 1 min | How do I run it on my images, and when may I believe it? |
+# | notebook | question |
+# |---|---|
+# | [1. The data](01_data.ipynb) | Why does a tumour need four sequences, and what do files and labels mean? |
+# | [2. Missing modalities](02_missing_modalities.ipynb) | How does one network serve 15 subsets? |
+# | [3. Masked mutual learning](03_masked_mutual_learning.ipynb) | What can two networks teach each other? |
+# | [4. Hierarchical consistency](04_hierarchical_consistency.ipynb) | What is exchanged, gate by gate? |
+# | [5. Fused kernels](05_fused_kernels.ipynb) | Why is a short loss slow on a GPU, and what helps? |
+# | [6. Refinement](06_refinement.ipynb) | What may SAM see, and what is it worth? |
+# | [7. Training and ablation](07_training_and_ablation.ipynb) | Which of the method's parts earn their keep? |
+# | [8. Evaluation](08_evaluation.ipynb) | How good is each subset, and how is that number made? |
+# | [9. Your own case](09_your_own_case.ipynb) | How do I run it on my images, and when may I believe it? |
 #
 # | if you ask | read |
 # |---|---|

@@ -19,7 +19,7 @@
 # - show how a plain `view` mixes up space and modality, a fault of public code of this family;
 # - segment one case from any subset after encoding it once.
 #
-# About one minute on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs what the sequences show.
+# Minutes on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs what the sequences show.
 #
 # All images are **simulated**. The weights used here, `"tiny"`, were trained on simulated cases that are not among
 # these.
@@ -155,8 +155,8 @@ for name, labels in results.items():
     print(f"{name:18s} Dice of ET {overlap:.2f}")
 
 # %% [markdown]
-# Enhancing tumour is guessed at without T1ce, and found with it. Which subsets suffice for what, over many cases, is
-# the subject of [notebook 8](08_evaluation.ipynb).
+# Enhancing tumour is guessed at without T1ce, and found with it (and, with these weights, often called where there is
+# none). Which subsets suffice for what, over many cases, is the subject of [notebook 8](08_evaluation.ipynb).
 #
 # ## Key points
 #

@@ -19,7 +19,7 @@
 # - list what a training step adds up, and when each term switches on;
 # - read a map of who teaches where, and say what the size of a window does to it.
 #
-# About a minute on two CPU cores, 2 GB of memory. From [notebook 2](02_missing_modalities.ipynb) it needs what a
+# Minutes on two CPU cores, 2 GB of memory. From [notebook 2](02_missing_modalities.ipynb) it needs what a
 # student is and how a mask acts on it. All images are **simulated**.
 #
 # **How we read the paper.** The loss functions are missing from the authors' public code: names and signatures are

@@ -18,7 +18,7 @@
 # - read and write a Triton kernel, and test it without a GPU;
 # - say how a missing modality is skipped exactly, and how many bytes that saves.
 #
-# Half a minute on two CPU cores, 1 GB of memory. Triton *interprets* the kernels on the CPU: that shows that they are
+# Minutes on two CPU cores, 1 GB of memory. Triton *interprets* the kernels on the CPU: that shows that they are
 # right, never how fast they are. Times are those of a committed report from a GPU.
 
 # %%

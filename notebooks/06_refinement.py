@@ -22,7 +22,7 @@
 # - show that neither the label nor a missing sequence can reach them;
 # - explain what the gate looks at, train the refinement, and judge with numbers whether it helped.
 #
-# About a minute on two CPU cores, 2 GB of memory. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
+# Minutes on two CPU cores, 2 GB of memory. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
 # two branches and their losses are, from [notebook 8](08_evaluation.ipynb) how overlap and false alarms are told apart.
 #
 # All images are **simulated**. The SAM used here is the *tiny* one that ships with the package (segment-anything's
@@ -65,8 +65,9 @@ print(f"{sum(p.numel() for p in sam.parameters()):,} parameters, slices of {sam.
 #
 # SAM knows no classes: it is given a place and answers with a mask. It reads a slice once, into an *embedding* (a grid
 # of features), and answers any number of prompts from that. A held-out case, its widest axial slice, and the exact box
-# round the *whole tumour*. (In this section and the next, boxes are drawn from the truth, to look at SAM. After that
-# the truth only supervises a training and scores.) IoU is what two masks share, divided by what they cover together.
+# round the *whole tumour*. (In this section and the next two, boxes are drawn from the truth, to look at SAM. After
+# that the truth only supervises a training and scores.) IoU is what two masks share, divided by what they cover
+# together.
 #
 # The table asks the same for each region in each sequence. Down a column the box is the same; what differs is what the
 # sequence shows. Where it shows nothing, SAM falls back on what boxes usually hold.

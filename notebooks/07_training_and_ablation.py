@@ -19,7 +19,7 @@
 # - design an ablation whose arms differ in one thing, and say what its intervals can tell and what not;
 # - plan a training on your own BraTS folder: split, steps, hours, memory, commands.
 #
-# About a minute on two CPU cores, 2 GB of memory. Runs by itself; the terms of the sum are derived in notebooks 3, 4
+# Minutes on two CPU cores, 2 GB of memory. Runs by itself; the terms of the sum are derived in notebooks 3, 4
 # and 6. All images are **simulated**.
 
 # %%

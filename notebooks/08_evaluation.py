@@ -21,7 +21,7 @@
 # - look at failures by their cause, and at what windows and post-processing do to a score;
 # - compare two results with an interval, and say when a published number may stand beside them.
 #
-# About a minute on two CPU cores, 2 GB of memory. From [notebook 1](01_data.ipynb) it needs the regions, from
+# Minutes on two CPU cores, 2 GB of memory. From [notebook 1](01_data.ipynb) it needs the regions, from
 # [notebook 2](02_missing_modalities.ipynb) how a subset is segmented.
 #
 # All images are **simulated**: these numbers compare subsets with each other, on this cohort. They must not be put
@@ -181,7 +181,7 @@ for words, chosen in (
     print(f"  Dice ET, {words}: {before:.3f} -> {after:.3f}")
 
 # %% [markdown]
-# So post-processing trades small true lesions for false alarms. Whether that is a gain depends on which cases one has:
+# So post-processing gives up small true lesions to be rid of false alarms. Whether that is a gain depends on the cases:
 # a published ET with it and another without it must not stand side by side, and the threshold must not have been chosen
 # on the cases that are reported (exercise 8.3).
 #
@@ -301,8 +301,8 @@ print(f"{PROTOCOLS['brats2020'].title}: highest published mean {best[0]}, {best[
 
 # %% [markdown]
 # Published numbers stand in the package with the file in which each was read, and `smml compare --published brats2020`
-# puts them beside results on the same split, over all 15 subsets, and never beside others. How such protocols differ,
-# and what to ask of a table: [Reading results](../docs/READING_RESULTS.md).
+# puts them beside results on as many cases of that data set, over all 15 subsets, and never beside others. How such
+# protocols differ, and what to ask of a table: [Reading results](../docs/READING_RESULTS.md).
 #
 # ## Does the model know how sure it may be?
 #

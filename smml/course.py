@@ -9,6 +9,8 @@ import torch
 
 from smml.data import CaseFiles, simulate_cohort
 from smml.losses import pixel_consistency
+from smml_kernels import Gate
+from smml_kernels.exchange.reference import divergence, gated_mean
 
 # SMML_FAST=1 runs the notebooks on fewer cases and steps; the tests do.
 FAST = os.environ.get("SMML_FAST", "") not in ("", "0")
@@ -52,7 +54,7 @@ def held_out_cohort(cases: int) -> list[CaseFiles]:
 GateFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def train_two_readers(gate: str | GateFunction | None, steps: int = 50) -> float:
+def train_two_readers(gate: Gate | GateFunction | None, steps: int = 50) -> float:
     """A toy of mutual learning: how much tumour the better of two readers calls, over how much there is.
 
     Each reader judges 4000 voxels, one in eight of them tumour, by one number a voxel that is 3 (reader 1) or 1 (reader
@@ -79,19 +81,17 @@ def train_two_readers(gate: str | GateFunction | None, steps: int = 50) -> float
     return float(called.sum() / y.sum())
 
 
-def _taught(gate: str | GateFunction | None, log_p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _taught(gate: Gate | GateFunction | None, log_p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """L_{1->2} + L_{2->1} of log-probabilities [2, K, V]."""
     if gate is None:
         return log_p.new_zeros(())
     if isinstance(gate, str):
         one, two = (each[None, ..., None, None] for each in log_p)
-        return sum(pixel_consistency(one, two, y[None, :, None, None], gate=gate), log_p.new_zeros(()))  # type: ignore[arg-type]
-    total = log_p.new_zeros(())
-    weights = gate(log_p[0].detach(), log_p[1].detach(), y)
-    for g, teacher, learner in zip(weights, log_p.detach(), log_p.flip(0), strict=True):
-        divergence = (teacher.exp() * (teacher - learner)).sum(dim=0)
-        total = total + (g * divergence).sum() / g.sum().clamp_min(1e-12)
-    return total
+        to_2, to_1 = pixel_consistency(one, two, y[None, :, None, None], gate=gate)
+        return to_2 + to_1
+    fixed1, fixed2 = log_p.detach().split(1)  # [1, K, V], as the learners below
+    gate12, gate21 = gate(fixed1[0], fixed2[0], y)
+    return gated_mean(gate12, divergence(fixed1, log_p[1:])) + gated_mean(gate21, divergence(fixed2, log_p[:1]))
 
 
 @contextmanager

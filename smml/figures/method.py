@@ -165,7 +165,9 @@ def _between(drawing: Drawing, sizes: NetworkSizes) -> None:
             thickness=2,
         )
         place = _LOGITS + (-10 if down else 12)
-        ends = ((place, top + 18), (place, _MIDDLE - 35)), ((place, _MIDDLE + 35), (place, bottom - 18 - 6))
+        # A map's upper side is higher by its depth.
+        upper_side = bottom - 18 - block_depth(sizes.classes)
+        ends = ((place, top + 18), (place, _MIDDLE - 35)), ((place, _MIDDLE + 35), (place, upper_side))
         for start, end in ends:
             drawing.arrow(*((start, end) if down else (end, start)), colour=colour)
 

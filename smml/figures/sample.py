@@ -98,9 +98,9 @@ def _pictures(drawing: Drawing, sample: Mapping[str, torch.Tensor], scheme: Labe
     """The sequences that each branch is given, and the truth between them, in the slice with most of the tumour."""
     image, label = sample["image"].numpy(), sample["label"].numpy()
     z, side = widest_slice(label), 62
-    for branch, (mask, student) in enumerate(zip(sample["masks"], middles, strict=True)):
-        # The pictures are higher than three rows of losses.
-        middle = max(student, _FIRST + 66) if branch == 0 else student
+    # The pictures are higher than three rows of losses.
+    places = (max(middles[0], _FIRST + 66), middles[1])
+    for branch, (mask, student, middle) in enumerate(zip(sample["masks"], middles, places, strict=True)):
         drawing.words(88, middle - 88, f"mask {branch + 1}", bold=True, colour=BRANCH_COLOURS[branch])
         for number, (name, given) in enumerate(zip(MODALITIES, mask.tolist(), strict=True)):
             left, top = 22 + (side + 8) * (number % 2), middle - 80 + (side + 22) * (number // 2)
@@ -111,7 +111,7 @@ def _pictures(drawing: Drawing, sample: Mapping[str, torch.Tensor], scheme: Labe
             drawing.words(left + side / 2, top + side + 14, DISPLAY_NAMES[name], size=12, colour=INK if given else PALE)
         drawing.arrow((160, student), (_STUDENT - 1, student), colour=BRANCH_COLOURS[branch])
     # Half-way between what stands under the first pictures and over the second.
-    middle = (max(middles[0], _FIRST + 66) + middles[1]) / 2 - 36
+    middle = sum(places) / 2 - 36
     shown = next(number for number, there in enumerate(sample["available"]) if there)
     drawing.image(57, middle - 31, side, axial_picture(image[shown], z, label, scheme, opacity=0.7))
     drawing.words(88, middle + 48, "truth", size=12, bold=True)
@@ -151,5 +151,4 @@ def _colour(name: str) -> str:
     """That of the branch whose loss it is, and for a lesson that of the teacher, as in the learning curves."""
     if name in PART_COLOURS:
         return PART_COLOURS[name]
-    second = ("fuse_2", "separate_2", "deep_2", "refine_2", "refine_kl_2", "teach_21")
-    return BRANCH_COLOURS[name in second]
+    return BRANCH_COLOURS[name.endswith("_2") or name == "teach_21"]

@@ -81,8 +81,8 @@ def sizes_of(config: str | StudentConfig, patch: int | None = None) -> NetworkSi
     levels = range(len(student.encoders[0].stages))
     layer = student.inter.layers[0]
     name = next((name for name, known in PRESETS.items() if known == config), "of its own")
-    deepest = student.fusion_decoder.fusions[-1].bias.numel()
-    ups = [up.out.conv.out_channels for up in student.fusion_decoder.decoder.ups]
+    fused = tuple((fusion.weight.shape[1], fusion.weight.shape[0]) for fusion in student.fusion_decoder.fusions)
+    ups = (up.out.conv.out_channels for up in student.fusion_decoder.decoder.ups)
     return NetworkSizes(
         name=name,
         patch=patch,
@@ -91,8 +91,8 @@ def sizes_of(config: str | StudentConfig, patch: int | None = None) -> NetworkSi
             stage.enter.out_channels if level == 0 else stage.enter.conv.out_channels
             for level, stage in enumerate(student.encoders[0].stages)
         ),
-        fused=tuple((fusion.weight.shape[1], fusion.weight.shape[0]) for fusion in student.fusion_decoder.fusions),
-        decoded=(*ups, deepest),
+        fused=fused,
+        decoded=(*ups, fused[-1][1]),
         token_width=student.inter.width,
         heads=layer.heads,
         mlp_width=layer.mlp[0].out_features,

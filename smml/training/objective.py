@@ -67,20 +67,18 @@ def objective(
             on every rank, and the gradients of the ranks add up to its own (:meth:`smml.ranks.Ranks.add_gradients`).
     """
     first, second = output.branches
-    weights = {"min_class_weight": config.min_class_weight}
+    weights = term_weights(config, step)
     terms: dict[str, torch.Tensor] = {}
     total = target.new_zeros((), dtype=torch.float32)
     for number, branch in enumerate((first, second), start=1):
-        segmentation = segmentation_loss(branch, target, group=group, **weights)
+        segmentation = segmentation_loss(branch, target, min_class_weight=config.min_class_weight, group=group)
         total = total + segmentation.total
         for part in ("fuse", "separate", "deep"):
             terms[f"{part}_{number}"] = getattr(segmentation, part)
     # A term whose weight is 0 now is not computed: the log then shows 0, and the step costs less.
     zero = torch.zeros_like(total)
     terms = dict.fromkeys(TERMS, zero) | terms
-    schedule = consistency_ramp(config, step)
-    ramp = schedule * config.pixel_weight
-    if ramp > 0:
+    if weights["teach_12"] > 0:
         teach_12, teach_21 = pixel_consistency(
             first.logits,
             second.logits,
@@ -89,9 +87,9 @@ def objective(
             min_class_weight=config.gate_min_class_weight,
             group=group,
         )
-        total = total + ramp * (teach_12 + teach_21)
+        total = total + weights["teach_12"] * (teach_12 + teach_21)
         terms |= {"teach_12": teach_12, "teach_21": teach_21}
-    if config.feature_weight > 0:
+    if weights["relation"] > 0:
         features = feature_consistency(
             first.bottleneck,
             second.bottleneck,
@@ -101,12 +99,12 @@ def objective(
             class_weight=config.class_weight,
             group=group,
         )
-        total = total + config.feature_weight * features.total
+        total = total + weights["relation"] * features.total
         terms |= {"relation": features.relation, "classes": features.classes}
     for number, (branch, refined) in enumerate(zip((first, second), output.refined or (), strict=False), start=1):
         refinement = refinement_loss(
             refined, branch.logits, target, min_class_weight=config.refinement_min_class_weight, group=group
         )
-        total = total + refinement.segmentation + schedule * config.refinement_weight * refinement.divergence
+        total = total + refinement.segmentation + weights[f"refine_kl_{number}"] * refinement.divergence
         terms |= {f"refine_{number}": refinement.segmentation, f"refine_kl_{number}": refinement.divergence}
     return Objective(total, {name: terms[name].detach() for name in TERMS})

@@ -72,8 +72,8 @@ def exchange_loss(
     else:
         assert target is not None  # check_exchange has seen to it
         gate12, gate21 = _gates(gate, fixed1, fixed2, target, min_class_weight)
-    loss12 = _gated_mean(gate12, _divergence(fixed1, log_p2), group)
-    loss21 = _gated_mean(gate21, _divergence(fixed2, log_p1), group)
+    loss12 = gated_mean(gate12, divergence(fixed1, log_p2), group)
+    loss21 = gated_mean(gate21, divergence(fixed2, log_p1), group)
     return loss12, loss21
 
 
@@ -113,12 +113,12 @@ def _gates(
     return weights * open12, weights * open21
 
 
-def _divergence(log_teacher: torch.Tensor, log_student: torch.Tensor) -> torch.Tensor:
+def divergence(log_teacher: torch.Tensor, log_student: torch.Tensor) -> torch.Tensor:
     """KL(teacher || student) at each voxel: [B, K, V] -> [B, V]."""
     return (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
 
 
-def _gated_mean(gate: torch.Tensor, divergence: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+def gated_mean(gate: torch.Tensor, divergence: torch.Tensor, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """sum g d / sum g, and 0 (with a zero gradient) where no voxel is gated."""
     gated, total = sum_over_ranks(torch.stack([(gate * divergence).sum(), gate.sum()]), group)
     return gated / torch.where(total > 0, total, 1.0)
