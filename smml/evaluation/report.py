@@ -96,6 +96,8 @@ def write_report(scores: Scores, folder: str | os.PathLike, title: str) -> tuple
     """
     csv, markdown, html = (Path(folder) / name for name in REPORT_FILES)
     scores.write(csv)
+    # The file rounds: tables made of what was in memory could not be made again from it.
+    scores = Scores.read(csv, scores.protocol)
     found, protocol = sections(scores), f"Protocol: {scores.protocol}. Dice in per cent."
     text = [f"# {title}", "", protocol, ""]
     for section in found:

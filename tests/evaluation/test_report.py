@@ -270,3 +270,12 @@ def test_cases_stand_in_the_order_of_their_mean():
 
 def test_the_columns_of_lesions_stand_behind_the_others():
     assert list(with_lesions().frame.columns) == [*COLUMNS, *LESION_COLUMNS]
+
+
+def test_the_tables_can_be_made_again_from_the_file_of_scores(tmp_path):
+    """The file rounds to six digits: 0.8644999999 is printed as 86.4, its 0.8645 in the file as 86.5."""
+    frame = made().frame
+    frame.loc[frame.index[0] :, "dice"] = 0.8645 - 1e-9
+    first = write_report(Scores(frame, "made"), tmp_path / "first", "made")
+    again = write_report(Scores.read(first[0], "made"), tmp_path / "again", "made")
+    assert [path.read_text(encoding="utf-8") for path in first] == [path.read_text(encoding="utf-8") for path in again]
