@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from smml.config_command import configured
-from smml.errors import InputError, LostProcess, TrainingDiverged
+from smml.errors import InputError, LostProcess, TrainingDiverged, one_line
 from smml.failures import explain
 from smml.launcher import own_place
 
@@ -105,7 +105,7 @@ def _warning_line(
 ) -> str:
     """What the package warns of as a sentence; a warning of another keeps its place in the code."""
     if Path(filename).is_relative_to(Path(__file__).parent):
-        return f"smml: warning: {message}\n"
+        return f"smml: warning: {one_line(str(message))}\n"
     return _format_warning(message, category, filename, lineno, line)
 
 

@@ -1,12 +1,28 @@
 """The exceptions whose text is a sentence for the user, not for the programmer."""
 
 
+def one_line(text: str) -> str:
+    """A text with each character that ends a line, or cannot be printed, as Python writes it, such as ``\\n``.
+
+    Args:
+        text: any, for example with the name of a user's file.
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
     The message names the file or argument, what was expected, what was found and what to do. The command line prints
-    it alone, without a traceback, and ends with exit status 2.
+    it alone, without a traceback, and ends with exit status 2. It is one line whatever the user gave
+    (:func:`one_line`).
+
+    Args:
+        message: as above.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class MissingPackage(InputError, ImportError):

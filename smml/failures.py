@@ -11,7 +11,7 @@ import pickle
 import re
 from collections.abc import Iterator
 
-from smml.errors import InputError
+from smml.errors import InputError, one_line
 
 _MEMORY = (
     "take less at once (train: lower --batch-size, --patch, --cache or --workers; predict and evaluate: lower "
@@ -83,7 +83,7 @@ def explain(error: BaseException) -> str | None:
     while seen is not None:
         said = _explain(seen)
         if said is not None:
-            return said
+            return one_line(said)
         seen = seen.__cause__
     return None
 

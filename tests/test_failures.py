@@ -2,14 +2,26 @@
 
 import errno
 import os
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from smml.errors import InputError, MissingPackage
+from smml.errors import InputError, MissingPackage, one_line
 from smml.failures import explain, portable
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028", "\x1b[2J", "\udcff"])
+def test_what_the_user_gave_cannot_break_the_sentence(end):
+    assert (explain(FileNotFoundError(errno.ENOENT, "No such file", f"case{end}7")) or "").isprintable()
+    said = str(pickle.loads(pickle.dumps(InputError(f"case{end}7 (T1, 3 mm³): no such case"))))
+    assert said.isprintable()
+    assert said.splitlines() == [said]
+    assert one_line(said) == said  # twice is once
+    assert said.startswith("case\\")
+    assert said.endswith("7 (T1, 3 mm³): no such case")
 
 
 @pytest.mark.parametrize(
