@@ -376,11 +376,17 @@ def compare(
 @app.command()
 def study(
     output: Annotated[Path, typer.Argument(help="Folder of the study, made or completed.")],
-    preset: Annotated[str, typer.Option(help="Sizes: cpu (two cores), probe (to try things), gpu or smoke.")] = "cpu",
-    arms: Annotated[str | None, typer.Option(help="Only these arms, such as pair,both; default: (a) to (f).")] = None,
+    preset: Annotated[str, typer.Option(help="Sizes: cpu, cpu2 (two cores), probe, gpu or smoke.")] = "cpu",
+    arms: Annotated[str | None, typer.Option(help="Only these arms, such as pair,both; default: the preset's.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Only these of the preset's seeds, such as 0,2.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the report of what is there.")] = False,
-    results: Annotated[Path | None, typer.Option(help="Folder of the report; default: OUTPUT/report.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the report; default: OUTPUT/report. The trainings of one that is there count."),
+    ] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="Labelled cases on which every training is scored too; no name is kept.")
+    ] = None,
     device: DeviceOption = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Trainings side by side; 0: one a core, on a GPU one.")] = 0,
 ) -> None:
@@ -396,8 +402,11 @@ def study(
 
         workers = workers or (torch.get_num_threads() if device == "cpu" else 1)
         names = arms.split(",") if arms is not None else None
-        run_study(output, preset, arms=names, seeds=chosen, device=device, workers=workers)
-    found = read_study(output)
+        # It goes on from what was committed of it, in another folder and on another machine.
+        run_study(
+            output, preset, arms=names, seeds=chosen, device=device, workers=workers, patients=patients, report=results
+        )
+    found = read_study(output, results)
     path = write_study(found, results, f"Ablation study `{found.settings['preset']}`, simulated cases")
     typer.echo(path.read_text(encoding="utf-8"))
     typer.echo(f"written to {path}")

@@ -104,7 +104,7 @@ def test_the_citation_is_of_this_version_and_of_the_method():
 def test_the_differences_in_the_readme_are_those_of_the_committed_study():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     report = (ROOT / "results" / "study" / "cpu" / "study.md").read_text(encoding="utf-8")
-    lines = report[report.index("## Differences") : report.index("## What averaging")].splitlines()
+    lines = report[report.index("## Differences") : report.index("## Where the width")].splitlines()
     found = {tuple(line.split(" | ")[:2]): line for line in lines if line.startswith("| (")}
     one, none = "(a) one student, random masks", "(b) two students, no exchange, averaged"
     pairs = [

@@ -121,6 +121,10 @@ PRESETS: dict[str, StudentConfig] = {
     "tiny": StudentConfig(
         (8, 8, 16, 24, 32), token_width=64, heads=4, mlp_width=128, token_grid=2, refinement_widths=(8, 16, 24)
     ),
+    # As many parameters as two of "tiny" have: its rival in the ablation study.
+    "tiny-wide": StudentConfig(
+        (12, 12, 22, 34, 46), token_width=88, heads=4, mlp_width=176, token_grid=2, refinement_widths=(8, 16, 24)
+    ),
     # For useful weights of a few MB.
     "small": StudentConfig(
         (8, 16, 24, 32, 48), token_width=96, heads=6, mlp_width=192, token_grid=4, refinement_widths=(8, 16, 32, 48)
@@ -141,7 +145,7 @@ def preset(name: str) -> StudentConfig:
     """Look up a preset.
 
     Args:
-        name: "tiny", "small" or "paper".
+        name: "tiny", "tiny-wide", "small" or "paper".
 
     Raises:
         InputError: the name is unknown; the valid ones are listed.

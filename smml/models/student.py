@@ -75,7 +75,7 @@ class Student(nn.Module):
     """A segmentation network for any subset of M modalities.
 
     Args:
-        config: a preset's name ("tiny", "small", "paper") or a :class:`StudentConfig`.
+        config: a preset's name ("tiny", "tiny-wide", "small", "paper") or a :class:`StudentConfig`.
         separate_heads: which modalities the separate heads see in training: "available" (each that the case has, masked
             from this branch or not, as in the public code) or "masked" (only those of the branch's mask).
 

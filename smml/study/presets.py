@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
+from smml.data.simulation.imaging import find_look
 from smml.errors import InputError
 from smml.options import SEED, SPACING, check, count
 from smml.training import TrainingConfig
@@ -19,6 +20,8 @@ class Arm:
         output: which rows of ``evaluate`` count: "student" (mean of both students), "branch 1" or "refined".
         trained_as: name of the arm whose training run this one shares; None has its own.
         parents: the arms that it is compared with.
+        wide: whether its students have the parameters of two: preset "tiny-wide" instead of "tiny".
+        longer: how many times the study's steps it is trained.
     """
 
     title: str
@@ -26,6 +29,8 @@ class Arm:
     output: str = "student"
     trained_as: str | None = None
     parents: tuple[str, ...] = ()
+    wide: bool = False
+    longer: int = 1
 
 
 _NO_EXCHANGE = {"pixel_weight": 0.0, "feature_weight": 0.0}
@@ -55,7 +60,7 @@ READINGS: dict[str, Arm] = {
         parents=("pixel", "pair"),
     ),
     "pixel-even": Arm("(c) with even gates", _EVEN | {"feature_weight": 0.0}, parents=("pixel", "pair")),
-    "both-even": Arm("(e) with even gates", _EVEN, parents=("both", "pair", "single")),
+    "both-even": Arm("(e) with even gates", _EVEN, parents=("both", "pair", "single", "pixel-even")),
     "refined-even": Arm(
         "(f) with even gates",
         _EVEN | _REFINED,
@@ -66,7 +71,7 @@ READINGS: dict[str, Arm] = {
         "(f) with even gates and refinement",
         _EVEN | {"refinement": "tiny", "refinement_min_class_weight": 1.0},
         output="refined",
-        parents=("refined-even", "both-even", "pair", "single"),
+        parents=("refined-even", "both-even", "pair", "single", "wide", "average"),
     ),
     "gate-correct": Arm("(e) with even gates, `correct`", _EVEN | {"gate": "correct"}, parents=("both-even",)),
     "gate-entropy": Arm("(e) with even gates, `entropy`", _EVEN | {"gate": "entropy"}, parents=("both-even",)),
@@ -77,15 +82,47 @@ READINGS: dict[str, Arm] = {
     ),
 }
 
+# What the cost of a second student buys otherwise. Each is branch 1 of two students that exchange nothing, as (a) is.
+RIVALS: dict[str, Arm] = {
+    "wide": Arm(
+        "(g) one student with the parameters of two",
+        _NO_EXCHANGE,
+        output="branch 1",
+        parents=("single", "pair"),
+        wide=True,
+    ),
+    "average": Arm(
+        "(h) one student, twice the steps, the average of its weights",
+        _NO_EXCHANGE | {"ema": 0.995},
+        output="branch 1",
+        parents=("single", "pair"),
+        longer=2,
+    ),
+}
+
+EVERY_ARM: dict[str, Arm] = ARMS | READINGS | RIVALS
+
 
 def arm_label(name: str) -> str:
-    """What figures and tables call an arm: "(a)", and for those that came later what they change: "(e) both-even".
+    """What figures and tables call an arm: "(a)", and for a reading also what it changes: "(e) both-even".
 
     Args:
-        name: a key of ``ARMS`` or ``READINGS``.
+        name: a key of ``EVERY_ARM``.
     """
-    letter = (ARMS | READINGS)[name].title.split(" ")[0]
-    return letter if name in ARMS else f"{letter} {name}"
+    letter = EVERY_ARM[name].title.split(" ")[0]
+    return f"{letter} {name}" if name in READINGS else letter
+
+
+def arms_named(names: list[str] | None) -> dict[str, Arm]:
+    """Arms by name, in their order; None gives those of the ablation, (a) to (f).
+
+    Raises:
+        InputError: a name is unknown; the valid ones are listed.
+    """
+    unknown = [name for name in names or () if name not in list(EVERY_ARM)]
+    if unknown:
+        raise InputError(f"unknown arm {unknown[0]!r}: choose from {', '.join(EVERY_ARM)}")
+    return {name: arm for name, arm in EVERY_ARM.items() if name in (names if names is not None else ARMS)}
 
 
 @dataclass(frozen=True)
@@ -99,6 +136,8 @@ class StudyPreset:
         data_seed: cohort seed of the training subjects; the held-out ones have ``data_seed + 1``.
         seeds: of weights, samples and masks, one training a seed and arm.
         training: options of every arm; not those that the study or an arm decides.
+        look: of the simulated subjects, "typical" or "varied" (:mod:`smml.data.simulation`).
+        arms: of a complete study, names of ``EVERY_ARM``.
 
     Raises:
         InputError: a value of another type or out of its range, or options that no training takes.
@@ -110,17 +149,25 @@ class StudyPreset:
     data_seed: int = field(metadata={"range": SEED})
     seeds: tuple[int, ...]
     training: dict
+    look: str = "typical"
+    arms: tuple[str, ...] = tuple(ARMS)
 
     def __post_init__(self) -> None:
         check(self)
         if not self.seeds or len(set(map(str, self.seeds))) < len(self.seeds):
             raise InputError(f"seeds must be one or more different ones, found {self.seeds!r}")
-        decided = {"spacing", "seed", "device"}.union(*(arm.options for arm in (ARMS | READINGS).values()))
+        find_look(self.look)
+        if not self.arms or len(set(map(str, self.arms))) < len(self.arms):
+            raise InputError(f"arms must be one or more different ones, found {self.arms!r}")
+        arms_named(list(self.arms))
+        decided = {"spacing", "seed", "device"}.union(*(arm.options for arm in EVERY_ARM.values()))
         taken = sorted(decided & self.training.keys())
         if taken:
             raise InputError(f"training must leave {', '.join(taken)} to the study and its arms; take them out of it")
         for seed in self.seeds:
             TrainingConfig.from_dict(self.training | {"spacing": self.spacing, "seed": seed})
+        for arm in self.arms:
+            self.config(EVERY_ARM[arm], self.seeds[0])
 
     def config(self, arm: Arm, seed: int, device: str | torch.device = "cpu") -> TrainingConfig:
         """Options of one training run.
@@ -132,11 +179,13 @@ class StudyPreset:
         """
         # Every run of a study computes in the same precision, whatever is fastest where it is trained.
         options = {"precision": "float32"} | self.training | arm.options
-        return TrainingConfig(**options, spacing=self.spacing, seed=seed, device=str(device))
+        config = TrainingConfig(**options, spacing=self.spacing, seed=seed, device=str(device))
+        wide = f"{config.preset}-wide" if arm.wide else config.preset
+        return replace(config, preset=wide, steps=arm.longer * config.steps)
 
     def to_dict(self) -> dict:
         """Plain values, as JSON gives them back."""
-        return asdict(self) | {"seeds": list(self.seeds)}
+        return asdict(self) | {"seeds": list(self.seeds), "arms": list(self.arms)}
 
 
 # 15 trainings, of coarse images and not to the end: some three hours on two CPU cores, a thread each. The rate was
@@ -155,6 +204,20 @@ _CPU = StudyPreset(
 
 STUDIES: dict[str, StudyPreset] = {
     "cpu": _CPU,
+    # The second study, harder and larger. Its arms take the readings that the first one led to, which are the defaults.
+    "cpu2": StudyPreset(
+        spacing=4.0,
+        training_cases=96,
+        held_out_cases=64,
+        data_seed=340,
+        seeds=(0, 1, 2, 3, 4, 5),
+        training={
+            "preset": "tiny", "steps": 600, "batch_size": 2, "patch": 32, "learning_rate": 2e-3, "tumour_share": 0.5,
+            "appearance": 0.5, "precision": "bf16", "checkpoint_every": 50,
+        },
+        look="varied",
+        arms=("single", "pair", "pixel-even", "feature", "both-even", "refined-flat", "wide", "average"),
+    ),
     # To look for reasons on subjects and seeds of which no reported figure is made.
     "probe": replace(_CPU, held_out_cases=8, data_seed=330, seeds=(10, 11)),
     # On one large card.
@@ -185,7 +248,7 @@ def study_preset(name: str) -> StudyPreset:
     """Look up a preset.
 
     Args:
-        name: a key of ``STUDIES``: "cpu", "probe", "gpu" or "smoke".
+        name: a key of ``STUDIES``: "cpu", "cpu2", "probe", "gpu" or "smoke".
 
     Raises:
         InputError: the name is unknown; the valid ones are listed.
@@ -193,16 +256,3 @@ def study_preset(name: str) -> StudyPreset:
     if name not in STUDIES:
         raise InputError(f"unknown study preset {name!r}: choose from {', '.join(STUDIES)}")
     return STUDIES[name]
-
-
-def arms_named(names: list[str] | None) -> dict[str, Arm]:
-    """Arms by name, in their order; None gives those of the ablation, (a) to (f).
-
-    Raises:
-        InputError: a name is unknown; the valid ones are listed.
-    """
-    everything = ARMS | READINGS
-    unknown = [name for name in names or () if name not in everything]
-    if unknown:
-        raise InputError(f"unknown arm {unknown[0]!r}: choose from {', '.join(everything)}")
-    return {name: arm for name, arm in everything.items() if name in (names if names is not None else ARMS)}

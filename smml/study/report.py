@@ -7,6 +7,7 @@ by seed and case; its interval comes from a bootstrap that draws seeds and cases
 
 import gzip
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,19 @@ from smml.evaluation.bootstrap import bootstrap_mean
 from smml.evaluation.by_number import by_number_of_sequences
 from smml.evaluation.scores import Scores
 from smml.evaluation.sheets import Kind, Sheet, number
+from smml.evaluation.tables import MEAN, overlap_table
 from smml.files import check_target, replacing, write_text
 from smml.modalities import MODALITIES, SUBSETS, subset_name
-from smml.study.presets import ARMS, READINGS
-from smml.study.run import REPORT_SCORES, SETTINGS, is_report, run_name
+from smml.study.presets import ARMS, EVERY_ARM, arm_label
+from smml.study.run import PATIENTS, REPORT_SCORES, SETTINGS, is_report, run_name
+from smml.study.variance import variance_parts
+from smml.study.witnesses import SUBSETS as WITNESSED
+from smml.study.witnesses import cases_of, summarise, witnesses_sheet
 
 REPORT = "study.md"
 MEASURES = (*REGIONS, "mean")
+# Dice points: an interval so narrow tells whether a part of the method is worth what it costs.
+_WANTED = 2.5
 # Options that came after the first runs, each with the one that switches on what it weighs. Runs that do not name them
 # had w_min = 0.05, which is no longer the default.
 _LATER = {"gate_min_class_weight": "pixel_weight", "refinement_min_class_weight": "refinement"}
@@ -44,17 +51,20 @@ class Study:
             ``hd95`` (mm) and the region's true and predicted volume, ``truth_ml`` and ``predicted_ml`` (ml); every arm
             has the rows of the output that counts, a trained one "branch 1" and "student" too.
         runs: options, versions, commit and hardware of each training, by "ARM-seedN", with its minutes.
+        patients: the same trainings on labelled patients, as :func:`smml.study.witnesses.summarise` has them; None
+            where none were scored.
     """
 
     settings: dict
     scores: pd.DataFrame
     runs: dict[str, dict]
+    patients: pd.DataFrame | None = None
 
     @property
     def arms(self) -> list[str]:
         """Arms that have scores, in table order."""
         present = set(self.scores["arm"])
-        return [name for name in ARMS | READINGS if name in present]
+        return [name for name in EVERY_ARM if name in present]
 
     def seeds(self, arm: str) -> list[int]:
         """Seeds of an arm that are done.
@@ -66,8 +76,13 @@ class Study:
 
     @property
     def complete(self) -> bool:
-        """Whether arms (a) to (f) are there with all seeds."""
-        return all(name in self.arms and self.seeds(name) == self.settings["seeds"] for name in ARMS)
+        """Whether all arms of the preset are there with all seeds."""
+        return all(name in self.arms and self.seeds(name) == self.settings["seeds"] for name in self.planned)
+
+    @property
+    def planned(self) -> list[str]:
+        """The arms of a complete study, (a) to (f) where the preset does not name them."""
+        return list(self.settings.get("arms", ARMS))
 
     def rows(self, arm: str, output: str | None = None) -> pd.DataFrame:
         """An arm's scores.
@@ -76,7 +91,7 @@ class Study:
             arm: its name.
             output: "student", "branch 1" or "refined"; None takes the one that counts for the arm.
         """
-        output = output or (ARMS | READINGS)[arm].output
+        output = output or EVERY_ARM[arm].output
         return self.scores[(self.scores["arm"] == arm) & (self.scores["output"] == output)]
 
     def values(self, arm: str, measure: str, *, column: str = "dice", output: str | None = None) -> pd.DataFrame:
@@ -105,35 +120,67 @@ class Study:
         return float(rows["predicted_ml"].sum() / rows["truth_ml"].sum())
 
 
-def read_study(output: str | os.PathLike) -> Study:
+def read_study(output: str | os.PathLike, report: str | os.PathLike | None = None) -> Study:
     """Read what is there of a study.
 
     Args:
         output: the folder of :func:`run_study`, or the one that :func:`write_study` wrote.
+        report: a report of the same study, whose trainings count where ``output`` has not made them itself; a folder
+            that holds none is passed over.
 
     Raises:
-        InputError: no study there, or no scores yet.
+        InputError: no study there, or no scores yet; or the report is that of another study.
     """
     output = Path(output)
+    earlier = None if report is None or not is_report(Path(report)) else read_study(report)
     if not (output / SETTINGS).exists():
         raise InputError(f"{output}: holds no study ({SETTINGS} is missing); run `smml study` first")
     settings = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
     if (output / REPORT_SCORES).exists():
-        return Study(settings["preset"], pd.read_csv(output / REPORT_SCORES), settings["runs"])
-    frames, runs = [], {}
-    for name, arm in (ARMS | READINGS).items():
+        patients = pd.read_csv(output / PATIENTS) if (output / PATIENTS).exists() else None
+        return Study(settings["preset"], pd.read_csv(output / REPORT_SCORES), settings["runs"], patients)
+    if earlier is not None and earlier.settings != settings:
+        raise InputError(
+            f"{report}: is the report of preset {earlier.settings.get('preset')!r} with other sizes than {output} has; "
+            "name another folder for the report"
+        )
+    frames, witnessed, runs = [], [], {}
+    for name, arm in EVERY_ARM.items():
         trained = arm.trained_as or name
         for seed in settings["seeds"]:
             path = output / "scores" / f"{run_name(trained, seed)}.csv"
             if not path.exists():
                 continue
-            frame = pd.read_csv(path)
-            frame = frame[frame["output"].isin({arm.output, *(() if arm.trained_as else ("student", "branch 1"))})]
-            frames.append(frame.assign(arm=name, seed=seed))
+            frame = pd.read_csv(path).assign(arm=name, seed=seed)
+            frames.append(
+                frame[frame["output"].isin({arm.output, *(() if arm.trained_as else ("student", "branch 1"))})]
+            )
             runs[path.stem] = _facts(path)
-    if not frames:
+            of_patients = path.with_name(f"{path.stem}-{PATIENTS}")
+            if of_patients.exists():
+                rows = pd.read_csv(of_patients).assign(arm=name, seed=seed)
+                witnessed.append(summarise(rows[rows["output"] == arm.output]))
+    if not frames and earlier is None:
         raise InputError(f"{output}: no arm of the study is done yet; run `smml study` to its end")
-    return Study(settings, pd.concat(frames, ignore_index=True)[COLUMNS], runs)
+    here = [frame[COLUMNS] for frame in frames]
+    before = earlier or Study(settings, pd.DataFrame(columns=COLUMNS), {})
+    return Study(
+        settings,
+        _together(here, before.scores),
+        {name: (before.runs | runs)[name] for name in sorted(before.runs | runs)},
+        _together(witnessed, before.patients) if witnessed else before.patients,
+    )
+
+
+def _together(here: list[pd.DataFrame], before: pd.DataFrame | None) -> pd.DataFrame:
+    """The rows that were made here, and the earlier ones of other arms and seeds, in the arms' order."""
+    made = {pair for frame in here for pair in zip(frame["arm"], frame["seed"], strict=True)}
+    if before is not None and len(before):
+        others = [pair not in made for pair in zip(before["arm"], before["seed"], strict=True)]
+        here = [*here, before[others]]
+    rows = pd.concat(here, ignore_index=True)
+    order = rows["arm"].map({name: place for place, name in enumerate(EVERY_ARM)})
+    return rows.iloc[np.lexsort((rows["seed"], order))].reset_index(drop=True)
 
 
 def _facts(scores: Path) -> dict:
@@ -159,7 +206,7 @@ def compare_arms(study: Study) -> pd.DataFrame:
     """
     rows = []
     for name in study.arms:
-        for parent in (ARMS | READINGS)[name].parents:
+        for parent in EVERY_ARM[name].parents:
             if parent not in study.arms:
                 continue
             pairs = {
@@ -179,6 +226,8 @@ def compare_arms(study: Study) -> pd.DataFrame:
 def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
     """Write ``scores.csv.gz``, ``study.json`` (preset, provenance of each run) and ``study.md``; returns the latter.
 
+    Where patients were scored, ``patients.csv`` is written too.
+
     Args:
         study: of :func:`read_study`.
         folder: made if needed; a report that is there is written anew.
@@ -196,6 +245,8 @@ def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
         gzip.GzipFile("scores.csv", "wb", fileobj=stream, mtime=0) as packed,
     ):
         study.scores.to_csv(packed, index=False)
+    if study.patients is not None:
+        write_text(folder / PATIENTS, study.patients.to_csv(index=False, float_format="%.5g"))
     write_text(folder / SETTINGS, json.dumps({"preset": study.settings, "runs": study.runs}, indent=1) + "\n")
     write_text(folder / REPORT, format_study(study, title))
     return folder / REPORT
@@ -229,7 +280,7 @@ def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | N
 
 def format_study(study: Study, title: str) -> str:
     """The report as Markdown."""
-    names = ARMS | READINGS
+    names = EVERY_ARM
     heads = [*(f"Dice {m}" for m in MEASURES), *(f"HD95 {region}" for region in REGIONS), "WT volume"]
     means = [f"| arm | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
     alone = ["| arm | branch 1 alone | both, averaged | gain of averaging |", "|---|---:|---:|---:|"]
@@ -251,7 +302,8 @@ def format_study(study: Study, title: str) -> str:
         ]
         signs = row["signs mean"].replace("-", "−")
         changes.append("| " + " | ".join([names[row["arm"]].title, names[row["parent"]].title, *cells, signs]) + " |")
-    state = "" if study.complete else "**Unfinished: not all of (a) to (f), or not all of their seeds, are here.**\n\n"
+    unfinished = "**Unfinished: not all of its arms, or not all of their seeds, are here.**\n\n"
+    state = "" if study.complete else unfinished
     return f"""# {title}
 
 {state}{_protocol(study)}
@@ -264,9 +316,26 @@ def format_study(study: Study, title: str) -> str:
 
 {_lines(changes)}
 
+{_many_comparisons(study)}
+
+## Where the width of these intervals comes from
+
+{_widths_sheet(study).markdown()}
+
+Of the mean Dice, in points, from an analysis of variance of the paired differences: the share of their variance that
+comes from training seeds, from the cases, and from neither alone; and how many seeds an interval of {_WANTED:g} points
+would need with these cases, a dash where the cases alone make it wider.
+{_patients(study)}
 ## What averaging two students brings by itself
 
 {_lines(alone)}
+
+## Overlap, misses and false alarms, mean over the subsets
+
+{_apart_sheet(study).markdown()}
+
+Dice over the cases that have the region; missed: the share of them in which nothing of it is found; false alarms: the
+share of the others in which some of it is called.
 
 ## By subset, mean Dice over WT, TC and ET
 
@@ -287,6 +356,71 @@ have the region, all three regions.
 
 {_provenance(study)}
 """
+
+
+def _many_comparisons(study: Study) -> str:
+    """Which differences stay if one looks at all of them (Bonferroni)."""
+    compared = compare_arms(study)
+    if compared.empty:
+        return "There are no two arms to compare yet."
+    level = 1 - 0.05 / len(compared)
+    stay = []
+    for _, row in compared.iterrows():
+        pair = (study.values(row["arm"], "mean") - study.values(row["parent"], "mean")).dropna()
+        interval = bootstrap_mean(pair.to_numpy(), level=level)
+        if interval.low > 0 or interval.high < 0:
+            stay.append(f"{arm_label(row['arm'])} against {arm_label(row['parent'])} ({100 * interval.mean:+.1f})")
+    return (
+        f"Of {len(compared)} comparisons some leave 0 out by chance. With intervals of {100 * level:.1f} % "
+        f"(Bonferroni), of the mean Dice, these still do: {', '.join(stay) or 'none'}."
+    )
+
+
+def _widths_sheet(study: Study) -> Sheet:
+    columns: list[tuple[str, Kind]] = [("arm", "word"), ("against", "word"), ("width", "number")]
+    columns += [(f"from {part}, %", "number") for part in ("seeds", "cases", "neither alone")]
+    columns += [(f"seeds for {_WANTED:g} points", "number")]
+    rows = []
+    for _, row in compare_arms(study).iterrows():
+        if row["seeds"] < 2:
+            continue
+        pair = 100 * (study.values(row["arm"], "mean") - study.values(row["parent"], "mean")).dropna()
+        parts = variance_parts(pair.to_numpy())
+        titles = (EVERY_ARM[row["arm"]].title, EVERY_ARM[row["parent"]].title)
+        shares = [number(100 * share, 0) for share in parts.shares]
+        wanted = parts.seeds_for(_WANTED)
+        width = 100 * (row["mean high"] - row["mean low"])
+        rows.append((*titles, number(width), *shares, number(math.nan if wanted is None else wanted, 0)))
+    return Sheet(tuple(columns), tuple(rows))
+
+
+def _patients(study: Study) -> str:
+    if study.patients is None:
+        return ""
+    return f"""
+## Patients, as witnesses
+
+{witnesses_sheet(study.patients).markdown()}
+
+Real patients, on whom nothing was chosen; Dice over those that have the region ({cases_of(study.patients)}), averaged
+over the seeds. The last column is the most that any of these trainings calls ET in a patient without it, from
+{", ".join(WITNESSED)}.
+"""
+
+
+def _apart_sheet(study: Study) -> Sheet:
+    """A row per arm: overlap where the region is there, misses and false alarms, mean over the subsets."""
+    tables = {name: overlap_table(_scores(study, name)) for name in study.arms}
+    heads: dict[str, Kind] = {"Dice": "share", "missed": "harm", "false alarms": "harm"}
+    columns: list[tuple[str, Kind]] = [("arm", "word")]
+    columns += [(f"{head} {region}, %", kind) for head, kind in heads.items() for region in REGIONS]
+    rows = []
+    for name, table in tables.items():
+        assert table is not None  # a study says where a region is
+        mean = 100 * table.loc[MEAN]
+        cells = [number(float(mean[f"{head} {region}"])) for head in heads for region in REGIONS]
+        rows.append((EVERY_ARM[name].title, *cells))
+    return Sheet(tuple(columns), tuple(rows))
 
 
 def _protocol(study: Study) -> str:
@@ -322,7 +456,7 @@ def distance_cell(study: Study, arm: str, region: str) -> str:
 
 
 def _subset_table(study: Study) -> list[str]:
-    names = ARMS | READINGS
+    names = EVERY_ARM
     head = [names[name].title.split(" ")[0] if name in ARMS else name for name in study.arms]
     lines = ["| subset | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     columns = {name: study.rows(name).groupby("subset")["dice"].mean() for name in study.arms}
@@ -341,7 +475,7 @@ def _number_sheet(study: Study) -> Sheet:
     rows = []
     for name, table in tables.items():
         assert table is not None  # a study says where a region is
-        cells = [(ARMS | READINGS)[name].title]
+        cells = [EVERY_ARM[name].title]
         for row in (table.reindex(counts).loc[count] for count in counts):
             cells += [number(100 * float(row[[f"Dice {region}" for region in REGIONS]].mean()))]
             cells += [number(float(row[[f"values {region}" for region in REGIONS]].sum()), 0)]
@@ -353,7 +487,7 @@ def _losses_sheet(study: Study) -> Sheet:
     losses: dict[str, Loss] = {}
     for name in study.arms:
         added = added_sequences(_scores(study, name))
-        losses |= {(ARMS | READINGS)[name].title: largest_loss(added)} if len(added) else {}
+        losses |= {EVERY_ARM[name].title: largest_loss(added)} if len(added) else {}
     return losses_sheet(losses, "arm")
 
 
@@ -367,7 +501,7 @@ def _provenance(study: Study) -> str:
         return ", ".join(sorted({json.dumps(run[key]).strip('"') for run in study.runs.values()}))
 
     minutes = np.array([run["minutes"] for run in study.runs.values()])
-    arms = "" if study.arms == list(ARMS) else f" --arms {','.join(study.arms)}"
+    arms = "" if study.arms == study.planned else f" --arms {','.join(study.arms)}"
     unnamed = {
         option: sum(bool(run[switch]) and option not in run for run in study.runs.values())
         for option, switch in _LATER.items()

@@ -4,6 +4,7 @@
     OUTPUT/cohort/                simulated subjects
     OUTPUT/runs/ARM-seedN/        a training run (:func:`smml.training.train`)
     OUTPUT/scores/ARM-seedN.csv   its scores; whoever is interrupted goes on after the last of these
+    OUTPUT/scores/ARM-seedN-patients.csv   those of labelled patients, where a folder of them was named
 
 Networks as small as the CPU preset's gain little from a second thread: on a CPU, several trainings run side by side
 with a thread each.
@@ -16,12 +17,13 @@ comes out up to twice its size (docs/METHOD.md).
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 
-from smml.data import simulate_cohort
+from smml.data import CaseFiles, find_cases, simulate_cohort
 from smml.data.checking import check_cases
 from smml.errors import InputError
 from smml.evaluation import evaluate
@@ -29,12 +31,13 @@ from smml.files import write_text
 from smml.inference import Predictor
 from smml.locks import claimed
 from smml.runs import CONFIG, LOG
-from smml.study.presets import ARMS, READINGS, StudyPreset, arms_named, study_preset
+from smml.study.presets import EVERY_ARM, StudyPreset, arms_named, study_preset
 from smml.training import train
 from smml.workers import in_processes
 
 SETTINGS = "study.json"
 REPORT_SCORES = "scores.csv.gz"
+PATIENTS = "patients.csv"
 
 
 def run_study(
@@ -45,6 +48,8 @@ def run_study(
     seeds: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
     workers: int = 1,
+    patients: str | os.PathLike | None = None,
+    report: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Path:
     """Train and score what is still missing of a study.
@@ -52,46 +57,83 @@ def run_study(
     Args:
         output: the study's folder, made or completed.
         preset: a name of :data:`smml.study.STUDIES`.
-        arms: names of :data:`smml.study.ARMS` and :data:`smml.study.READINGS`; None takes (a) to (f).
+        arms: names of :data:`smml.study.EVERY_ARM`; None takes the preset's.
         seeds: some of the preset's; None takes all.
         device: torch device.
         workers: trainings side by side, each in a process of its own with one thread; 1 stays in this process and
             leaves the threads as they are.
-        progress: show what is being done.
+        patients: folder of labelled cases on which every training is scored too, as witnesses.
+        report: a report of the same study to go on from: its trainings are left out; a folder that holds none is
+            passed over.
+        progress: show what is being done, and a forecast of the time that is left.
 
     Returns:
         The folder of the scores, for :func:`smml.study.read_study`.
 
     Raises:
-        InputError: an unknown name, a seed that the preset lacks, or a folder that holds another study or a report;
-            another process trains one of these arms and seeds right now.
+        InputError: an unknown name, a seed that the preset lacks, or a folder that holds another study or a report, or
+            a report of another study; no labelled case among the patients; another process trains one of these arms and
+            seeds right now.
     """
-    output, sizes, chosen = Path(output), study_preset(preset), arms_named(None if arms is None else list(arms))
+    output, sizes = Path(output), study_preset(preset)
+    chosen = arms_named(list(sizes.arms if arms is None else arms))
     strange = [seed for seed in seeds or () if seed not in sizes.seeds]
     if strange:
         raise InputError(f"seed {strange[0]} is not one of preset {preset!r}: its seeds are {list(sizes.seeds)}")
+    settings = json.loads(json.dumps({"preset": preset} | sizes.to_dict()))
+    done, witnesses = _done(report, settings), _patients(patients)
     # Several may do other arms or seeds of one study; which study it is, and its subjects, are one process's at a time.
     with claimed(output, wait=True):
-        _claim(output, {"preset": preset} | sizes.to_dict())
+        _claim(output, settings)
         for name, count, cohort_seed in _cohorts(sizes):
             folder = output / "cohort" / name
             # The cases held out too, which are read after the first training only.
             check_cases(
-                simulate_cohort(folder, count, spacing=sizes.spacing, seed=cohort_seed, progress=progress),
+                _simulated(folder, sizes, count, cohort_seed, progress),
                 progress=progress,
             )
     # Seed by seed, so that an unfinished study compares all arms on fewer seeds rather than fewer arms.
     trained = dict.fromkeys(arm.trained_as or name for name, arm in chosen.items())
     jobs = [(name, seed) for seed in (sizes.seeds if seeds is None else seeds) for name in trained]
-    jobs = [job for job in jobs if not _scores(output, *job).exists()]
-    if workers <= 1:
-        for job in jobs:
-            _train_and_score(output, sizes, *job, device, progress)
-        return output / "scores"
-    for name in in_processes(_train_and_score, [(output, sizes, *job, device, False) for job in jobs], workers):
+    jobs = [job for job in jobs if run_name(*job) not in done and not _scores(output, *job).exists()]
+    arguments = [(output, sizes, *job, device, witnesses, progress and workers <= 1) for job in jobs]
+    forecast = _Forecast([_cost(arm) for arm, _ in jobs])
+    finished = (
+        (_train_and_score(*each) for each in arguments)
+        if workers <= 1
+        else in_processes(_train_and_score, arguments, workers)
+    )
+    for arm, seed in finished:
+        left = forecast.after(_cost(arm))
         if progress:
-            print(f"{name} is done", flush=True)
+            print(f"{run_name(arm, seed)} is done", flush=True)
+            print(left, flush=True)
     return output / "scores"
+
+
+def _cost(arm: str) -> float:
+    """What a training costs beside that of two students that exchange nothing, roughly."""
+    of = EVERY_ARM[arm]
+    return of.longer * (2.0 if of.wide else 1.0) * (1.4 if of.options.get("refinement") else 1.0)
+
+
+class _Forecast:
+    """How much time is left, from what the finished trainings took.
+
+    Args:
+        costs: of the trainings to do, in any unit.
+    """
+
+    def __init__(self, costs: Sequence[float]) -> None:
+        self._left, self._done, self._count, self._begin = sum(costs), 0.0, len(costs), time.monotonic()
+
+    def after(self, cost: float) -> str:
+        """One more training of this cost is done: a sentence on the others."""
+        self._left, self._done, self._count = self._left - cost, self._done + cost, self._count - 1
+        if not self._count:
+            return "no training is left"
+        hours = (time.monotonic() - self._begin) / 3600 * self._left / self._done
+        return f"{self._count} trainings left, about {hours:.1f} hours at this pace"
 
 
 def is_report(folder: Path) -> bool:
@@ -108,26 +150,62 @@ def run_name(arm: str, seed: int) -> str:
 
 
 def _train_and_score(
-    output: Path, sizes: StudyPreset, arm: str, seed: int, device: str | torch.device, progress: bool
-) -> str:
-    """One training run, from where it was left, and its scores; the run's name."""
+    output: Path,
+    sizes: StudyPreset,
+    arm: str,
+    seed: int,
+    device: str | torch.device,
+    patients: list[CaseFiles],
+    progress: bool,
+) -> tuple[str, int]:
+    """One training run, from where it was left, and its scores; which it was."""
     scores = _scores(output, arm, seed)
     training, held_out = (
-        simulate_cohort(output / "cohort" / name, count, spacing=sizes.spacing, seed=cohort_seed, progress=False)
+        _simulated(output / "cohort" / name, sizes, count, cohort_seed, progress=False)
         for name, count, cohort_seed in _cohorts(sizes)
     )
-    config = sizes.config((ARMS | READINGS)[arm], seed, device)
+    config = sizes.config(EVERY_ARM[arm], seed, device)
     run = output / "runs" / scores.stem
     if progress:
-        print(f"{scores.stem}: {(ARMS | READINGS)[arm].title}", flush=True)
+        print(f"{scores.stem}: {EVERY_ARM[arm].title}", flush=True)
     result = train(training, run, config, resume=True, progress=progress)
     predictor = Predictor.from_checkpoint(result.checkpoint, device=device, window=config.patch)
-    frame = evaluate(predictor, held_out, branches=True, progress=progress).frame
-    for file in (CONFIG, LOG):
-        shutil.copyfile(run / file, _beside(scores, file))
-    # Last, as its presence says that the arm is done.
-    write_text(scores, frame.drop(columns=["modalities"]).to_csv(index=False, float_format="%.5g"))
-    return scores.stem
+    # The held-out subjects' last, as their presence says that the arm is done.
+    for cases, path in ((patients, _beside(scores, PATIENTS)), (held_out, scores)):
+        if cases:
+            frame = evaluate(predictor, cases, branches=True, progress=progress).frame
+            for file in (CONFIG, LOG):
+                shutil.copyfile(run / file, _beside(scores, file))
+            write_text(path, frame.drop(columns=["modalities"]).to_csv(index=False, float_format="%.5g"))
+    return arm, seed
+
+
+def _done(report: str | os.PathLike | None, settings: dict) -> Collection[str]:
+    """Names of the trainings that a report of this study holds."""
+    if report is None or not is_report(Path(report)):
+        return ()
+    found = json.loads((Path(report) / SETTINGS).read_text(encoding="utf-8"))
+    if found["preset"] != settings:
+        raise InputError(
+            f"{report}: is the report of a study of preset {found['preset'].get('preset')!r} with other sizes; name "
+            "another folder for the report"
+        )
+    return found["runs"].keys()
+
+
+def _patients(folder: str | os.PathLike | None) -> list[CaseFiles]:
+    """The labelled cases of a folder, looked at before the first training."""
+    if folder is None:
+        return []
+    cases = [case for case in find_cases(folder) if case.label is not None]
+    if not cases:
+        raise InputError(f"{folder}: no case with a label; expected labelled patients to score the trainings on")
+    check_cases(cases, progress=False)
+    return cases
+
+
+def _simulated(folder: Path, sizes: StudyPreset, count: int, seed: int, progress: bool) -> list[CaseFiles]:
+    return simulate_cohort(folder, count, spacing=sizes.spacing, seed=seed, look=sizes.look, progress=progress)
 
 
 def _cohorts(sizes: StudyPreset) -> tuple[tuple[str, int, int], ...]:
@@ -158,7 +236,7 @@ def _claim(output: Path, settings: dict) -> None:
         )
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found != json.loads(json.dumps(settings)):
+        if found != settings:
             raise InputError(
                 f"{output}: holds a study of preset {found.get('preset')!r} with other sizes; name another folder, or "
                 "remove this one"

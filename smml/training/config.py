@@ -34,7 +34,7 @@ class TrainingConfig:
     """Options of a training run. Defaults are the paper's where it has one and a CPU can bear it.
 
     Attributes:
-        preset: size of the students: "tiny", "small" or "paper".
+        preset: size of the students: "tiny", "tiny-wide", "small" or "paper".
         steps: optimiser steps.
         batch_size: samples a step, over all processes and micro-batches together (paper: 2).
         accumulate: parts in which a step's batch goes through the network, one after the other, to save memory. Losses

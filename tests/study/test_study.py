@@ -16,14 +16,17 @@ from hypothesis import given
 from typer.testing import CliRunner
 
 from smml import cli, figures
+from smml.data import simulate_cohort
 from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_name
-from smml.models import SMML, StudentConfig, presets
+from smml.models import SMML, Student, StudentConfig, presets
 from smml.models.checkpoint import load_checkpoint
 from smml.ranks import Ranks
 from smml.study import (
     ARMS,
+    EVERY_ARM,
     READINGS,
+    RIVALS,
     STUDIES,
     Study,
     arm_label,
@@ -38,11 +41,14 @@ from smml.study import report as study_report
 from smml.study import run as study_run
 from smml.study.presets import StudyPreset
 from smml.study.report import COLUMNS, distance_cell
+from smml.study.variance import VarianceParts, variance_parts
+from smml.study.witnesses import summarise
 from smml.training import TrainingConfig
 from smml.training.step import take_step
 
 ROOT = Path(__file__).resolve().parents[2]
 REGIONS = ("WT", "TC", "ET")
+REAL_TINY = presets.PRESETS["tiny"]
 NARROW = StudentConfig((4, 4, 4, 8, 8), token_width=8, heads=2, mlp_width=8, token_grid=2, refinement_widths=(4, 4))
 
 
@@ -125,6 +131,20 @@ def test_each_arm_differs_from_its_parent_in_what_its_title_says():
     assert (ARMS["single"].trained_as, ARMS["single"].output) == ("pair", "branch 1")
 
 
+def test_the_rivals_cost_what_a_second_student_costs():
+    sizes = STUDIES["cpu2"]
+    single, wide, average = (sizes.config(EVERY_ARM[name], 0) for name in ("pair", "wide", "average"))
+    one, two = (sum(p.numel() for p in Student(c).parameters()) for c in (REAL_TINY, wide.preset))
+    assert two == pytest.approx(2 * one, rel=0.01)
+    assert average.steps == 2 * single.steps
+    assert (average.ema, single.ema, wide.ema) == (0.995, 0.0, 0.0)
+    same = {"preset", "steps", "ema"}
+    for rival in (wide, average):
+        different = {key for key, value in rival.to_dict().items() if value != single.to_dict()[key]}
+        assert different <= same
+    assert all(arm.output == "branch 1" for arm in RIVALS.values())
+
+
 def test_without_exchange_a_student_trains_as_if_it_were_alone():
     """Arm (a) is branch 1 of arm (b): whatever branch 2 is and sees, branch 1 ends with the same bits."""
     options = study_preset("cpu").config(ARMS["pair"], 0).to_dict() | {"gradient_clip": 0.5, "steps": 4}
@@ -191,6 +211,80 @@ def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
         run_study(folder, "cpu", progress=False)
 
 
+def test_a_study_goes_on_from_its_report(tmp_path, monkeypatch):
+    """Whoever has the committed report alone does not train again what it holds, and loses nothing of it."""
+    first, report = tmp_path / "first", tmp_path / "report"
+    run_study(first, "smoke", arms=["pair"], progress=False)
+    write_study(read_study(first), report, "made")
+    before = read_study(report)
+    trained, train = [], study_run.train
+    monkeypatch.setattr(
+        study_run,
+        "train",
+        lambda cases, run, *rest, **options: trained.append(run.name) or train(cases, run, *rest, **options),
+    )
+    second = tmp_path / "second"
+    run_study(second, "smoke", arms=["pair", "feature"], progress=False, report=report)
+    assert trained == ["feature-seed0"]
+    found = read_study(second, report)
+    assert found.arms == ["single", "pair", "feature"]
+    assert list(found.runs) == ["feature-seed0", "pair-seed0"]
+    pd.testing.assert_frame_equal(found.scores[found.scores["arm"] != "feature"], before.scores)
+    # Its own trainings count before those of the report.
+    pd.testing.assert_frame_equal(read_study(first, report).scores, before.scores)
+    # That of another study does not.
+    settings = json.loads((report / "study.json").read_text())
+    settings["preset"]["held_out_cases"] += 1
+    (report / "study.json").write_text(json.dumps(settings))
+    for attempt in (lambda: run_study(second, "smoke", report=report), lambda: read_study(second, report)):
+        with pytest.raises(InputError, match="is the report of"):
+            attempt()
+
+
+def test_patients_are_scored_after_each_training_and_not_named(tmp_path):
+    patients = simulate_cohort(tmp_path / "patients", 2, spacing=6.0, seed=27, progress=False)
+    folder = tmp_path / "study"
+    options = ["--preset", "smoke", "--arms", "single,pair", "--workers", "1", "--patients", str(tmp_path / "patients")]
+    result = CliRunner().invoke(cli.app, ["study", str(folder), *options], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = read_study(folder / "report")
+    assert found.patients is not None
+    assert found.patients.groupby("arm").size().to_dict() == {"single": 45, "pair": 45}
+    words = "".join(path.read_text("utf-8") for path in (folder / "report").iterdir() if path.suffix != ".gz")
+    assert "Patients, as witnesses" in words
+    assert not any(case.id in words for case in patients)
+    # The patients' scores are not among those of the study, which has one subject.
+    assert found.scores["case"].nunique() == 1
+    for case in patients:
+        case.label.unlink()
+    with pytest.raises(InputError, match="no case with a label"):
+        run_study(tmp_path / "other", "smoke", patients=tmp_path / "patients", progress=False)
+
+
+def test_a_patients_dice_counts_where_the_region_is():
+    rows = [
+        ("pair", 0, "a", "T1ce", "ET", 0.5, 10.0, 8.0),
+        ("pair", 0, "b", "T1ce", "ET", 0.0, 0.0, 3.0),
+        ("pair", 0, "c", "T1ce", "ET", 1.0, 0.0, 0.0),
+        ("pair", 0, "a", "T1ce", "WT", 0.8, 10.0, 8.0),
+        ("pair", 0, "b", "T1ce", "WT", 0.6, 10.0, 8.0),
+    ]
+    names = ["arm", "seed", "case", "subset", "region", "dice", "truth_ml", "predicted_ml"]
+    found = summarise(pd.DataFrame(rows, columns=names)).set_index("region")
+    assert found.loc["ET", ["dice", "cases", "false_ml"]].tolist() == [0.5, 1, 3.0]
+    assert found.loc["WT", ["dice", "cases"]].tolist() == [pytest.approx(0.7), 2]
+    assert math.isnan(found.loc["WT", "false_ml"])
+
+
+def test_the_forecast_weighs_what_each_training_costs(monkeypatch):
+    clock = iter([0.0, 3600.0, 5 * 3600.0])
+    monkeypatch.setattr(study_run.time, "monotonic", lambda: next(clock))
+    forecast = study_run._Forecast([1.0, 2.0, 2.0])
+    assert forecast.after(1.0) == "2 trainings left, about 4.0 hours at this pace"
+    assert forecast.after(2.0) == "1 trainings left, about 3.3 hours at this pace"
+    assert forecast.after(2.0) == "no training is left"
+
+
 def test_trainings_run_in_processes_of_their_own(tmp_path, capfd):
     """The sizes go along: the processes do not see this one's presets, and train the real ``tiny``."""
     scores = run_study(tmp_path / "study", "smoke", arms=["pair"], workers=2)
@@ -210,6 +304,40 @@ def test_differences_are_paired_by_seed_and_case():
     nothing = changes.loc[("both", "pair")]
     assert nothing["mean low"] < 0 < nothing["mean high"] or abs(nothing["mean"]) < 0.001
     assert ("refined", "both") not in changes.index
+
+
+@pytest.mark.parametrize(("seed", "case", "rest"), [(0.0, 0.0, 1.0), (2.0, 0.0, 1.0), (0.0, 3.0, 1.0), (1.0, 2.0, 3.0)])
+def test_the_variance_is_parted_among_seeds_cases_and_the_rest(seed, case, rest):
+    """Drawn with known parts, the estimate is right in the mean over many tables."""
+    random = np.random.default_rng(0)
+    tables = (
+        seed**0.5 * random.normal(size=(5, 1))
+        + case**0.5 * random.normal(size=(1, 20))
+        + rest**0.5 * random.normal(size=(5, 20))
+        for _ in range(400)
+    )
+    parts = [variance_parts(table) for table in tables]
+    # Negative estimates count as 0, which lifts the mean a little where the truth is 0.
+    assert np.mean([part.seed for part in parts]) == pytest.approx(seed, abs=0.15 * (1 + seed))
+    assert np.mean([part.case for part in parts]) == pytest.approx(case, abs=0.15 * (1 + case))
+    assert np.mean([part.rest for part in parts]) == pytest.approx(rest, rel=0.05)
+
+
+def test_the_seeds_for_a_width_are_the_fewest_that_reach_it():
+    parts = VarianceParts(seed=4.0, case=1.0, rest=2.0, seeds=3, cases=10)
+    seeds = parts.seeds_for(2.5)
+    assert parts.width(seeds) <= 2.5 < parts.width(seeds - 1)
+    assert sum(parts.shares) == pytest.approx(1)
+    assert dataclasses.replace(parts, case=100.0).seeds_for(2.5) is None
+    with pytest.raises(InputError, match="two or more seeds"):
+        variance_parts(np.ones((1, 5)))
+
+
+def test_many_comparisons_are_told_and_judged_together():
+    text = study_report._many_comparisons(made_study({"single": 0.0, "pair": 0.1, "pixel": 0.1001}))
+    assert "Of 2 comparisons" in text
+    assert "97.5 %" in text
+    assert "still do: (b) against (a) (" in text
 
 
 def test_volumes_count_where_there_is_something_to_find():
@@ -244,7 +372,7 @@ def test_an_arm_that_fails_leaves_the_others_readable_in_the_figure():
 
 
 def test_the_label_of_an_arm_is_its_own_and_names_those_that_came_later():
-    labels = {name: arm_label(name) for name in ARMS | READINGS}
+    labels = {name: arm_label(name) for name in EVERY_ARM}
     assert labels["refined"] == "(f)"
     assert labels["refined-flat"] == "(f) refined-flat"
     assert len(set(labels.values())) == len(labels)
@@ -397,7 +525,7 @@ def test_any_size_of_a_study_can_be_run_or_is_refused_in_a_sentence(name, value)
         assert 0.2 <= sizes.spacing <= 10
         assert min(sizes.training_cases, sizes.held_out_cases) >= 1
         assert max(sizes.training_cases, sizes.held_out_cases) <= 100_000
-        for arm in (ARMS | READINGS).values():
+        for arm in (EVERY_ARM[arm] for arm in sizes.arms):
             assert sizes.config(arm, sizes.seeds[0]).seed == sizes.seeds[0]
         return
     assert said.splitlines() == [said]
