@@ -213,30 +213,42 @@ def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
 
 def test_a_study_goes_on_from_its_report(tmp_path, monkeypatch):
     """Whoever has the committed report alone does not train again what it holds, and loses nothing of it."""
-    first, report = tmp_path / "first", tmp_path / "report"
-    run_study(first, "smoke", arms=["pair"], progress=False)
-    write_study(read_study(first), report, "made")
+    report, output, trained = tmp_path / "report", tmp_path / "study", []
+    made = made_study({"single": 0.0, "pair": 0.1}, seeds=1, cases=2).scores
+    pair = made[made["arm"] == "pair"]
+    pair = pd.concat([pair, pair.assign(output="branch 1")])
+    settings = json.loads(json.dumps({"preset": "smoke"} | study_preset("smoke").to_dict()))
+    run = {"hardware": "cpu", "commit": "1", "versions": {}, "minutes": 1.0, "pixel_weight": 0.0, "refinement": ""}
+    committed = pd.concat([made[made["arm"] == "single"], pair])
+    write_study(Study(settings, committed, {"pair-seed0": run}), report, "made")
     before = read_study(report)
-    trained, train = [], study_run.train
-    monkeypatch.setattr(
-        study_run,
-        "train",
-        lambda cases, run, *rest, **options: trained.append(run.name) or train(cases, run, *rest, **options),
-    )
-    second = tmp_path / "second"
-    run_study(second, "smoke", arms=["pair", "feature"], progress=False, report=report)
+
+    def train_and_score(folder, sizes, arm, seed, *_):
+        trained.append(study_run.run_name(arm, seed))
+        path = folder / "scores" / f"{trained[-1]}.csv"
+        path.parent.mkdir(exist_ok=True)
+        pair.drop(columns=["arm", "seed"]).assign(dice=0.5).to_csv(path, index=False)
+        path.with_name(f"{trained[-1]}-config.json").write_text(json.dumps(run))
+        path.with_name(f"{trained[-1]}-log.csv").write_text("seconds,prior_seconds\n60,0\n")
+        return arm, seed
+
+    monkeypatch.setattr(study_run, "_train_and_score", train_and_score)
+    run_study(output, "smoke", arms=["pair", "feature"], progress=False, report=report)
     assert trained == ["feature-seed0"]
-    found = read_study(second, report)
+    found = read_study(output, report)
     assert found.arms == ["single", "pair", "feature"]
     assert list(found.runs) == ["feature-seed0", "pair-seed0"]
     pd.testing.assert_frame_equal(found.scores[found.scores["arm"] != "feature"], before.scores)
-    # Its own trainings count before those of the report.
-    pd.testing.assert_frame_equal(read_study(first, report).scores, before.scores)
+    # What was trained here counts before what the report says of the same arm and seed.
+    run_study(output, "smoke", arms=["pair"], progress=False)
+    again = read_study(output, report).scores
+    assert (again["dice"] == 0.5).all()
+    assert len(again) == len(found.scores)
     # That of another study does not.
     settings = json.loads((report / "study.json").read_text())
     settings["preset"]["held_out_cases"] += 1
     (report / "study.json").write_text(json.dumps(settings))
-    for attempt in (lambda: run_study(second, "smoke", report=report), lambda: read_study(second, report)):
+    for attempt in (lambda: run_study(output, "smoke", report=report), lambda: read_study(output, report)):
         with pytest.raises(InputError, match="is the report of"):
             attempt()
 
