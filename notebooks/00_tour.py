@@ -170,20 +170,20 @@ figures.method_figure("tiny")
 # | [2. Missing modalities](02_missing_modalities.ipynb) | How does one network serve 15 subsets? |
 # | [3. Masked mutual learning](03_masked_mutual_learning.ipynb) | What can two networks teach each other? |
 # | [4. Hierarchical consistency](04_hierarchical_consistency.ipynb) | What is exchanged, gate by gate? |
-# | [5. Fused kernels](05_fused_kernels.ipynb) | Why is a short loss slow on a GPU, and what helps? |
+# | [5. Evaluation](05_evaluation.ipynb) | How good is each subset, and how is that number made? |
 # | [6. Refinement](06_refinement.ipynb) | What may SAM see, and what is it worth? |
 # | [7. Training and ablation](07_training_and_ablation.ipynb) | Which of the method's parts earn their keep? |
-# | [8. Evaluation](08_evaluation.ipynb) | How good is each subset, and how is that number made? |
-# | [9. Your own case](09_your_own_case.ipynb) | How do I run it on my images, and when may I believe it? |
+# | [8. Your own case](08_your_own_case.ipynb) | How do I run it on my images, and when may I believe it? |
+# | [9. Fused kernels](09_fused_kernels.ipynb) | Why is a short loss slow on a GPU, and what helps? |
 #
 # | if you ask | read |
 # |---|---|
-# | "I have scans of my own, with sequences missing." | 9, then 2 |
+# | "I have scans of my own, with sequences missing." | 8, then 2 |
 # | "I have BraTS and want to train." | 1, 3, 7, then `smml train --help` |
-# | "Is it any good, and compared with what?" | 8, and [results](../results/simulator/tiny/typical/table.md) |
+# | "Is it any good, and compared with what?" | 5, and [results](../results/simulator/tiny/typical/table.md) |
 # | "What exactly are the losses?" | 3, 4, then [docs/EQUATIONS.md](../docs/EQUATIONS.md) |
-# | "Why is L_rel linear in N, and when is it not worth it?" | 4, then 5 |
-# | "I build my own model and want the parts." | 2, 4, 5, and *The kernels* in the [README](../README.md) |
+# | "Why is L_rel linear in N, and when is it not worth it?" | 4, then 9 |
+# | "I build my own model and want the parts." | 2, 4, 9, and *The kernels* in the [README](../README.md) |
 # | "Does a foundation model help, and what may it see?" | 6 |
 # | "Does teaching help, or is it the average of two? How would I find out?" | 7 |
 # | "What does that word mean?" | [docs/GLOSSARY.md](../docs/GLOSSARY.md) |

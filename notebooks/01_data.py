@@ -114,7 +114,7 @@ print(f"ET with contrast agent: T1 {after.t1:.0f} ms, so {protocols['t1ce'].sign
 
 # %% [markdown]
 # What the voxels do not show, no network can read from them: a mask of ET from T1 alone is a guess from the shape of
-# the core and the faint shade of its necrosis, and notebook 8 shows what such guesses are worth.
+# the core and the faint shade of its necrosis, and notebook 5 shows what such guesses are worth.
 #
 # ## And in the images
 #

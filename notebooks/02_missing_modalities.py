@@ -156,7 +156,7 @@ for name, labels in results.items():
 
 # %% [markdown]
 # Enhancing tumour is guessed at without T1ce, and found with it (and, with these weights, often called where there is
-# none). Which subsets suffice for what, over many cases, is the subject of [notebook 8](08_evaluation.ipynb).
+# none). Which subsets suffice for what, over many cases, is the subject of [notebook 5](05_evaluation.ipynb).
 #
 # ## Key points
 #

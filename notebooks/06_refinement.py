@@ -23,7 +23,7 @@
 # - explain what the gate looks at, train the refinement, and judge with numbers whether it helped.
 #
 # Minutes on two CPU cores, 2 GB of memory. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
-# two branches and their losses are, from [notebook 8](08_evaluation.ipynb) how overlap and false alarms are told apart.
+# two branches and their losses are, from [notebook 5](05_evaluation.ipynb) how overlap and false alarms are told apart.
 #
 # All images are **simulated**. The SAM used here is the *tiny* one that ships with the package (segment-anything's
 # modules and a few convolutions for fine detail, trained on simulated slices of other seeds); Meta's own checkpoints
@@ -182,7 +182,7 @@ figures.panels(pictures, columns=3, title="One box (yellow), SAM's three answers
 # At test time there is no truth, so each branch prompts SAM with its *own* coarse prediction: per slice and region the
 # connected pieces, a box with a margin round each, and points well inside and just outside. Branch 1 of the shipped
 # students, given T1ce and T2 only. (The predictor's windows are those of its default, half as large again as the
-# training's patches; notebook 8 shows what their size does.)
+# training's patches; notebook 5 shows what their size does.)
 
 # %%
 predictor = Predictor.from_checkpoint("tiny-refined")

@@ -19,8 +19,9 @@
 # - design an ablation whose arms differ in one thing, and say what its intervals can tell and what not;
 # - plan a training on your own BraTS folder: split, steps, hours, memory, commands.
 #
-# Minutes on two CPU cores, 2 GB of memory. Runs by itself; the terms of the sum are derived in notebooks 3, 4
-# and 6. All images are **simulated**.
+# Minutes on two CPU cores, 2 GB of memory. It runs by itself; the terms of the sum are derived in notebooks 3, 4
+# and 6. From [notebook 5](05_evaluation.ipynb) it needs how a mean over the subsets is made. All images are
+# **simulated**.
 
 # %%
 import json
@@ -466,5 +467,5 @@ with course.check("7.3"):
 # %% [markdown]
 # ## Read next
 #
-# **Next:** [8. Evaluation](08_evaluation.ipynb). In the code: `smml/training/step.py`, `smml/ranks.py`,
+# **Next:** [8. Your own case](08_your_own_case.ipynb). In the code: `smml/training/step.py`, `smml/ranks.py`,
 # `smml/study/presets.py`.

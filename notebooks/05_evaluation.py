@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # 8. Evaluation over the 15 subsets
+# # 5. Evaluation over the 15 subsets
 #
 # **Question.** How good is a segmentation from each subset of sequences, how is that number made, and what does it
 # hide?
@@ -183,7 +183,7 @@ for words, chosen in (
 # %% [markdown]
 # So post-processing gives up small true lesions to be rid of false alarms. Whether that is a gain depends on the cases:
 # a published ET with it and another without it must not stand side by side, and the threshold must not have been chosen
-# on the cases that are reported (exercise 8.3).
+# on the cases that are reported (exercise 5.3).
 #
 # ## Where it fails
 #
@@ -345,9 +345,9 @@ figures.reliability_figure(before, f"{len(some)} simulated cases, as the model s
 #
 # ## Exercises
 #
-# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/08_evaluation.py) say why.
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/05_evaluation.py) say why.
 #
-# ### Exercise 8.1: Where does the gain come from?
+# ### Exercise 5.1: Where does the gain come from?
 #
 # Method B has a higher mean Dice than method A on the same cases. Is that because it outlines better, or because it
 # calls less where there is nothing? Divide the difference of the two means, in points, into what the cases that have
@@ -356,7 +356,7 @@ figures.reliability_figure(before, f"{len(some)} simulated cases, as the model s
 
 
 # %%
-# Exercise 8.1
+# Exercise 5.1
 def where_from(one, other):
     """(points from overlap, points from false alarms) of mean Dice other - one.
 
@@ -366,7 +366,7 @@ def where_from(one, other):
 
 
 # %%
-with course.check("8.1"):
+with course.check("5.1"):
     truth_ml = [30.0] * 8 + [0.0] * 2
     one = pd.DataFrame({"dice": [0.8] * 8 + [0.0] * 2, "truth_ml": truth_ml})
     other = pd.DataFrame({"dice": [0.7] * 8 + [1.0] * 2, "truth_ml": truth_ml})
@@ -383,7 +383,7 @@ with course.check("8.1"):
     )
 
 # %% [markdown]
-# ### Exercise 8.2: HD95 from its definition
+# ### Exercise 5.2: HD95 from its definition
 #
 # The *surface* of a mask: its voxels that have a neighbour outside (a mask without its erosion). For each voxel on one
 # surface take the distance in mm to the nearest voxel on the other; of these the 95th percentile; of both directions
@@ -391,14 +391,14 @@ with course.check("8.1"):
 
 
 # %%
-# Exercise 8.2
+# Exercise 5.2
 def my_hd95(prediction, truth, spacing):
     """HD95 in mm of two boolean arrays [X, Y, Z] that are not empty; spacing is the voxel's edges in mm."""
     return ...
 
 
 # %%
-with course.check("8.2"):
+with course.check("5.2"):
     small, large = np.zeros((2, 14, 14, 14), bool)
     small[5:9, 5:9, 5:9] = True
     large[3:11, 4:10, 5:9] = True
@@ -414,7 +414,7 @@ with course.check("8.2"):
           f"the largest distance is {ndimage.distance_transform_edt(~small)[0, 0, 0]:.1f} mm")  # fmt: skip
 
 # %% [markdown]
-# ### Exercise 8.3: A threshold, chosen honestly
+# ### Exercise 5.3: A threshold, chosen honestly
 #
 # Predicted ET below a threshold is removed. Which threshold? Choose the one with the highest mean Dice; of equally
 # good ones the lowest. The check chooses on one random half of made-up subjects and looks at both halves, a hundred
@@ -422,7 +422,7 @@ with course.check("8.2"):
 
 
 # %%
-# Exercise 8.3
+# Exercise 5.3
 def best_threshold(rows, thresholds):
     """The threshold in ml. Rows: a table with "dice" (0 to 1), "truth_ml" and "predicted_ml", a row per subject."""
     return ...
@@ -434,7 +434,7 @@ def after_removal(rows, threshold):
     return rows["dice"].where(rows["predicted_ml"] >= threshold, (rows["truth_ml"] == 0).astype(float))
 
 
-with course.check("8.3"):
+with course.check("5.3"):
     random, n = np.random.default_rng(0), 40
     truth_ml = np.where(random.random(n) < 0.4, 0.0, random.exponential(2.0, n))
     called = np.where(truth_ml > 0, truth_ml * random.uniform(0.5, 1.5, n), random.exponential(0.8, n))
@@ -454,5 +454,5 @@ with course.check("8.3"):
 # %% [markdown]
 # ## Read next
 #
-# **Next:** [9. Your own case](09_your_own_case.ipynb). How to read the ablation study, and others' tables:
-# [Reading results](../docs/READING_RESULTS.md).
+# **Next:** [6. Refinement](06_refinement.ipynb), judged by these rules. How to read the ablation study, and others'
+# tables: [Reading results](../docs/READING_RESULTS.md).
