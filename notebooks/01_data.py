@@ -19,7 +19,7 @@
 # - prepare it for a network, one sequence at a time, and bring a result back to the original grid;
 # - name what the simulated cohort can and cannot stand for.
 #
-# Minutes on two CPU cores, 1 GB of memory. It needs nothing from other notebooks.
+# Minutes on two CPU cores. It needs nothing from other notebooks.
 #
 # Everything shown is **simulated**: real average anatomy (MNI152), a grown tumour, the scanner's physics. No patient's
 # data is used, and no result here says anything about patients.

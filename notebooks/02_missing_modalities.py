@@ -19,7 +19,7 @@
 # - show how a plain `view` mixes up space and modality, a fault of public code of this family;
 # - segment one case from any subset after encoding it once.
 #
-# Minutes on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs what the sequences show.
+# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs what the sequences show.
 #
 # All images are **simulated**. The weights used here, `"tiny"`, were trained on simulated cases that are not among
 # these.
@@ -57,10 +57,9 @@ print("selected:  ", torch.where(mask[:, None], features, torch.zeros(())).tolis
 #
 # At every level the maps of the present modalities are normalised, activated and mixed by a 1×1×1 convolution,
 # $$y = b + \sum_{m \in \text{present}} W_m\,\mathrm{LReLU}\bigl(\mathrm{IN}(f_m)\bigr).$$
-# (At the deepest level the transformer has mixed the modalities already, and all parts of its output are fused.) IN is
-# InstanceNorm, LReLU LeakyReLU. A feature *map* set to 0 stays 0 under both, so its term can be *skipped*: no
-# read, no multiplication, no gradient. (An *image* set to 0 is another matter: exercise 2.3.) With two modalities of
-# two channels, by hand:
+# IN is InstanceNorm, LReLU LeakyReLU. A feature *map* set to 0 stays 0 under both, so its term can be *skipped*: no
+# read, no multiplication, no gradient. (An *image* set to 0 does not stay 0 in its encoder: exercise 2.3.) With two
+# modalities of two channels, by hand:
 
 # %%
 torch.manual_seed(0)
@@ -95,7 +94,13 @@ assert all(len({int(value) % 10 for value in place}) == 1 for place in right[0])
 
 # %% [markdown]
 # With the plain `view`, one "place" holds tokens of different places: space is scrambled. The package keeps
-# `(B, M, S, D)` and permutes; a test shuffles the cells of the grid and wants the output shuffled alike.
+# `(B, M, S, D)` and permutes. A test shuffles the cells of the grid *together with their position embeddings*, and the
+# output must come out shuffled alike.
+#
+# **What a missing part holds.** Tokens of a missing modality are no keys: no other token attends to them. After the
+# transformer they are set to 0, and a 1×1×1 convolution over *all* modalities' tokens makes the output, so each of its
+# `M` parts is made of the present modalities, also the part that bears a missing one's name. That is why, at this
+# deepest level alone, fusion takes all parts and skips none.
 #
 # ## The student
 #
@@ -149,14 +154,18 @@ for subset in ("all", "flair+t1ce", "t1ce", "flair", "t2", "t1", "flair+t1+t2"):
 figures.segmentation_figure(case, results, columns=4, title="One simulated case, seven subsets")
 
 # %%
-truth = case.label == 3
+truth, found = case.label == 3, {}
 for name, labels in results.items():
-    overlap = 2 * ((labels == 3) & truth).sum() / max(1, (labels == 3).sum() + truth.sum())
-    print(f"{name:18s} Dice of ET {overlap:.2f}")
+    called = labels == 3
+    found[name] = 2 * (called & truth).sum() / max(1, called.sum() + truth.sum())
+    print(f"{name:18s} Dice of ET {found[name]:.2f}, {called.sum() / max(1, truth.sum()):.2f} times its true volume")
+with_t1ce = [value for name, value in found.items() if "T1ce" in name]
+without = [value for name, value in found.items() if "T1ce" not in name]
+print(f"with T1ce {min(with_t1ce):.2f} to {max(with_t1ce):.2f}, without it {min(without):.2f} to {max(without):.2f}")
 
 # %% [markdown]
-# Enhancing tumour is guessed at without T1ce, and found with it (and, with these weights, often called where there is
-# none). Which subsets suffice for what, over many cases, is the subject of [notebook 5](05_evaluation.ipynb).
+# Of the four sequences only T1ce shows enhancing tumour, so a Dice without it is a guess. This is one case. Which
+# subsets suffice for what, over many, is the subject of [notebook 5](05_evaluation.ipynb).
 #
 # ## Key points
 #

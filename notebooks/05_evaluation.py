@@ -21,7 +21,7 @@
 # - look at failures by their cause, and at what windows and post-processing do to a score;
 # - compare two results with an interval, and say when a published number may stand beside them.
 #
-# Minutes on two CPU cores, 2 GB of memory. From [notebook 1](01_data.ipynb) it needs the regions, from
+# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs the regions, from
 # [notebook 2](02_missing_modalities.ipynb) how a subset is segmented.
 #
 # All images are **simulated**: these numbers compare subsets with each other, on this cohort. They must not be put
@@ -118,11 +118,15 @@ figures.subset_figure(table, f"Mean Dice (%) over the simulated cases that have 
 # %% [markdown]
 # ## Which sequence carries what, and what one more costs
 #
-# Physics says what a sequence *can* show: FLAIR and T2 the oedema, T1ce the enhancing rim. The table says what *these
-# weights* take from it, which may be less. Each region by its best single sequence, by the one that is missed most when
-# it alone is taken away, and by the number of sequences given.
+# Physics says what a sequence *can* show: FLAIR and T2 the oedema, T1ce the enhancing tumour. The table says what
+# *these weights* take from it, which may be less. Each region by its best single sequence, by the one that is missed
+# most when it alone is taken away, and by the number of sequences given.
 #
 # One more sequence should never cost. Where it does, the network trusts it more than it deserves.
+#
+# **ET from T1 alone.** Without contrast agent, T1 shows ET as it shows the rest of the core (notebook 1): a network can
+# only guess from where ET usually lies. A Dice above 0 is then no sight. Somebody who is *shown* the true core and
+# calls all of it ET has the Dice that stands last in its line.
 
 # %%
 from smml.evaluation import added_sequences, by_number_of_sequences, largest_loss
@@ -143,6 +147,11 @@ added = added_sequences(there)
 changes = added[list(REGIONS)].stack()
 print(f"one sequence more: {(changes < 0).sum()} of {len(changes)} pairs of subset and region lose, the mean change "
       f"is {100 * changes.mean():+.1f} points; the largest loss: {largest_loss(added)}")  # fmt: skip
+volumes = there.frame[there.frame["subset"] == "T1"].pivot(index="case", columns="region", values="truth_ml")
+guess = (2 * volumes["ET"] / (volumes["ET"] + volumes["TC"])).mean()
+print("ET: " + "; ".join(f"from {name} alone Dice {table.loc[name, 'Dice ET']:.2f}, missed in "
+      f"{table.loc[name, 'missed ET']:.0%}, called in {table.loc[name, 'false alarms ET']:.0%} of those without it"
+      for name in ("T1", "T1ce")) + f"; all of the true core called ET: {guess:.2f}")  # fmt: skip
 display(by_number_of_sequences(committed).filter(like="Dice").round(2))
 figures.drop_figure(table, f"Best subset without a sequence ({many} simulated cases)")
 
@@ -300,16 +309,18 @@ best = max(PROTOCOLS["brats2020"].figures.items(), key=lambda item: sum(item[1].
 print(f"{PROTOCOLS['brats2020'].title}: highest published mean {best[0]}, {best[1].means} ({best[1].source})")
 
 # %% [markdown]
-# Published numbers stand in the package with the file in which each was read, and `smml compare --published brats2020`
-# puts them beside results on as many cases of that data set, over all 15 subsets, and never beside others. How such
-# protocols differ, and what to ask of a table: [Reading results](../docs/READING_RESULTS.md).
+# ## Published numbers beside yours
+#
+# The last lines above: published numbers stand in the package with the file in which each was read, and `smml compare
+# --published brats2020` puts them beside results on as many cases of that data set, over all 15 subsets, and never
+# beside others. How such protocols differ, and what to ask of a table: [Reading results](../docs/READING_RESULTS.md).
 #
 # ## Does the model know how sure it may be?
 #
-# Where a model says 70 %, 70 % of the voxels should belong to the region. The figure shows, for each number of
-# sequences, the share that does. The mean distance from the diagonal is the expected calibration error (ECE). One
-# number for each number of sequences mends much of it: a *temperature* by which logits are divided, fitted on subjects
-# of their own. It changes no label.
+# Where a model says seven in ten, seven in ten of the voxels should belong to the region. The figure shows, for each
+# number of sequences, the share that does. The mean distance from the diagonal is the expected calibration error (ECE).
+# One number for each number of sequences is meant to mend it: a *temperature* by which logits are divided, fitted on
+# subjects of their own. It changes no label; whether it helps on other cases, the cell says.
 
 # %%
 from smml.evaluation import fit_temperatures, format_calibration, measure_calibration
@@ -322,12 +333,12 @@ plain, tempered = (100 * each.errors().mean().mean() for each in (before, after)
 carries = "a gain" if tempered < plain else "no gain, it does not carry over"
 print(f"ECE, mean over regions and numbers of sequences: {plain:.2f} %, tempered {tempered:.2f} %; {len(some)} cases "
       f"of which the fit knows nothing: {carries}")  # fmt: skip
+start = 4 * before.voxels.shape[-1] // 5  # bins of probability that begin at four fifths
 for number in (1, 4):
-    sure = before.voxels[number - 1, 0, 16:].sum()
-    said, true = (each[number - 1, 0, 16:].sum() / max(sure, 1) for each in (before.probability, before.inside))
-    print(
-        f"from {number}: of the voxels called WT with at least 80 %, it says {said:.0%} on average, and {true:.0%} are"
-    )
+    sure = before.voxels[number - 1, 0, start:].sum()
+    said, true = (each[number - 1, 0, start:].sum() / max(sure, 1) for each in (before.probability, before.inside))
+    print(f"from {number}: of the voxels called WT with at least {start / before.voxels.shape[-1]:.0%}, it says "
+          f"{said:.0%} on average, and {true:.0%} are")  # fmt: skip
 display(Markdown(format_calibration(before, after, fitted.temperatures)))
 figures.reliability_figure(before, f"{len(some)} simulated cases, as the model says it")
 

@@ -19,7 +19,7 @@
 # - write labels, probabilities, a map of doubt, volumes and a picture;
 # - say what orientation, thick slices and damaged files do, and what the result must not be used for.
 #
-# Minutes on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs labels and axes, from
+# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs labels and axes, from
 # [notebook 2](02_missing_modalities.ipynb) what a subset is.
 #
 # "Your own" folder is made here from a **simulated** case, so that the notebook runs anywhere. The shipped weights have

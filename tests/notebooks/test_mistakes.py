@@ -70,6 +70,11 @@ MISTAKES = [
      "    return {seed: bootstrap_mean(d.to_numpy()) for seed in d.index}", "of that seed"),
     ("7.1", "def one_seed(study, arm, parent):\n    return {0: bootstrap_mean((study.values(arm, 'mean') - "
      "study.values(parent, 'mean')).to_numpy())}", "the study has the seeds"),
+    ("7.2", "def worth(changes, arm, measure):\n    r = changes[(changes['arm'] == arm) & (changes['parent'] == "
+     "'single')].iloc[0]\n    low, high = r[f'{measure} low'], r[f'{measure} high']\n"
+     "    return 'not shown' if low < 0 < high else 'gain' if low > 0 else 'loss'", "take (b)"),
+    ("7.2", "def worth(changes, arm, measure):\n    r = changes[(changes['arm'] == arm) & (changes['parent'] == "
+     "'pair')].iloc[0]\n    return 'gain' if r[measure] > 0 else 'loss'", "leave 0 out"),
     ("7.3", "def split(names, shares, seed):\n    names = sorted(names)\n"
      "    np.random.default_rng(seed).shuffle(names)\n"
      "    ends = np.cumsum(np.multiply(shares, len(names))).round().astype(int)\n"
