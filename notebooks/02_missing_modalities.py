@@ -43,8 +43,10 @@ print(len(SUBSETS), "subsets:", "; ".join(subset_name(subset) for subset in SUBS
 # %% [markdown]
 # ## Select, never multiply
 #
-# Public code of this family ([docs/METHOD.md](../docs/METHOD.md), "The two branches") removes a missing modality by
-# multiplying its features with 0. That is only right while the features are finite, and it still lets the encoder run:
+# The authors' code (`MaskModal` and `Model.forward` in the `smml.py` of [their
+# repository](https://github.com/banbooliang/SMML/tree/d40154138dc0e7cc0ab7e7413ee4e51332b3ca8f)) runs every encoder and
+# then sets the features of missing modalities to 0. It is tempting to write that as a product with the mask. A product
+# is only right while the features are finite, and either way the encoder run was for nothing:
 
 # %%
 features = torch.tensor([[1.0, 2.0], [float("nan"), 3.0]])  # two modalities, two channels
@@ -80,8 +82,9 @@ print("the missing map may be NaN, or not exist at all: same bits")
 #
 # A transformer then mixes the deepest features of all present modalities. A *token* is the vector of `D` channels that
 # one modality has at one place of the deepest, coarsest grid. With `B` samples, `M` modalities and `S` places the
-# output `[B, M·S, D]` must become a map with `M·D` channels. Public code (docs/METHOD.md again) writes
-# `tokens.view(B, S, M·D)`. Label each token with where it came from and see what that does:
+# output `[B, M·S, D]` must become a map with `M·D` channels. The authors' `Model.forward` writes `tokens.view(B, S,
+# M·D)` ([docs/METHOD.md](../docs/METHOD.md), "The two branches"). Label each token with where it came from and see what
+# that does:
 
 # %%
 M, S = 2, 3

@@ -242,21 +242,23 @@ figures.map_figure(
 )  # fmt: skip
 
 # %%
-shares = pd.DataFrame({title: {name: (gain[label == k] > 0).mean() for k, name in enumerate(case.scheme.classes)
-                               if (label == k).any()} for title, gain in gains.items()})  # fmt: skip
-display((100 * shares).round().astype(int).rename_axis("branch 1 errs less in % of the voxels"))
-lines = []
-for title in shares:
-    name = (shares[title] - 1 / 2).abs().idxmax()
-    teacher, learner = (1, 2) if shares.loc[name, title] > 1 / 2 else (2, 1)
-    share = max(shares.loc[name, title], 1 - shares.loc[name, title])
-    lines.append(f"{title}: most one-sided in {name}, where branch {teacher} would teach branch {learner} at "
-                 f"{share:.0%} of the voxels")  # fmt: skip
-print("\n".join(lines))
+rows = {}
+for title, gain in gains.items():
+    for k, name in enumerate(case.scheme.classes):
+        if (label == k).any():
+            inside = gain[label == k]  # 0 is a tie, where nobody teaches
+            rows[title, name] = {"1 teaches 2": (inside > 0).mean(), "2 teaches 1": (inside < 0).mean()}
+shares = pd.DataFrame.from_dict(rows, orient="index")
+display((100 * shares).round().astype(int).rename_axis(["in % of the voxels of", ""]))
+for title in gains:
+    own = shares.loc[title]
+    name = (own["1 teaches 2"] - own["2 teaches 1"]).abs().idxmax()
+    said = ", ".join(f"{words} at {share:.0%} of the voxels" for words, share in own.loc[name].items())
+    print(f"{title}. Most one-sided in {name}: {said}")
 
 # %% [markdown]
-# A share of one half would say that neither sequence has an advantage in that class. Which sequence *should* win is
-# physics (notebook 1); which one does, with these weights and on this case, is what the lines say.
+# Where both shares are alike, neither sequence has an advantage in that class. Which sequence *should* win is physics
+# (notebook 1); which one does, with these weights and on this case, is what the lines say.
 #
 # ## Key points
 #
