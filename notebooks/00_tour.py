@@ -27,6 +27,7 @@
 # numbers.
 
 # %%
+import numpy as np
 import pandas as pd
 import plotly.express as px
 from IPython.display import display
@@ -90,10 +91,14 @@ scores = pd.DataFrame(rows)
 Image.fromarray(viewer_picture(case, results["FLAIR+T1+T2"]))
 
 # %% [markdown]
-# That was everything but T1ce, which is what a scan without contrast agent leaves. Now T1 alone; look for paint
-# where there is no tumour:
+# That was everything but T1ce, which is what a scan without contrast agent leaves. Now T1 alone. How much paint lies
+# where there is no tumour, and how much tumour has none?
 
 # %%
+said, there = results["T1"].labels > 0, case.label > 0
+voxel_ml = float(np.prod(case.spacing)) / 1000
+print(f"from T1 alone: {(said & ~there).sum() * voxel_ml:.0f} ml called where there is no tumour, "
+      f"{(there & ~said).sum() * voxel_ml:.0f} of {there.sum() * voxel_ml:.0f} ml of tumour not called")  # fmt: skip
 Image.fromarray(viewer_picture(case, results["T1"]))
 
 # %%
