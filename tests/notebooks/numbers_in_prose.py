@@ -39,6 +39,7 @@ LEFT_OUT = {
     ),
     "numbers of branches and tokens": r"\b(?:[Bb]ranch|token)\s+\d\b|\b\d\s*(?:→|->|teaches)\s*\d?|L\([^)]*\)|^\d: ",
     "file names": r"\b[\w/-]+/\d\d_\w+\.(?:py|ipynb)",
+    "ids of cases": r"\b0\d{4}\b",
     "years": r"\b(?:19|20)\d\d\b",
     "names": r"[^\W\d]\w*[-–]?\d[\w-]*|\d-D\b",
     "shapes": r"\d+(?:\s*[×x]\s*\d+)+|\d+³",

@@ -33,7 +33,8 @@ def test_no_source_is_left_of_a_number_that_is_gone(entry):
 def test_names_shapes_and_references_are_no_numbers_and_results_are():
     text = (
         "## 3 things\nNotebooks 3, 4 and 6 (exercise 5.3) show T1ce and HD95 of BraTS 2020, $x_2 = 4$, `f(7)`, patches "
-        "of 32³ or 4 × 4, [8. A title](08_x.ipynb), branch 2 from 0 to 1: **12.5 %** of 1,234 voxels, 1 mm and 0.83."
+        "of case 00701, of 32³ or 4 × 4, [8. A title](08_x.ipynb), branch 2 from 0 to 1: **12.5 %** of "
+        "1,234 voxels, 1 mm and 0.83."
     )
     assert [match[0] for match in places_of_numbers(text)] == ["12.5", "1,234", "1", "0.83"]
 
