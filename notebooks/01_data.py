@@ -19,7 +19,7 @@
 # - prepare it for a network, one sequence at a time, and bring a result back to the original grid;
 # - name what the simulated cohort can and cannot stand for.
 #
-# Minutes on two CPU cores, 1 GB of memory. It needs nothing from other notebooks.
+# Minutes on two CPU cores. It needs nothing from other notebooks.
 #
 # Everything shown is **simulated**: real average anatomy (MNI152), a grown tumour, the scanner's physics. No patient's
 # data is used, and no result here says anything about patients.
@@ -114,7 +114,7 @@ print(f"ET with contrast agent: T1 {after.t1:.0f} ms, so {protocols['t1ce'].sign
 
 # %% [markdown]
 # What the voxels do not show, no network can read from them: a mask of ET from T1 alone is a guess from the shape of
-# the core and the faint shade of its necrosis, and notebook 8 shows what such guesses are worth.
+# the core and the faint shade of its necrosis, and notebook 5 shows what such guesses are worth.
 #
 # ## And in the images
 #

@@ -19,7 +19,7 @@
 # - show how a plain `view` mixes up space and modality, a fault of public code of this family;
 # - segment one case from any subset after encoding it once.
 #
-# Minutes on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs what the sequences show.
+# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs what the sequences show.
 #
 # All images are **simulated**. The weights used here, `"tiny"`, were trained on simulated cases that are not among
 # these.
@@ -43,8 +43,10 @@ print(len(SUBSETS), "subsets:", "; ".join(subset_name(subset) for subset in SUBS
 # %% [markdown]
 # ## Select, never multiply
 #
-# Public code of this family ([docs/METHOD.md](../docs/METHOD.md), "The two branches") removes a missing modality by
-# multiplying its features with 0. That is only right while the features are finite, and it still lets the encoder run:
+# The authors' code (`MaskModal` and `Model.forward` in the `smml.py` of [their
+# repository](https://github.com/banbooliang/SMML/tree/d40154138dc0e7cc0ab7e7413ee4e51332b3ca8f)) runs every encoder and
+# then sets the features of missing modalities to 0. It is tempting to write that as a product with the mask. A product
+# is only right while the features are finite, and either way the encoder run was for nothing:
 
 # %%
 features = torch.tensor([[1.0, 2.0], [float("nan"), 3.0]])  # two modalities, two channels
@@ -57,10 +59,9 @@ print("selected:  ", torch.where(mask[:, None], features, torch.zeros(())).tolis
 #
 # At every level the maps of the present modalities are normalised, activated and mixed by a 1×1×1 convolution,
 # $$y = b + \sum_{m \in \text{present}} W_m\,\mathrm{LReLU}\bigl(\mathrm{IN}(f_m)\bigr).$$
-# (At the deepest level the transformer has mixed the modalities already, and all parts of its output are fused.) IN is
-# InstanceNorm, LReLU LeakyReLU. A feature *map* set to 0 stays 0 under both, so its term can be *skipped*: no
-# read, no multiplication, no gradient. (An *image* set to 0 is another matter: exercise 2.3.) With two modalities of
-# two channels, by hand:
+# IN is InstanceNorm, LReLU LeakyReLU. A feature *map* set to 0 stays 0 under both, so its term can be *skipped*: no
+# read, no multiplication, no gradient. (An *image* set to 0 does not stay 0 in its encoder: exercise 2.3.) With two
+# modalities of two channels, by hand:
 
 # %%
 torch.manual_seed(0)
@@ -81,8 +82,9 @@ print("the missing map may be NaN, or not exist at all: same bits")
 #
 # A transformer then mixes the deepest features of all present modalities. A *token* is the vector of `D` channels that
 # one modality has at one place of the deepest, coarsest grid. With `B` samples, `M` modalities and `S` places the
-# output `[B, M·S, D]` must become a map with `M·D` channels. Public code (docs/METHOD.md again) writes
-# `tokens.view(B, S, M·D)`. Label each token with where it came from and see what that does:
+# output `[B, M·S, D]` must become a map with `M·D` channels. The authors' `Model.forward` writes `tokens.view(B, S,
+# M·D)` ([docs/METHOD.md](../docs/METHOD.md), "The two branches"). Label each token with where it came from and see what
+# that does:
 
 # %%
 M, S = 2, 3
@@ -95,7 +97,13 @@ assert all(len({int(value) % 10 for value in place}) == 1 for place in right[0])
 
 # %% [markdown]
 # With the plain `view`, one "place" holds tokens of different places: space is scrambled. The package keeps
-# `(B, M, S, D)` and permutes; a test shuffles the cells of the grid and wants the output shuffled alike.
+# `(B, M, S, D)` and permutes. A test shuffles the cells of the grid *together with their position embeddings*, and the
+# output must come out shuffled alike.
+#
+# **What a missing part holds.** Tokens of a missing modality are no keys: no other token attends to them. After the
+# transformer they are set to 0, and a 1×1×1 convolution over *all* modalities' tokens makes the output, so each of its
+# `M` parts is made of the present modalities, also the part that bears a missing one's name. That is why, at this
+# deepest level alone, fusion takes all parts and skips none.
 #
 # ## The student
 #
@@ -149,14 +157,18 @@ for subset in ("all", "flair+t1ce", "t1ce", "flair", "t2", "t1", "flair+t1+t2"):
 figures.segmentation_figure(case, results, columns=4, title="One simulated case, seven subsets")
 
 # %%
-truth = case.label == 3
+truth, found = case.label == 3, {}
 for name, labels in results.items():
-    overlap = 2 * ((labels == 3) & truth).sum() / max(1, (labels == 3).sum() + truth.sum())
-    print(f"{name:18s} Dice of ET {overlap:.2f}")
+    called = labels == 3
+    found[name] = 2 * (called & truth).sum() / max(1, called.sum() + truth.sum())
+    print(f"{name:18s} Dice of ET {found[name]:.2f}, {called.sum() / max(1, truth.sum()):.2f} times its true volume")
+with_t1ce = [value for name, value in found.items() if "T1ce" in name]
+without = [value for name, value in found.items() if "T1ce" not in name]
+print(f"with T1ce {min(with_t1ce):.2f} to {max(with_t1ce):.2f}, without it {min(without):.2f} to {max(without):.2f}")
 
 # %% [markdown]
-# Enhancing tumour is guessed at without T1ce, and found with it (and, with these weights, often called where there is
-# none). Which subsets suffice for what, over many cases, is the subject of [notebook 8](08_evaluation.ipynb).
+# Of the four sequences only T1ce shows enhancing tumour, so a Dice without it is a guess. This is one case. Which
+# subsets suffice for what, over many, is the subject of [notebook 5](05_evaluation.ipynb).
 #
 # ## Key points
 #

@@ -18,9 +18,9 @@
 # - derive the linear form of the relation loss, and say when it is not worth it;
 # - compute token weights, class prototypes and `L_cls` by hand.
 #
-# Minutes on two CPU cores, 2 GB of memory. All images are **simulated**. Gates and forms are this project's
-# reading of the paper ([docs/METHOD.md](../docs/METHOD.md)); [notebook 3](03_masked_mutual_learning.ipynb) introduces
-# them.
+# Minutes on two CPU cores. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the two
+# branches exchange. All images are **simulated**. Gates and forms are this project's reading of the paper
+# ([docs/METHOD.md](../docs/METHOD.md)).
 
 # %%
 import pandas as pd
@@ -333,4 +333,5 @@ with course.check("4.2"):
 # The reference in code: `smml_kernels/exchange/reference.py`, `smml_kernels/relation/reference.py`,
 # `smml/losses/feature.py`.
 #
-# **Next:** [5. Fused kernels](05_fused_kernels.ipynb).
+# **Next:** [5. Evaluation](05_evaluation.ipynb), the rules by which the next notebooks judge refinement and ablation.
+# Why these losses are slow on a GPU, and what a fused kernel does about it: [9. Fused kernels](09_fused_kernels.ipynb).

@@ -22,8 +22,8 @@
 # - show that neither the label nor a missing sequence can reach them;
 # - explain what the gate looks at, train the refinement, and judge with numbers whether it helped.
 #
-# Minutes on two CPU cores, 2 GB of memory. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
-# two branches and their losses are, from [notebook 8](08_evaluation.ipynb) how overlap and false alarms are told apart.
+# Minutes on two CPU cores. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
+# two branches and their losses are, from [notebook 5](05_evaluation.ipynb) how overlap and false alarms are told apart.
 #
 # All images are **simulated**. The SAM used here is the *tiny* one that ships with the package (segment-anything's
 # modules and a few convolutions for fine detail, trained on simulated slices of other seeds); Meta's own checkpoints
@@ -142,15 +142,15 @@ figures.panels(pictures, title="FLAIR, whole tumour: what a prompt is worth", si
 # %% [markdown]
 # ## One box, three answers
 #
-# A box round an enhancing rim is nearly always that of the core inside it as well, and nothing in the image says which
-# of the two is meant. For such prompts SAM has three more masks. In training only the best of them learns, so they come
-# to differ.
+# Enhancing tumour often lies round the rest of the core, so that both have the same box, and nothing in the image says
+# which of the two is meant. For such prompts SAM has three more masks. In training only the best of them learns, so
+# they come to differ.
 #
 # Whoever asked knows what was meant. A branch asks because it predicts a region there, with probability $p_r$. Of the
 # three answers $a$ the prior takes the one with the highest soft IoU with $p_r$ in the box,
 # $$s^{*} = \operatorname*{arg\,max}_{a}\
 #   \frac{\sum_{v\in\text{box}}\min(a,p_r)}{\sum_{v\in\text{box}}\max(a,p_r) + \sum_{v\notin\text{box}} a}.$$
-# T1ce and the box of ET, with the rim and then with the core in the place of a prediction:
+# T1ce and the box of ET, with ET and then with the core in the place of a prediction:
 
 # %%
 box = mask_box(truth["ET"])
@@ -182,7 +182,7 @@ figures.panels(pictures, columns=3, title="One box (yellow), SAM's three answers
 # At test time there is no truth, so each branch prompts SAM with its *own* coarse prediction: per slice and region the
 # connected pieces, a box with a margin round each, and points well inside and just outside. Branch 1 of the shipped
 # students, given T1ce and T2 only. (The predictor's windows are those of its default, half as large again as the
-# training's patches; notebook 8 shows what their size does.)
+# training's patches; notebook 5 shows what their size does.)
 
 # %%
 predictor = Predictor.from_checkpoint("tiny-refined")
@@ -246,8 +246,8 @@ figures.panels(pictures, columns=3, title="What SAM made of the prediction: two 
 #
 # SAM is far too slow to be asked in every step. When the refinement begins, every case is segmented once under a few
 # pairs of masks; those priors are kept, and turned and flipped with the image. Normally it begins half-way
-# (`refinement_start` 0.5), when the students' predictions are worth asking with. Here it begins at once (0.0), because
-# the students come trained.
+# (`refinement_start=0.5`), when the students' predictions are worth asking with. Here it begins at once (`0.0`),
+# because the students come trained.
 
 # %%
 network = RefinementNetwork(widths=(4, 8))

@@ -31,7 +31,7 @@ PAGES = (
     "docs/METHOD.md", "docs/EQUATIONS.md", "docs/READING_RESULTS.md", "docs/GLOSSARY.md", "docs/CONVENTIONS.md",
     "docs/EMULATOR.md",
 )  # fmt: skip
-ABOUT = ("CONTRIBUTING.md", "CHANGELOG.md")
+ABOUT = ("CONTRIBUTING.md", "docs/QUESTIONS.md", "CHANGELOG.md")
 PACKAGES = runpy.run_path(str(ROOT / "docs" / "interface.py"))["PACKAGES"]
 PICTURES = {".png", ".gif", ".jpg", ".svg"}
 WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"

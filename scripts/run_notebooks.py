@@ -4,11 +4,12 @@
     python scripts/run_notebooks.py 04 07    # these, without the summary; what others left in build stays
 
 Executed notebooks go to build/notebooks, as .ipynb and as .html pages whose figures need neither a kernel nor a network
-(their equations are set by MathJax, which a browser fetches).
+(their equations are set by MathJax, which a browser fetches). Links of a page lead to the repository's own files.
 """
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
@@ -57,7 +58,11 @@ def execute(path: Path, place: str) -> bool:
     """Run one notebook and save it; says which cell failed and why, if one did."""
     notebook = nbformat.read(path, as_version=4)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    done = 0
+    done, memory = 0, None
+
+    def measure(**_):
+        nonlocal memory
+        memory = peak_memory(client.km.provisioner.pid) or memory
 
     def report(cell, cell_index, **_):
         nonlocal done
@@ -72,6 +77,7 @@ def execute(path: Path, place: str) -> bool:
         resources={"metadata": {"path": str(NOTEBOOKS)}},
         store_widget_state=False,
         on_cell_start=report,
+        on_cell_executed=measure,
         # The kernel listens on this machine alone; its warning about that would stand before every notebook.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )
@@ -81,14 +87,40 @@ def execute(path: Path, place: str) -> bool:
         client.execute()
     except (CellExecutionError, CellTimeoutError) as error:
         failure = error
+    seconds = time.perf_counter() - began
     target = BUILD / "notebooks" / path.name
     nbformat.write(notebook, target)
     page, _ = HTMLExporter().from_notebook_node(notebook)
-    target.with_suffix(".html").write_text(page, encoding="utf-8")
-    progress(f"{place} {path.stem}: {time.perf_counter() - began:.0f} s", last=True)
+    target.with_suffix(".html").write_text(with_links(page), encoding="utf-8")
+    progress(f"{place} {path.stem}: {seconds:.0f} s" + ("" if memory is None else f", {memory:.1f} GiB"), last=True)
     if failure is not None:
         sys.stderr.write(f"smml: {path.name}, code cell {done} failed; see {target}\n{failure}\n")
     return failure is None
+
+
+def peak_memory(process: int) -> float | None:
+    """The most memory that a process has held, in GiB; None where the system does not say (it is Linux that does)."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return round(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20, 2)
+
+
+def with_links(page: str) -> str:
+    """A page of build/notebooks whose links, written for the folder notebooks, lead to the same files from there."""
+
+    def relink(match: re.Match) -> str:
+        path, _, anchor = match[1].partition("#")
+        to = os.path.normpath(NOTEBOOKS / path)
+        if not path or not os.path.exists(to):
+            return match[0]
+        if os.path.dirname(to) == str(NOTEBOOKS) and to.endswith(".ipynb"):
+            to = str(BUILD / "notebooks" / Path(to).with_suffix(".html").name)  # they stand beside this page
+        link = os.path.relpath(to, BUILD / "notebooks")
+        return f'href="{link}#{anchor}"' if anchor else f'href="{link}"'
+
+    return re.sub(r'href="(?![a-z]+:|#|/)([^"]+)"', relink, page)
 
 
 def progress(text: str, last: bool = False) -> None:
@@ -104,7 +136,9 @@ def summary(seconds: float) -> str:
     lines = ["", "=" * 78, f"Done in {seconds / 60:.1f} minutes. All data are simulated.", ""]
     for kind in ("training", "held-out"):
         folder = BUILD / "cohort" / kind
-        lines.append(f"cohort    {len(list(folder.glob('BraTS*')))} {kind} cases in {folder.relative_to(ROOT)}")
+        lines.append(
+            f"cohort    {sum(path.is_dir() for path in folder.glob('*'))} {kind} cases in {folder.relative_to(ROOT)}"
+        )
     for log in sorted(BUILD.glob("run-*-steps/log.csv")):
         losses = pd.read_csv(log)["total"]
         tenth = max(1, len(losses) // 10)

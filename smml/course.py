@@ -100,7 +100,7 @@ def check(exercise: str) -> Iterator[None]:
 
     ::
 
-        with course.check("8.1"):
+        with course.check("5.1"):
             assert my_dice(a, b) == dice(a, b), "compare with dice on the same masks"
 
     An untouched notebook therefore runs from top to bottom. The outcome is also kept in ``course.outcomes``.

@@ -25,16 +25,19 @@ def one_seed(study, arm, parent):
 # %% [markdown]
 # ## Exercise 7.2
 #
-# The sums are what adds up over the processes; the quotient comes last, per class, and the mean over the classes after
-# it. Averaging the processes' Dice instead would let a process without tumour count as much as one with.
+# The opponent is (b), whose students are averaged too and exchange nothing. Against (a), a single student, the gain of
+# averaging would be credited to the method. A word is only said where the whole interval lies on one side of 0. So the
+# method as fixed first loses, and what was changed afterwards takes the loss away; a gain in the mean is not shown.
 
 
 # %%
 # Exercise 7.2
-def dice_of_all(sums):
-    """Soft Dice loss of the whole batch from ``sums``, one (I, P, Y) a process, each float [K]."""
-    i, p, y = (sum(parts) for parts in zip(*sums, strict=True))
-    return 1 - (2 * i / (p + y + 1e-7)).mean()
+def worth(changes, arm, measure):
+    """ "gain", "loss" or "not shown": the arm against (b), two students that exchange nothing."""
+    row = changes[(changes["arm"] == arm) & (changes["parent"] == "pair")].iloc[0]
+    if row[f"{measure} low"] < 0 < row[f"{measure} high"]:
+        return "not shown"
+    return "gain" if row[measure] > 0 else "loss"
 
 
 # %% [markdown]

@@ -6,7 +6,7 @@
 **Why eager is slow.** The arithmetic is a softmax and a logarithm a voxel, nothing to a GPU; the time goes into moving
 maps. Written with PyTorch's operations, the softmax, the one-hot target, the clamp, the logarithm, the weights and the
 products are each read from and written to memory: 31 maps of [B, K, V] for tidy code, 104 for the code that is usually
-published (notebook 5 counts them), where 3 are needed: the logits read once forward, once backward, and the gradient
+published (notebook 9 counts them), where 3 are needed: the logits read once forward, once backward, and the gradient
 written.
 
 **What one pass must gather.** The class weights depend on how many voxels each class has, which is known only at the

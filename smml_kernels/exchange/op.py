@@ -6,7 +6,7 @@ The gates are those of :mod:`smml_kernels.exchange.reference`.
 
 **Why eager is slow.** Two softmaxes, the cross-entropies that decide who teaches, the class weights and two divergences
 are a few dozen operations a voxel; as separate PyTorch operations they move about 54 maps [B, K, V] through memory in
-tidy code and 84 in the code that is usually published (notebook 5 counts them). Six are needed: both logits read,
+tidy code and 84 in the code that is usually published (notebook 9 counts them). Six are needed: both logits read,
 forward and backward, and both gradients written.
 
 **What one pass must gather.** Both directions need the same two softmaxes, so they share a pass. The gate's class

@@ -145,6 +145,14 @@ def test_every_notebook_leads_to_the_one_with_the_next_number():
         assert f"]({following.stem}.ipynb)" in last, f"{script.name} does not lead to {following.stem}"
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_notebook_needs_none_that_comes_later(script):
+    first = " ".join(cells(script, "markdown")[0].split())
+    numbers = re.findall(r"\b[Ff]rom \[notebook \d\]\((\d\d)_\w+\.ipynb\)", first)
+    assert "it needs" in first or "It needs nothing" in first
+    assert [number for number in numbers if number >= script.stem[:2]] == []
+
+
 @pytest.mark.parametrize("index", [ROOT / "README.md", FOLDER / "00_tour.py"], ids=lambda path: path.stem)
 def test_readme_and_tour_list_every_notebook(index):
     folder = "notebooks/" if index.parent == ROOT else ""

@@ -42,10 +42,21 @@ MISTAKES = [
      "overlook"),
     ("4.2", "def shift_free_relation(f1, f2):\n    return relation_loss(f1, f2)", "a shift still changes it"),
     ("4.2", "def shift_free_relation(f1, f2):\n    return 0 * relation_loss(f1, f2)", "nothing in common"),
-    ("5.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x - b, 0.2)", "wrong for shape"),
-    ("5.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x + b, 0.2).flatten()", "has the shape"),
-    ("5.2", "def speed_up(nbytes, operations):\n    return 16.0", "waits for memory"),
-    ("5.2", "def speed_up(nbytes, operations):\n    return 16.0 if operations / nbytes > 50 else 1.0", "other ceiling"),
+    ("5.1", "def where_from(one, other):\n    d, there = other['dice'] - one['dice'], one['truth_ml'] > 0\n"
+     "    return 100 * d[there].mean(), 100 * d[~there].mean()", "add up to 12.0"),
+    ("5.1", "def where_from(one, other):\n    return 0.0, 100 * (other['dice'].mean() - one['dice'].mean())",
+     "the eight cases"),
+    ("5.2", "def my_hd95(a, b, spacing):\n    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]\n"
+     "    far = ndimage.distance_transform_edt(~edges[1], sampling=spacing)\n"
+     "    return np.percentile(far[edges[0]], 95)", "*two* directions"),
+    ("5.2", "def my_hd95(a, b, spacing):\n    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]\n"
+     "    return max(np.percentile(ndimage.distance_transform_edt(~q)[p], 95) for p, q in (edges, edges[::-1]))",
+     "voxels of"),
+    ("5.3", "def best_threshold(rows, thresholds):\n    return 0.0", "has a higher mean"),
+    ("5.3", "def best_threshold(rows, thresholds):\n"
+     "    means = [np.where(rows['predicted_ml'] < t, rows['truth_ml'] == 0, rows['dice']).mean()"
+     " for t in thresholds]\n"
+     "    return thresholds[max(range(len(means)), key=lambda i: (means[i], i))]", "the lowest"),
     ("6.1", "def my_gate(p, s):\n    return torch.ones(len(s))", "maps alike"),
     ("6.1", "def my_gate(p, s):\n    return (p * s).sum(dim=(1, 2, 3))", "between 0 and 1"),
     ("6.2", "def verdict(changes):\n    i = bootstrap_mean(changes)\n"
@@ -59,6 +70,11 @@ MISTAKES = [
      "    return {seed: bootstrap_mean(d.to_numpy()) for seed in d.index}", "of that seed"),
     ("7.1", "def one_seed(study, arm, parent):\n    return {0: bootstrap_mean((study.values(arm, 'mean') - "
      "study.values(parent, 'mean')).to_numpy())}", "the study has the seeds"),
+    ("7.2", "def worth(changes, arm, measure):\n    r = changes[(changes['arm'] == arm) & (changes['parent'] == "
+     "'single')].iloc[0]\n    low, high = r[f'{measure} low'], r[f'{measure} high']\n"
+     "    return 'not shown' if low < 0 < high else 'gain' if low > 0 else 'loss'", "take (b)"),
+    ("7.2", "def worth(changes, arm, measure):\n    r = changes[(changes['arm'] == arm) & (changes['parent'] == "
+     "'pair')].iloc[0]\n    return 'gain' if r[measure] > 0 else 'loss'", "leave 0 out"),
     ("7.3", "def split(names, shares, seed):\n    names = sorted(names)\n"
      "    np.random.default_rng(seed).shuffle(names)\n"
      "    ends = np.cumsum(np.multiply(shares, len(names))).round().astype(int)\n"
@@ -67,26 +83,15 @@ MISTAKES = [
      "    np.random.default_rng(seed).shuffle(patients)\n"
      "    ends = np.cumsum(np.multiply(shares, len(patients))).round().astype(int)\n"
      "    return [[n for n in names if n[:-4] in patients[a:b]] for a, b in zip([0, *ends], ends)]", "another order"),
-    ("8.1", "def where_from(one, other):\n    d, there = other['dice'] - one['dice'], one['truth_ml'] > 0\n"
-     "    return 100 * d[there].mean(), 100 * d[~there].mean()", "add up to 12.0"),
-    ("8.1", "def where_from(one, other):\n    return 0.0, 100 * (other['dice'].mean() - one['dice'].mean())",
-     "the eight cases"),
-    ("8.2", "def my_hd95(a, b, spacing):\n    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]\n"
-     "    far = ndimage.distance_transform_edt(~edges[1], sampling=spacing)\n"
-     "    return np.percentile(far[edges[0]], 95)", "*two* directions"),
-    ("8.2", "def my_hd95(a, b, spacing):\n    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]\n"
-     "    return max(np.percentile(ndimage.distance_transform_edt(~q)[p], 95) for p, q in (edges, edges[::-1]))",
-     "voxels of"),
-    ("8.3", "def best_threshold(rows, thresholds):\n    return 0.0", "has a higher mean"),
-    ("8.3", "def best_threshold(rows, thresholds):\n"
-     "    means = [np.where(rows['predicted_ml'] < t, rows['truth_ml'] == 0, rows['dice']).mean()"
-     " for t in thresholds]\n"
-     "    return thresholds[max(range(len(means)), key=lambda i: (means[i], i))]", "the lowest"),
-    ("9.1", "def volumes_of_file(path):\n    x = np.asanyarray(nib.load(path).dataobj)\n"
+    ("8.1", "def volumes_of_file(path):\n    x = np.asanyarray(nib.load(path).dataobj)\n"
      "    return {r: np.isin(x, v).sum() / 1000 for r, v in (('WT', (1, 2, 4)), ('TC', (1, 4)), ('ET', (4,)))}",
      "512 voxels"),
-    ("9.2", "def looks_stripped(volume):\n    return bool((volume == 0).mean() > 0.6)", "cropped"),
-    ("9.2", "def looks_stripped(volume):\n    return bool((volume == 0).any())", "proves nothing"),
+    ("8.2", "def looks_stripped(volume):\n    return bool((volume == 0).mean() > 0.6)", "cropped"),
+    ("8.2", "def looks_stripped(volume):\n    return bool((volume == 0).any())", "proves nothing"),
+    ("9.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x - b, 0.2)", "wrong for shape"),
+    ("9.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x + b, 0.2).flatten()", "has the shape"),
+    ("9.2", "def speed_up(nbytes, operations):\n    return 16.0", "waits for memory"),
+    ("9.2", "def speed_up(nbytes, operations):\n    return 16.0 if operations / nbytes > 50 else 1.0", "other ceiling"),
 ]  # fmt: skip
 
 

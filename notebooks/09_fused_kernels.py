@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # 5. Fused kernels: bytes, not operations
+# # 9. Fused kernels: bytes, not operations
 #
 # **Question.** Why is a loss of a few lines slow on a GPU, and what does a fused kernel do about it?
 #
@@ -18,8 +18,10 @@
 # - read and write a Triton kernel, and test it without a GPU;
 # - say how a missing modality is skipped exactly, and how many bytes that saves.
 #
-# Minutes on two CPU cores, 1 GB of memory. Triton *interprets* the kernels on the CPU: that shows that they are
-# right, never how fast they are. Times are those of a committed report from a GPU.
+# Minutes on two CPU cores. From [notebook 2](02_missing_modalities.ipynb) it needs the fusion layer,
+# from [notebook 4](04_hierarchical_consistency.ipynb) the gates and the two forms of the relation loss. Triton
+# *interprets* the kernels on the CPU: that shows that they are right, never how fast they are. Times are those of a
+# committed report from a GPU.
 
 # %%
 import os
@@ -253,23 +255,23 @@ if triton:
 #
 # ## Exercises
 #
-# Solutions: [solutions/05_fused_kernels.py](solutions/05_fused_kernels.py).
+# Solutions: [solutions/09_fused_kernels.py](solutions/09_fused_kernels.py).
 #
-# ### Exercise 5.1: A kernel of your own
+# ### Exercise 9.1: A kernel of your own
 #
 # Fuse $\mathrm{LeakyReLU}(a\,x + b)$ with slope 0.2 for tensors of any shape: one load, one store. A program takes 256
 # neighbouring elements; the last one has fewer. (Without Triton, write it in PyTorch.)
 
 
 # %%
-# Exercise 5.1
+# Exercise 9.1
 def scale_shift_leaky(x, a, b):
     """LeakyReLU(a x + b) of a contiguous float32 tensor, a and b numbers; by one Triton kernel."""
     return ...
 
 
 # %%
-with course.check("5.1"):
+with course.check("9.1"):
     for shape in ((3,), (5, 100), (2, 3, 7, 11)):
         torch.manual_seed(0)
         x = torch.randn(shape, device=device)
@@ -279,21 +281,21 @@ with course.check("5.1"):
         assert torch.allclose(mine, expected, atol=1e-6), f"wrong for shape {shape}: mind the last, shorter block"
 
 # %% [markdown]
-# ### Exercise 5.2: Which ceiling binds?
+# ### Exercise 9.2: Which ceiling binds?
 #
 # Interpret the roofline. A card moves 4 TB a second and does 50 TFLOP a second in float32; another does the same sums
 # on tensor cores, sixteen times as fast, with the same memory. By what factor does each op get faster *at best*?
 
 
 # %%
-# Exercise 5.2
+# Exercise 9.2
 def speed_up(nbytes, operations):
     """The factor between the least times of the two cards, for an op of so many bytes and operations."""
     return ...
 
 
 # %%
-with course.check("5.2"):
+with course.check("9.2"):
     loss, relation = floors.exchange_loss((1, 4, 128, 128, 128), 4, 1), floors.relation_loss(32768, 128, 4)
     found = [speed_up(floor.bytes("both"), floor.flops("both")) for floor in (loss, relation)]
     assert abs(found[0] - 1) < 1e-6, f"the pixel loss waits for memory on both cards, and yet {found[0]:.1f}"
@@ -306,4 +308,5 @@ with course.check("5.2"):
 #
 # `smml_kernels/dice_ce/op.py`, from top to bottom: kernels, launcher, autograd; its docstring is the derivation.
 #
-# **Next:** [6. Refinement](06_refinement.ipynb).
+# This was the last notebook. Back to [0. A tour](00_tour.ipynb), or on to [CONTRIBUTING](../CONTRIBUTING.md), "How to
+# add a kernel".

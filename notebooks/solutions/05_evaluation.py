@@ -1,12 +1,12 @@
 # %% [markdown]
-# # Solutions to [8. Evaluation](../08_evaluation.ipynb)
+# # Solutions to [5. Evaluation](../05_evaluation.ipynb)
 
 # %%
 import numpy as np
 from scipy import ndimage
 
 # %% [markdown]
-# ## Exercise 8.1
+# ## Exercise 5.1
 #
 # The mean over all cases is a sum over two groups. Add up the change of each group and divide by the number of all
 # cases, not by that of the group: then the two parts add up to the difference. B has the higher mean and the worse
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 
 # %%
-# Exercise 8.1
+# Exercise 5.1
 def where_from(one, other):
     """(points from overlap, points from false alarms) of mean Dice other - one.
 
@@ -26,7 +26,7 @@ def where_from(one, other):
 
 
 # %% [markdown]
-# ## Exercise 8.2
+# ## Exercise 5.2
 #
 # The distance transform measures to the nearest zero, so it is given the other surface inverted. The percentile makes
 # it robust: a single far voxel does not count as long as it is among the furthest twentieth of its surface, which a
@@ -34,7 +34,7 @@ def where_from(one, other):
 
 
 # %%
-# Exercise 8.2
+# Exercise 5.2
 def my_hd95(prediction, truth, spacing):
     """HD95 in mm of two boolean arrays [X, Y, Z] that are not empty; spacing is the voxel's edges in mm."""
     surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (prediction, truth)]
@@ -46,7 +46,7 @@ def my_hd95(prediction, truth, spacing):
 
 
 # %% [markdown]
-# ## Exercise 8.3
+# ## Exercise 5.3
 #
 # Removing an ET makes its Dice 1 where there is none and 0 where there is some. `argmax` takes the first of equals,
 # which is the lowest. The gain on the half that chose the threshold is the highest of seventeen means, so chance
@@ -55,7 +55,7 @@ def my_hd95(prediction, truth, spacing):
 
 
 # %%
-# Exercise 8.3
+# Exercise 5.3
 def best_threshold(rows, thresholds):
     """The threshold in ml. Rows: a table with "dice" (0 to 1), "truth_ml" and "predicted_ml", a row per subject."""
     means = []

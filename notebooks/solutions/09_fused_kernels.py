@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Solutions to [5. Fused kernels](../05_fused_kernels.ipynb)
+# # Solutions to [9. Fused kernels](../09_fused_kernels.ipynb)
 
 # %%
 import os
@@ -16,14 +16,14 @@ except ImportError:
     triton = None
 
 # %% [markdown]
-# ## Exercise 5.1
+# ## Exercise 9.1
 #
 # A contiguous tensor is one long row, whatever its shape. The mask does two things: lanes beyond the end load nothing,
 # and they store nothing; without it the last program writes into somebody else's memory.
 
 
 # %%
-# Exercise 5.1
+# Exercise 9.1
 if triton:
 
     @triton.jit
@@ -44,7 +44,7 @@ def scale_shift_leaky(x, a, b):
 
 
 # %% [markdown]
-# ## Exercise 5.2
+# ## Exercise 9.2
 #
 # The least time is the larger of two: bytes over bandwidth, operations over rate. The pixel loss waits for memory on
 # both cards and gains nothing. The relation loss waits for the arithmetic on the first card; it gains until its bytes
@@ -52,7 +52,7 @@ def scale_shift_leaky(x, a, b):
 
 
 # %%
-# Exercise 5.2
+# Exercise 9.2
 def speed_up(nbytes, operations):
     """The factor between the least times of the two cards, for an op of so many bytes and operations."""
     slow, fast = (max(nbytes / 4e12, operations / rate) for rate in (50e12, 800e12))

@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # 9. Your own case: from files to a result you can question
+# # 8. Your own case: from files to a result you can question
 #
 # **Question.** How do I segment images of my own, with whatever sequences there are, and when may I believe the result?
 #
@@ -19,7 +19,7 @@
 # - write labels, probabilities, a map of doubt, volumes and a picture;
 # - say what orientation, thick slices and damaged files do, and what the result must not be used for.
 #
-# Minutes on two CPU cores, 1 GB of memory. From [notebook 1](01_data.ipynb) it needs labels and axes, from
+# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs labels and axes, from
 # [notebook 2](02_missing_modalities.ipynb) what a subset is.
 #
 # "Your own" folder is made here from a **simulated** case, so that the notebook runs anywhere. The shipped weights have
@@ -246,7 +246,7 @@ assert not (own / "never.nii.gz").exists()
 # - not with the shipped weights' word alone: they have seen no patient, and were measured on five;
 # - no volumes over time from different scanners or sequences without measuring what that change alone does;
 # - no claim about your data without a score on labelled cases *of your data* (`smml evaluate`, and
-#   [notebook 8](08_evaluation.ipynb) on what the score means).
+#   [notebook 5](05_evaluation.ipynb) on what the score means).
 #
 # ## Key points
 #
@@ -257,22 +257,22 @@ assert not (own / "never.nii.gz").exists()
 #
 # ## Exercises
 #
-# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/09_your_own_case.py) say why.
+# Replace the `...`, run the cell, then the check below it. The [solutions](solutions/08_your_own_case.py) say why.
 #
-# ### Exercise 9.1: Millilitres from a file
+# ### Exercise 8.1: Millilitres from a file
 #
 # A colleague sends a segmentation in the layout of BraTS 2021 and wants the volumes. All there is, is the file.
 
 
 # %%
-# Exercise 9.1
+# Exercise 8.1
 def volumes_of_file(path):
     """{"WT": ml, "TC": ml, "ET": ml} of a segmentation on disk with BraTS 2021's label values."""
     return ...
 
 
 # %%
-with course.check("9.1"):
+with course.check("8.1"):
     labels = np.zeros((10, 10, 10), np.uint8)
     labels[1:9, 1:9, 1:9], labels[2:6, 2:6, 2:6], labels[3, 3, 3:5] = 2, 3, 1  # in memory: ED, ET, NCR
     path = course.build_folder() / "exercise" / "seg.nii.gz"
@@ -284,7 +284,7 @@ with course.check("9.1"):
     assert np.isclose(mine["ET"], 62 * 0.0015), "ET: 62 voxels"
 
 # %% [markdown]
-# ### Exercise 9.2: Is the skull still there?
+# ### Exercise 8.2: Is the skull still there?
 #
 # A mistake that no error message tells of. In a skull-stripped image the air is exactly 0; in one that was
 # not, it is noise. Write a test that one could put before a night's work on a thousand files. It should not be fooled
@@ -292,14 +292,14 @@ with course.check("9.1"):
 
 
 # %%
-# Exercise 9.2
+# Exercise 8.2
 def looks_stripped(volume):
     """True if the background of [X, Y, Z] is exactly 0, False if it is noise."""
     return ...
 
 
 # %%
-with course.check("9.2"):
+with course.check("8.2"):
     random, grid = np.random.default_rng(0), np.indices((24, 24, 24)) - 11.5
     brain = ((grid / np.array([9, 11, 8])[:, None, None, None]) ** 2).sum(axis=0) < 1
     stripped = np.where(brain, random.normal(100, 10, brain.shape), 0)
@@ -316,6 +316,6 @@ with course.check("9.2"):
 # %% [markdown]
 # ## Read next
 #
-# This was the last notebook. Back to [0. A tour](00_tour.ipynb), on to training with your own data
-# (the [README](../README.md) has the commands), or to
-# [docs/EQUATIONS.md](../docs/EQUATIONS.md) for every equation.
+# **Next:** [9. Fused kernels](09_fused_kernels.ipynb), for those who want to know what makes training fast on a GPU.
+# Else back to [0. A tour](00_tour.ipynb), on to training with your own data (the [README](../README.md) has the
+# commands), or to [docs/EQUATIONS.md](../docs/EQUATIONS.md) for every equation.

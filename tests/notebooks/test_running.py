@@ -1,0 +1,40 @@
+"""What ``make run`` leaves: pages whose links lead somewhere, and what is said of a notebook's memory."""
+
+import os
+import sys
+
+import pytest
+import run_notebooks
+from course_pages import ROOT
+
+PAGES = ROOT / "build" / "notebooks"
+
+
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [
+        ("../docs/METHOD.md", "../../docs/METHOD.md"),
+        ("../docs/READING_RESULTS.md#windows", "../../docs/READING_RESULTS.md#windows"),
+        ("solutions/00_tour.py", "../../notebooks/solutions/00_tour.py"),
+        ("01_data.ipynb", "01_data.html"),
+        ("#Key-points", "#Key-points"),
+        ("https://arxiv.org/abs/2507.07592", "https://arxiv.org/abs/2507.07592"),
+        ("not/there.md", "not/there.md"),
+    ],
+)
+def test_a_link_of_a_page_in_build_leads_to_the_file_that_the_notebook_meant(written, there):
+    assert run_notebooks.with_links(f'<a href="{written}">x</a>') == f'<a href="{there}">x</a>'
+
+
+def test_what_a_link_is_turned_into_exists():
+    page = run_notebooks.with_links('<a href="../docs/METHOD.md">x</a>')
+    assert os.path.exists(os.path.normpath(PAGES / page.split('"')[1]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a process has held")
+def test_the_most_memory_that_a_process_has_held_is_in_gib():
+    assert 0.01 < run_notebooks.peak_memory(os.getpid()) < 1000
+
+
+def test_a_process_that_is_gone_has_no_memory():
+    assert run_notebooks.peak_memory(2**30) is None
