@@ -74,7 +74,7 @@ class Controls:
         self.overlay = widgets.ToggleButtons(
             options=self._overlays(case, predicts),
             value=state.overlay,
-            style={"button_width": "98px"},
+            style={"button_width": "auto"},
             layout=short,
         )
         self.source = widgets.Dropdown(
