@@ -246,40 +246,40 @@ print(f"WT {before.ml:.1f} ml, then {after.ml:.1f}: {change.ml:+.1f}, from {chan
 
 
 # %%
-def whole_picture(case, region="ET"):
-    """The sequences, the volumes from every subset of them, and what each contributed to a region."""
+def every_subset(case):
+    """The segmentation from all sequences and the contributions; shows the sequences, and volumes by subset."""
     encoding, sums, rows = predictor.encode(case), ContributionSums(case, predictor.prevalence), []
-    for result in predictor.segment_all(encoding):
+    for result in predictor.segment_all(encoding):  # the last is that from all
         sums.add(result.subset, result.probabilities, result.scheme)
-        for name in REGIONS:
-            volume = result.volume(name)
-            rows.append({"given": subset_name(result.subset), "region": name, "ml": volume.ml,
-                         "up": volume.high - volume.ml, "down": volume.ml - volume.low})  # fmt: skip
-    found, labels = sums.result(), figures.to_canonical(result.labels, case.affine)  # the last had all sequences
-    z = figures.widest_slice(labels)
-    display(figures.modality_figure(case, z=z))
-    bars = px.bar(pd.DataFrame(rows), x="given", y="ml", color="region", barmode="group", error_y="up",
-                  error_y_minus="down", height=380, width=900, title="Volume from each subset, with its 90 % interval",
-                  color_discrete_map=REGION_COLOURS, labels={"given": ""})  # fmt: skip
-    display(bars)
-    maps = {f"{DISPLAY_NAMES[name]}: {found.ml[name][region]:+.1f} ml": figures.to_canonical(
-        found.map(name, region), case.affine) for name in case.modalities}  # fmt: skip
-    brain = figures.to_canonical(np.any([one.mask for one in case.brains.values()], axis=0), case.affine)
-    display(
-        figures.map_figure(
-            maps,
-            labels,
-            brain,
-            z=z,
-            limit=0.5,
-            unit="probability",
-            title=f"Contributions to the probability of {region}",
-        )
-    )
-    return result, found
+        for region in REGIONS:
+            volume = result.volume(region)
+            more, less = volume.high - volume.ml, volume.ml - volume.low
+            rows.append([subset_name(result.subset), region, volume.ml, more, less])
+    display(figures.modality_figure(case, z=figures.widest_slice(figures.to_canonical(result.labels, case.affine))))
+    table = pd.DataFrame(rows, columns=["given", "region", "ml", "more", "less"])
+    display(px.bar(table, x="given", y="ml", color="region", barmode="group", error_y="more", error_y_minus="less",
+                   color_discrete_map=REGION_COLOURS, labels={"given": ""}, height=380, width=900,
+                   title="Volume from each subset, with its 90 % interval"))  # fmt: skip
+    return result, sums.result()
 
 
 # %%
+def whole_picture(case, region="ET"):
+    """The course's pictures of a case: sequences, volumes from every subset, contributions to a region."""
+    result, found = every_subset(case)
+    labels = figures.to_canonical(result.labels, case.affine)
+    brain = figures.to_canonical(np.any([one.mask for one in case.brains.values()], axis=0), case.affine)
+    maps = {
+        f"{DISPLAY_NAMES[name]}: {found.ml[name][region]:+.1f} ml":
+            figures.to_canonical(found.map(name, region), case.affine)
+        for name in case.modalities
+    }  # fmt: skip
+    title = f"Contributions to the probability of {region}"
+    z = figures.widest_slice(labels)
+    display(figures.map_figure(maps, labels, brain, z=z, limit=0.5, unit="probability", title=title))
+    return result, found
+
+
 result, found = whole_picture(case if course.FAST else read_case(visits[0]))
 start = {region: found.prevalence[region] * found.brain_ml for region in REGIONS}
 rows = {DISPLAY_NAMES[name]: found.ml[name] for name in found.modalities}
