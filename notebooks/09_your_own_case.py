@@ -393,5 +393,8 @@ else:
     mine = read_case(find_case(folder))
     display(pd.DataFrame({mine.id: facts(mine)}).transpose())
     result, found = whole_picture(mine)
+    tumour = result.scheme.region(result.labels, "WT")
+    widest = [int(tumour.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1))]
+    place = tuple(widest) if tumour.any() else None
     for overlay in ("prediction", "uncertainty"):
-        display(Image.fromarray(viewer_picture(mine, result, overlay=overlay)))
+        display(Image.fromarray(viewer_picture(mine, result, overlay=overlay, position=place)))
