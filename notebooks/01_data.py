@@ -25,18 +25,21 @@
 # data is used, and no result here says anything about patients.
 
 # %%
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import plotly.express as px
+import plotly.graph_objects as go
 import torch
 
 from smml import course, figures
-from smml.data import LAYOUTS, read_case
+from smml.data import read_case
 from smml.data.preprocessing import normalise, prepare
 from smml.data.simulation.contrast import draw_protocol, draw_tissues
 from smml.data.simulation.draws import Middle
+from smml.evaluation import Scores, overlap_table
 from smml.modalities import MODALITIES
 
 figures.use_theme()
@@ -132,13 +135,11 @@ for case in cases:
                 ratio = np.median(volume[case.label == value]) / normal
                 rows.append({"sequence": name, "class": label, "ratio": ratio})
 contrast = pd.DataFrame(rows).groupby(["sequence", "class"])["ratio"].mean().unstack().loc[list(MODALITIES)]
-contrast.round(2)
-
-# %%
 enhancing = contrast["ET"] - contrast["NCR/NET"]
 print(f"ET stands out from the rest of the core by {enhancing['t1ce']:+.2f} on T1ce, {enhancing['t1']:+.2f} on T1,")
 print(f"{enhancing['flair']:+.2f} on FLAIR and {enhancing['t2']:+.2f} on T2 (units: normal brain = 1).")
 assert enhancing["t1ce"] > 3 * enhancing.drop("t1ce").abs().max()
+contrast.round(2)
 
 # %% [markdown]
 # ## What lies on disk
@@ -189,6 +190,83 @@ px.box(volumes.melt("case", var_name="region", value_name="ml"), x="region", y="
        title="Tumour volumes in the simulated cohort", height=340, width=600)  # fmt: skip
 
 # %% [markdown]
+# ## Simulated and real
+#
+# What must a simulator get right? Not beauty: what a network could lean on. If ET on T1ce were always brighter than
+# everything else, a threshold would find it, and a network that has learnt the threshold fails at the first vessel. So
+# brightness was measured in patients (numbers alone; no image of theirs is here) and in simulated subjects, in
+# standard deviations from the mean of the brain. Two *looks* aim at it: `typical`, whose median is to lie in the
+# patients' range, and `varied`, for training, which is to reach beyond both of its ends.
+
+# %%
+folder = course.results_folder() / "simulator-statistics"
+patients, *looks = (
+    json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("patients", "typical", "varied")
+)
+seen, names = {row["name"]: row for row in patients["rows"]}, [row["name"] for row in patients["rows"]]
+for said in (patients, *looks):
+    print(said["what"])
+for look, name in zip(looks, ("typical", "varied"), strict=True):
+    pairs = [(row, look["rows"][what]) for what, row in seen.items()]
+    inside = sum(row["low"] <= found["median"] <= row["high"] for row, found in pairs)
+    covered = sum(found["p5"] <= row["low"] and row["high"] <= found["p95"] for row, found in pairs)
+    print(f"{name}: of {len(seen)} ranges, the median lies in {inside}, and the middle 90 % cover {covered}")
+
+# %%
+figure, places = go.Figure(), np.arange(len(names), 0, -1)
+bars = [("patients, whole range", [(seen[name]["low"], seen[name]["high"]) for name in names], None)]
+for look, title in zip(looks, ("typical, middle 90 %", "varied, middle 90 %"), strict=True):
+    rows = [look["rows"][name] for name in names]
+    bars.append((title, [(row["p5"], row["p95"]) for row in rows], [row["median"] for row in rows]))
+styles = zip((0.25, 0, -0.25), ("#222222", "#0072B2", "#E69F00"), bars, strict=True)
+for shift, colour, (title, ends, medians) in styles:
+    x, y = [end for pair in ends for end in (*pair, None)], np.repeat(places + shift, 3)
+    figure.add_scatter(x=x, y=y, name=title, mode="lines", line={"color": colour, "width": 6})
+    if medians:
+        circle = {"color": "white", "size": 7, "line": {"color": colour, "width": 2}}
+        figure.add_scatter(x=medians, y=places + shift, mode="markers", showlegend=False, marker=circle)
+figure.update_yaxes(tickvals=places, ticktext=names)
+floors, tops = zip(*(pair for _, ends, _ in bars for pair in ends), strict=True)
+figure.update_layout(
+    title="Brightness in patients and in simulated subjects; circles are medians", height=520, width=900,
+    xaxis_title="z-score within the brain", xaxis_range=[min(floors) - 0.3, max(tops) + 0.3], margin={"l": 260},
+)  # fmt: skip
+
+# %% [markdown]
+# Each of these numbers could be measured and tuned. What nobody measured may still be wrong.
+#
+# The first simulator had no such numbers to meet. What became of weights that were trained on it (`small`, first
+# edition, [its scores then](../results/first-edition/README.md)), and of weights of the new one? Dice on held-out
+# simulated subjects that have the region, each edition's own, and on the same patients for both, where a region that is
+# missing counts 1 if none of it is called, and 0 otherwise:
+
+# %%
+results, rows = course.results_folder(), {}
+looks = pd.read_csv(results / "patients" / "looks.csv").query("group == 'all' and cases == 5")
+newest = looks[looks["weights"].str.startswith("small-")]["weights"].iloc[-1]
+for edition, weights, folder in (
+    ("first edition", "small", "first-edition/simulator/small"),
+    ("now", newest, "simulator/small/typical"),
+):
+    simulated = overlap_table(Scores.read(results / folder))
+    # The first row of each is of the weights as they were made; what follows prepares the images in other ways.
+    patients = looks[looks["weights"] == weights].groupby("subset").first()
+    for case in ("ET from T1ce", "WT from FLAIR", "WT from FLAIR+T1ce", "TC from FLAIR+T1ce", "ET from FLAIR+T1ce"):
+        region, _, subset = case.split()
+        rows[case, edition] = {
+            "simulated": simulated.loc[subset, f"Dice {region}"], "patients": patients.loc[subset, region]
+        }  # fmt: skip
+frame = pd.DataFrame(rows).transpose()
+change = frame["patients"].unstack()
+worse = change.index[change["now"] < change["first edition"]]
+gap = (frame["simulated"] - frame["patients"]).loc["ET from T1ce"]
+print(
+    f"ET from T1ce: Dice in patients lower by {gap['first edition']:.2f} in the first edition, by {gap['now']:.2f} now"
+)
+print(f"on these {int(patients['cases'].max())} patients now worse than then: {', '.join(worse) or 'nothing'}")
+frame.unstack().round(2)
+
+# %% [markdown]
 # ## Key points
 #
 # - T1ce alone separates ET, though vessels are bright there too; FLAIR and T2 carry the oedema; T1 adds little on its
@@ -196,7 +274,7 @@ px.box(volumes.melt("case", var_name="region", value_name="ml"), x="region", y="
 # - A case keeps its own grid, axes and label values; the network's view is made per sequence and can be undone.
 # - The simulator has these contrasts because it was given them. Its heads are one average head, warped, folded and
 #   aged; it has no surgery cavities, no motion, no disease but gliomas and the scars of age. A method that works here
-#   has passed a first test, no more.
+#   has passed a first test, no more: matching what was measured in patients narrowed the gap and did not close it.
 #
 # ## Exercises
 #
@@ -227,69 +305,21 @@ with course.check("1.1"):
     print(f"fluid is nulled at {ti:.0f} ms; this FLAIR's inversion time is {protocols['flair'].ti:.0f} ms")
 
 # %% [markdown]
-# ### Exercise 1.2: Regions from the values on disk
-#
-# A label file of BraTS 2021 holds 0, 1, 2 and 4. The scores are about *regions*, which are nested: ET lies in TC, and
-# TC in WT. Which values make up which? (A colleague counted ET with `stored == 3` and found none in any patient.)
-
-
-# %%
-# Exercise 1.2
-def region_on_disk(stored, region):
-    """True where an array of BraTS 2021's stored values lies in "WT", "TC" or "ET"."""
-    return ...
-
-
-# %%
-with course.check("1.2"):
-    stored = np.random.default_rng(0).choice([0, 1, 2, 4], size=(8, 8, 8))
-    scheme = LAYOUTS["brats2021"].scheme
-    for region in ("WT", "TC", "ET"):
-        mine, expected = region_on_disk(stored, region), scheme.region(scheme.decode(stored, "stored"), region)
-        assert mine.shape == stored.shape, "one True or False for each voxel"
-        wrong = sorted({int(value) for value in stored[mine != expected]})
-        assert not wrong, f"{region}: voxels with the value {', '.join(map(str, wrong))} are on the wrong side"
-
-# %% [markdown]
-# ### Exercise 1.3: How large is a voxel?
-#
-# The affine takes voxel indices to millimetres. Volumes are reported in millilitres. What is one voxel's, whichever way
-# the axes point, and also if the slices were tilted?
-
-
-# %%
-# Exercise 1.3
-def voxel_volume(affine):
-    """Volume of a voxel in ml, from the 4 x 4 affine."""
-    return ...
-
-
-# %%
-with course.check("1.3"):
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
-    assert np.isclose(voxel_volume(lps), 0.001), "a cube of 1 mm has a thousandth of a millilitre; volumes are positive"
-    thick = np.diag([0.5, 0.5, 6.0, 1.0])
-    assert np.isclose(voxel_volume(thick), 0.0015), "the edges differ: 0.5 mm x 0.5 mm x 6 mm"
-    tilt = np.eye(4)
-    tilt[1:3, 1:3] = [[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]]
-    assert np.isclose(voxel_volume(tilt @ thick), 0.0015), "tilting the slices changes no volume: not only the diagonal"
-
-# %% [markdown]
-# ### Exercise 1.4: Statistics of the brain, not of the air
+# ### Exercise 1.2: Statistics of the brain, not of the air
 #
 # Bring the non-zero voxels to mean 0 and standard deviation 1 and leave the zeros. What would go wrong if mean and
 # deviation were taken over all voxels, and the next scanner's files had a wider rim of air?
 
 
 # %%
-# Exercise 1.4
+# Exercise 1.2
 def my_normalise(volume):
     """z-scores of a float array [X, Y, Z] over its non-zero voxels; zeros stay zero."""
     return ...
 
 
 # %%
-with course.check("1.4"):
+with course.check("1.2"):
     brain = np.zeros((10, 10, 10), np.float32)
     brain[2:8, 2:8, 2:8] = np.random.default_rng(1).uniform(50, 150, (6, 6, 6))
     mine = my_normalise(brain)

@@ -585,24 +585,26 @@ def train_sam() -> None:
 
 @app.command()
 def info(
-    data: Annotated[Path | None, typer.Argument(help="A folder of cases to describe.")] = None,
+    what: Annotated[
+        Path | None, typer.Argument(help="Also describe a folder of cases, or a checkpoint and what was fitted to it.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only look whether every case of the folder can be used: labels, headers.")
     ] = False,
     layout: ReadAsOption = None,
 ) -> None:
-    """Versions, device, which kernels are active, shipped weights and, on wish, the cohort in a folder."""
+    """Versions, device, which kernels are active, shipped weights and, on wish, a cohort or a checkpoint."""
     from smml.info import check_cohort, describe
 
     if not check:
-        typer.echo(describe(data, layout))
+        typer.echo(describe(what, layout))
         return
-    if data is None:
+    if what is None:
         raise InputError("--check: name the folder of cases to look at, as in smml info --check FOLDER")
-    cohort, problems = check_cohort(data, layout)
+    cohort, problems = check_cohort(what, layout)
     typer.echo("\n".join([cohort, *problems.values()]))
     if problems:
-        raise InputError(f"{data}: {len(problems)} of its cases cannot be used ({', '.join(list(problems)[:5])})")
+        raise InputError(f"{what}: {len(problems)} of its cases cannot be used ({', '.join(list(problems)[:5])})")
     typer.echo("every label, and the header and length of every image, is as it must be")
 
 

@@ -1,5 +1,6 @@
 """What is installed, where it runs and what it found: the text of ``smml info``."""
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -18,15 +19,16 @@ from smml.sam.download import OFFICIAL, cache_folder
 _PACKAGES = ("torch", "triton", "monai", "nibabel", "nilearn", "SimpleITK", "plotly", "jupyterlab")
 
 
-def describe(data: Path | None = None, layout: str | None = None) -> str:
+def describe(what: Path | None = None, layout: str | None = None) -> str:
     """A few lines for a person or a bug report.
 
     Args:
-        data: also describe the cases in this folder.
+        what: also describe the cases in this folder, or this checkpoint: a file, the folder of a run, or the name of
+            shipped weights where no folder has that name.
         layout: as for ``find_cases``.
 
     Raises:
-        InputError: the folder is missing or holds no cases.
+        InputError: the folder is missing or holds no cases, or the checkpoint cannot be used.
     """
     lines = [f"smml {smml.__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"]
     lines.append("packages: " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
@@ -43,9 +45,38 @@ def describe(data: Path | None = None, layout: str | None = None) -> str:
             f"weights {file.stem!r}: {shipped.step} steps at {shipped.spacing[0]:g} mm, simulated data{refined}"
         )
     lines.append("SAM: 'tiny' ships with the package; " + "; ".join(_official_sams()))
-    if data is not None:
-        lines.append(_describe_cohort(data, find_cases(data, layout)))
+    if what is not None and _is_checkpoint(what):
+        lines.append(describe_checkpoint(what))
+    elif what is not None:
+        lines.append(_describe_cohort(what, find_cases(what, layout)))
     return "\n".join(lines)
+
+
+def describe_checkpoint(name_or_path: str | os.PathLike) -> str:
+    """A line on a checkpoint: its training, and what was fitted to it on other cases.
+
+    Args:
+        name_or_path: see :func:`smml.models.checkpoint.find_checkpoint`.
+
+    Raises:
+        InputError: the checkpoint cannot be used.
+    """
+    found = load_checkpoint(name_or_path)
+    fitted = {
+        "temperatures": "" if found.temperatures is None else ", ".join(f"{value:.2f}" for value in found.temperatures),
+        "intervals of volumes": "" if found.intervals is None else f"fitted on {found.intervals.cases} cases",
+        "table for next_scan": "" if found.gains is None else f"learnt on {found.gains.cases} cases",
+    }
+    said = "; ".join(f"{name}: {value or 'none'}" for name, value in fitted.items())
+    refined = f", refined with SAM {found.refinement!r}" if found.refinement else ""
+    return f"checkpoint {name_or_path}: {found.step} steps at {found.spacing[0]:g} mm{refined}; {said}"
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is a checkpoint and no folder of cases."""
+    if path.is_dir():
+        return (path / "checkpoint.pt").is_file()
+    return path.suffix in (".pt", ".safetensors") or (SHIPPED / f"{path}.safetensors").is_file()
 
 
 def check_cohort(data: Path, layout: str | None = None) -> tuple[str, dict[str, str]]:

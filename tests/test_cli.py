@@ -25,6 +25,8 @@ from smml.locks import claimed
 from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from smml.models.gains import Gains
+from smml.models.intervals import VolumeIntervals
 from smml.sam.calls import weights_fingerprint
 
 
@@ -585,6 +587,36 @@ def test_info_looks_at_every_case_and_lists_the_bad_ones(run, foreign, small_coh
     assert out.splitlines()[-1].startswith("every label, and the header")
     assert "kernel" not in out
     assert "name the folder" in sentence(run("info", "--check"))
+
+
+def test_info_says_in_a_line_what_was_fitted_to_a_checkpoint(run, checkpoint, tmp_path):
+    status, out, _ = run("info", "tiny")
+    assert status == 0
+    shipped = load_checkpoint("tiny")
+    (line,) = [line for line in out.splitlines() if line.startswith("checkpoint tiny: ")]
+    assert f"{shipped.step} steps" in line
+    assert ("intervals of volumes: none" in line) == (shipped.intervals is None)
+    fitted = tmp_path / "fitted.safetensors"
+    reach = {("t2",): dict.fromkeys(("WT", "TC", "ET"), ((1.0, 1.0), (2.0, 2.0)))}
+    save_checkpoint(
+        dataclasses.replace(
+            load_checkpoint(checkpoint),
+            temperatures=(1.5, 1.25, 1.0, 0.75),
+            intervals=VolumeIntervals(123, "student", reach),
+            gains=Gains(45, {}),
+        ),
+        fitted,
+    )
+    none = "temperatures: none; intervals of volumes: none; table for next_scan: none"
+    some = (
+        "temperatures: 1.50, 1.25, 1.00, 0.75; intervals of volumes: fitted on 123 cases; table for next_scan: learnt "
+        "on 45 cases"
+    )
+    for path, words in ((checkpoint, none), (fitted, some)):
+        status, out, _ = run("info", path)
+        assert status == 0
+        assert out.splitlines()[-1].endswith(words)
+    assert "no such checkpoint" in sentence(run("info", tmp_path / "nowhere.pt"))
 
 
 def test_interrupting_leaves_nothing_half_written(run, small_cohort, tmp_path, monkeypatch):

@@ -22,41 +22,12 @@ def nulling_time(t1, tr):
 # %% [markdown]
 # ## Exercise 1.2
 #
-# ET is stored as 4 because a class 3 of earlier years was given up; BraTS 2023 stores 3. TC leaves out the oedema, WT
-# is everything. In the package, `LabelScheme` knows this for each data set, so that no other line of code has to.
-
-
-# %%
-# Exercise 1.2
-def region_on_disk(stored, region):
-    """True where an array of BraTS 2021's stored values lies in "WT", "TC" or "ET"."""
-    return np.isin(stored, {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}[region])
-
-
-# %% [markdown]
-# ## Exercise 1.3
-#
-# The columns of the 3 x 3 part are the edges of a voxel as vectors in millimetres; the absolute determinant is the
-# volume that they span. Its sign only says whether the axes are right- or left-handed, and a thousand cubic millimetres
-# are a millilitre.
-
-
-# %%
-# Exercise 1.3
-def voxel_volume(affine):
-    """Volume of a voxel in ml, from the 4 x 4 affine."""
-    return abs(np.linalg.det(affine[:3, :3])) / 1000
-
-
-# %% [markdown]
-# ## Exercise 1.4
-#
 # Over all voxels, mean and deviation measure how much air the file happens to hold: two crops of one brain would reach
 # the network with different contrasts. The brain's own voxels are the same in both.
 
 
 # %%
-# Exercise 1.4
+# Exercise 1.2
 def my_normalise(volume):
     """z-scores of a float array [X, Y, Z] over its non-zero voxels; zeros stay zero."""
     brain = volume != 0

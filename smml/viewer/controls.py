@@ -74,7 +74,7 @@ class Controls:
         self.overlay = widgets.ToggleButtons(
             options=self._overlays(case, predicts),
             value=state.overlay,
-            style={"button_width": "98px"},
+            style={"button_width": "auto"},
             layout=short,
         )
         self.source = widgets.Dropdown(
@@ -87,6 +87,11 @@ class Controls:
             for region in REGIONS
         }
         self.compared = widgets.Dropdown(options=REGIONS, value=state.compared, layout=widgets.Layout(width="62px"))
+        self.contributor = widgets.Dropdown(
+            options=[(DISPLAY_NAMES[name], name) for name in case.modalities],
+            value=state.contributor,
+            layout=widgets.Layout(width="76px"),
+        )
         self.opacity = widgets.FloatSlider(
             value=state.opacity, min=0, max=1, step=0.05, readout=False, layout=widgets.Layout(width="110px")
         )
@@ -120,6 +125,7 @@ class Controls:
             for plane, axis in ((plane, NORMAL[plane]) for plane in ANATOMICAL_PLANES)
         }
         self.readout, self.legend, self.scores, self.chart = (widgets.HTML() for _ in range(4))
+        self.contributions = widgets.HTML()
         self.rest = widgets.Button(
             description="compute the other subsets",
             disabled=not predicts,
@@ -139,6 +145,7 @@ class Controls:
             "truth": truth,
             "difference": predicts and truth,
             "uncertainty": predicts,
+            "contribution": predicts,
             "none": True,
         }
         return [name for name in OVERLAYS if possible[name]]
@@ -146,10 +153,8 @@ class Controls:
     @property
     def choices(self) -> dict[str, tuple[str, ...]]:
         """The words to choose from at present, by field of the state."""
-        shown = tuple(name for _, name in self.shown.options)
-        return {"shown": shown} | {
-            name: tuple(getattr(self, name).options) for name in ("overlay", "source", "compared")
-        }
+        named = {name: tuple(value for _, value in getattr(self, name).options) for name in ("shown", "contributor")}
+        return named | {name: tuple(getattr(self, name).options) for name in ("overlay", "source", "compared")}
 
     def window_range(self, state: ViewState) -> dict[str, float]:
         """Ends and step of the window slider for the shown modality."""
@@ -181,7 +186,7 @@ class Controls:
             word("of"),
             self.source,
             row(word("regions"), *self.regions.values()),
-            row(word("difference of"), self.compared),
+            row(word("difference or contribution: region"), self.compared, word("from"), self.contributor),
             row(word("opacity"), self.opacity, self.outline, self.crosshair),
             row(word("black – white"), self.window, self.auto),
             **panel,
@@ -206,6 +211,7 @@ class Controls:
                 row(*panes, align_items="flex-start", flex_flow="row nowrap"),
                 self.readout,
                 self.legend,
+                self.contributions,
                 *([scores] if predicts else []),
                 row(self.snapshot, self.mesh, widgets.HTML(HELP), align_items="flex-start"),
                 self.below,

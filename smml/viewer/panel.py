@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from html import escape
 
 import nibabel as nib
+import numpy as np
 
 from smml.data.case import Case
 from smml.data.labels import REGIONS, Region
 from smml.figures.theme import CLASS_COLOURS, REGION_COLOURS
+from smml.inference import Contributions
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, Subset, subset_name
+from smml.models.intervals import Volume
 from smml.viewer.display import NORMAL, Display
-from smml.viewer.render import DIFFERENCE_COLOURS, UNCERTAINTY_COLOURS
+from smml.viewer.render import CONTRIBUTION_COLOURS, CONTRIBUTION_LIMIT, DIFFERENCE_COLOURS, UNCERTAINTY_COLOURS
 from smml.viewer.state import ViewState
 from smml.viewer.worker import RegionScore, RegionScores, Result
 
@@ -40,6 +43,10 @@ def legend_entries(state: ViewState) -> list[tuple[str, str]]:
     if state.overlay == "uncertainty":
         steps = len(UNCERTAINTY_COLOURS) - 1
         return [(colour, f"{place / steps:.2g}") for place, colour in enumerate(UNCERTAINTY_COLOURS)]
+    if state.overlay == "contribution":
+        full, half = f"{CONTRIBUTION_LIMIT:g}", f"{CONTRIBUTION_LIMIT / 2:g}"
+        meanings = (f"less likely, by {full} or more", f"by {half}", "no change: not painted", f"by {half}")
+        return list(zip(CONTRIBUTION_COLOURS, (*meanings, f"more likely, by {full} or more"), strict=True))
     return []
 
 
@@ -50,6 +57,7 @@ def legend_title(state: ViewState) -> str:
         "truth": "truth",
         "difference": "prediction against truth" + ("" if state.outline else "; false ones hatched"),
         "uncertainty": "disagreement of the two branches",
+        "contribution": f"{DISPLAY_NAMES[state.contributor]} makes {state.compared} here",
         "none": "no overlay",
     }[state.overlay]
 
@@ -64,30 +72,108 @@ def legend_html(state: ViewState) -> str:
     return f"<div style='line-height:1.6'><b>{escape(legend_title(state))}</b> &nbsp; {entries}</div>"
 
 
-def scores_html(scores: RegionScores | None, subset: Subset, source: str, *, truth: bool) -> str:
-    """Dice, HD95 and volume of the shown prediction, one row per region; words where the truth lacks the region."""
-    if not truth:
-        return "<i>This case has no truth to score against.</i>"
-    rows = ""
+def scores_html(
+    scores: RegionScores | None,
+    subset: Subset,
+    source: str,
+    *,
+    truth: bool,
+    volumes: Mapping[Region, Volume] | None = None,
+    fitted_on: int | None = None,
+) -> str:
+    """Dice, HD95 and volume of the shown prediction, one row per region; words where the truth lacks the region.
+
+    Args:
+        scores: against the truth; None if they are not computed yet, or there is no truth.
+        subset: the sequences that the prediction was made from.
+        source: whose prediction it is.
+        truth: whether the case has a truth.
+        volumes: of the prediction, with their intervals if it has some; None if there is no prediction yet.
+        fitted_on: how many cases the intervals were fitted on.
+    """
+    with_intervals = volumes is not None and not any(math.isnan(volume.low) for volume in volumes.values())
+    heads = (["Dice", "HD95 mm"] if truth else []) + ["ml"] + (["90 % interval, ml"] if with_intervals else [])
+    rows = []
     for region in REGIONS:
         score = None if scores is None else scores[region]
+        cells = []
         if score is not None and score.words:
-            cells = f"<td colspan='3' style='text-align:right;padding-left:18px'>{score.words}</td>"
-        else:
-            values = ("…",) * 3
-            if score is not None:
-                values = (f"{score.dice:.3f}", _millimetres(score.hd95), f"{score.called_ml:.1f}")
-            cells = "".join(f"<td style='text-align:right;padding-left:18px'>{value}</td>" for value in values)
-        rows += (
-            f"<tr><td><span style='color:{REGION_COLOURS[region]};-webkit-text-stroke:.4px #555'>■</span> {region}</td>"
-            f"{cells}</tr>"
+            cells = [f"<td colspan='2' style='{_RIGHT}'>{score.words}</td>"]
+        elif truth:
+            cells = [_cell("…")] * 2 if score is None else [_cell(f"{score.dice:.3f}"), _cell(_millimetres(score.hd95))]
+        volume = None if volumes is None else volumes[region]
+        cells.append(_cell("…" if volume is None else f"{volume.ml:.1f}"))
+        if with_intervals and volume is not None:
+            cells.append(_cell(f"{volume.low:.1f} to {volume.high:.1f}"))
+        rows.append(f"<tr><td>{_region_html(region)}</td>{''.join(cells)}</tr>")
+    notes = [] if truth else ["This case has no truth to score against."]
+    if with_intervals:
+        notes.append(
+            f"The intervals hold the true volumes of 90 % of cases like the {fitted_on} that they were fitted on. "
+            "Fitted on simulated cases, they promise nothing of patients."
         )
     return (
         f"<div style='line-height:1.35'><b>from {escape(subset_name(subset, ' + '))}</b>, {escape(source)}"
-        "<table style='border-collapse:collapse;font-variant-numeric:tabular-nums'><tr><th></th>"
-        "<th style='text-align:right;padding-left:18px'>Dice</th>"
-        "<th style='text-align:right;padding-left:18px'>HD95 mm</th>"
-        "<th style='text-align:right;padding-left:18px'>ml</th></tr>" + rows + "</table></div>"
+        f"{_table(heads, rows)}{''.join(f'<div style={_NOTE!r}>{note}</div>' for note in notes)}</div>"
+    )
+
+
+def contributions_html(found: Contributions | None, state: ViewState) -> str:
+    """What each sequence brought to the volumes, in ml; "" unless the overlay is that of contributions.
+
+    Args:
+        found: of the case; None if they are not computed yet.
+        state: what is shown.
+    """
+    if state.overlay != "contribution":
+        return ""
+    if found is None:
+        return f"<div style='{_NOTE}'>Not computed yet: it takes as long as the segmentations from all subsets.</div>"
+    rows = []
+    for name, sums in contribution_sums(found).items():
+        cells = []
+        for region in REGIONS:
+            painted = name == DISPLAY_NAMES[state.contributor] and region == state.compared
+            cells.append(_cell(sums[region], "font-weight:bold;background:#e8f1fb" if painted else ""))
+        rows.append(f"<tr><td>{name}</td>{''.join(cells)}</tr>")
+    note = (
+        f"Shapley values of the {len(found.modalities)} sequences that the case has, whatever is checked above: what a "
+        "sequence adds to the probability when it joins the others, averaged over all orders in which they can join, "
+        "and summed over the brain. Before any sequence a voxel has the share that such voxels had in training. This "
+        "says what moved the network's answer, not whether it moved it to the truth."
+    )
+    heads = [f"{_region_html(region)}, ml" for region in REGIONS]
+    return f"<div style='line-height:1.35'>{_table(heads, rows)}<div style='{_NOTE}'>{note}</div></div>"
+
+
+def contribution_sums(found: Contributions) -> dict[str, dict[Region, str]]:
+    """Volumes in ml for people, from what is expected without any sequence to what is expected with all."""
+    rows = {"before any sequence": {region: f"{found.prevalence[region] * found.brain_ml:.1f}" for region in REGIONS}}
+    for name in found.modalities:
+        rows[DISPLAY_NAMES[name]] = {region: f"{found.ml[name][region]:+.1f}" for region in REGIONS}
+    rows["expected volume"] = {region: f"{found.expected_ml[region]:.1f}" for region in REGIONS}
+    return rows
+
+
+# Styles of cells and of what stands below a table.
+_RIGHT = "text-align:right;padding-left:18px"
+_NOTE = "max-width:62em;color:#555;font-size:90%"
+
+
+def _cell(text: str, style: str = "") -> str:
+    return f"<td style='{_RIGHT};{style}'>{text}</td>"
+
+
+def _region_html(region: Region) -> str:
+    return f"<span style='color:{REGION_COLOURS[region]};-webkit-text-stroke:.4px #555'>■</span> {region}"
+
+
+def _table(heads: list[str], rows: list[str]) -> str:
+    """A table whose first column has no head."""
+    cells = "".join(f"<th style='{_RIGHT}'>{head}</th>" for head in heads)
+    return (
+        "<table style='border-collapse:collapse;font-variant-numeric:tabular-nums'>"
+        f"<tr><th></th>{cells}</tr>{''.join(rows)}</table>"
     )
 
 
@@ -196,8 +282,18 @@ def heading_html(case: Case, display: Display) -> str:
     )
 
 
-def readout_html(case: Case, display: Display, state: ViewState, result: Result | None) -> str:
-    """What lies under the crosshair: voxel of the file, mm, intensities, labels; and the window."""
+def readout_html(
+    case: Case, display: Display, state: ViewState, result: Result | None, contribution: np.ndarray | None = None
+) -> str:
+    """What lies under the crosshair: voxel of the file, mm, intensities, labels; and the window.
+
+    Args:
+        case: with at least one modality.
+        display: where its voxels lie.
+        state: what is shown.
+        result: the segmentation; None if there is none.
+        contribution: floating [X, Y, Z] on the case's grid, of the sequence to the region that the state names.
+    """
     voxel = display.file_voxel(state.position)
     places = zip(("RL", "AP", "SI"), display.millimetres(state.position), strict=True)
     low, high = state.window()
@@ -212,6 +308,9 @@ def readout_html(case: Case, display: Display, state: ViewState, result: Result 
         words.append(f"predicted {class_html(result.scheme.classes[int(result.labels[state.source][voxel])])}")
         if result.uncertainty is not None:
             words.append(f"uncertainty {float(result.uncertainty[voxel]):.2f}")
+    if state.overlay == "contribution" and contribution is not None:
+        share = float(contribution[voxel])
+        words.append(f"{DISPLAY_NAMES[state.contributor]} to the probability of {state.compared} {share:+.2f}")
     words.append(f"window {high - low:.4g}, level {(low + high) / 2:.4g}")
     separator = " <span style='color:#bbb'>|</span> "
     return f"<div style='font-variant-numeric:tabular-nums;line-height:1.5'>{separator.join(words)}</div>"

@@ -8,13 +8,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from smml.data.case import Case
+from smml.data.labels import REGIONS, Region
 from smml.errors import InputError
 from smml.figures.theme import rgb
 from smml.files import replacing
-from smml.inference import Segmentation
+from smml.inference import Contributions, Segmentation
 from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset
 from smml.viewer.display import ANATOMICAL_PLANES, Display
-from smml.viewer.panel import legend_entries, legend_title
+from smml.viewer.panel import contribution_sums, legend_entries, legend_title
 from smml.viewer.render import Layers, encode_png, font, layers_of, plane_sizes, render_plane
 from smml.viewer.state import OVERLAYS, ViewState, first_state
 from smml.viewer.worker import RegionScores, Result, score
@@ -29,6 +30,9 @@ def viewer_picture(
     overlay: str | None = None,
     position: tuple[int, int, int] | None = None,
     shown: str | None = None,
+    contributions: Contributions | None = None,
+    contributor: str | None = None,
+    region: Region = "WT",
     size: int = 300,
 ) -> np.ndarray:
     """What the viewer would show of a case, without a kernel or a browser.
@@ -36,37 +40,53 @@ def viewer_picture(
     Args:
         case: with at least one modality.
         segmentation: to paint; None paints the truth, if there is one.
-        overlay: "prediction", "truth", "difference", "uncertainty" or "none"; by default what there is.
+        overlay: "prediction", "truth", "difference", "uncertainty", "contribution" or "none"; by default what there
+            is.
         position: crosshair, index into the case's arrays; None takes the tumour's widest slices.
         shown: modality under the paint; None takes the first that was given to the model.
+        contributions: of the case, for the overlay "contribution" (:func:`smml.inference.contributions`).
+        contributor: sequence whose contribution is painted; None takes the one shown.
+        region: whose difference is painted, or to whose probability the contribution is.
         size: pixels of the longest edge among the planes.
 
     Returns:
         uint8 [rows, columns, 3].
 
     Raises:
-        InputError: no modality, an unknown overlay or modality, or a position outside the case.
+        InputError: no modality, an unknown overlay, modality or region, a position outside the case, or the overlay
+            "contribution" without contributions.
     """
     overlay = overlay or ("prediction" if segmentation is not None else "truth")
     if overlay not in OVERLAYS:
         raise InputError(f"overlay must be one of {', '.join(OVERLAYS)}, found {overlay!r}")
     if shown is not None and shown not in case.volumes:
         raise InputError(f"shown must be one of {', '.join(case.volumes)} that case {case.id} has, found {shown!r}")
+    if region not in REGIONS:
+        raise InputError(f"region must be one of {', '.join(REGIONS)}, found {region!r}")
+    if overlay == "contribution" and contributions is None:
+        raise InputError(
+            'overlay "contribution" needs contributions, found None; pass what '
+            "smml.inference.contributions(predictor, encoding) gives"
+        )
     display = Display.of(case)
     result = None if segmentation is None else Result.of(segmentation)
     given = case.modalities if result is None else result.subset
     state = first_state(case, display, given, "mean" if result is None else next(iter(result.labels)))
-    changes: dict[str, Any] = {"overlay": overlay, **({} if shown is None else {"shown": shown})}
+    shown = shown or state.shown
+    changes: dict[str, Any] = {
+        "overlay": overlay, "shown": shown, "compared": region, "contributor": contributor or shown
+    }  # fmt: skip
     if position is not None:
         if len(position) != 3 or any(not 0 <= p < n for p, n in zip(position, case.shape, strict=True)):
             raise InputError(f"position must lie inside {case.shape}, found {tuple(position)}")
         changes["position"] = display.clipped(display.shown_voxel(position))
     state = state.changed(**changes)
-    layers = layers_of(case, display, state, result)
+    painted = contributions.map(state.contributor, region) if overlay == "contribution" and contributions else None
+    layers = layers_of(case, display, state, result, painted)
     scores = None
     if result is not None and case.label is not None:
         scores = score(result, state.source, case)
-    return compose(case, display, state, layers, size=size, scores=scores, of=given if result else None)
+    return compose(case, display, state, layers, size=size, scores=scores, result=result, contributions=contributions)
 
 
 def compose(
@@ -77,7 +97,8 @@ def compose(
     *,
     size: int,
     scores: RegionScores | None = None,
-    of: Subset | None = None,
+    result: Result | None = None,
+    contributions: Contributions | None = None,
 ) -> np.ndarray:
     """The three planes side by side under a line of words, legend and scores below.
 
@@ -88,7 +109,8 @@ def compose(
         layers: the volumes.
         size: pixels of the longest edge among the planes.
         scores: of the prediction shown.
-        of: modalities that the prediction was made from; None if there is no prediction.
+        result: the prediction; None if there is none.
+        contributions: of the case; told where the overlay is theirs.
 
     Returns:
         uint8 [rows, columns, 3].
@@ -98,7 +120,7 @@ def compose(
     wide = sum(width for _, width in sizes.values()) + _GAP * (len(panes) + 1)
     wide, tall = max(wide, 560), max(height for height, _ in sizes.values())
     lines = [
-        _given_line(of, case.modalities),
+        _given_line(None if result is None else result.subset, case.modalities),
         [("shown: ", _INK), (DISPLAY_NAMES[state.shown], _INK), (f"   {legend_title(state)}", _INK)],
         [part for colour, meaning in legend_entries(state) for part in (("■ ", rgb(colour)), (f"{meaning}   ", _INK))],
     ]
@@ -108,6 +130,12 @@ def compose(
             for region, score in scores.items()
         )
         lines.append([(text, _INK)])
+    if result is not None:
+        volumes = result.volumes[state.source]
+        lines.append([("     ".join(f"{region}  {volumes[region]}" for region in REGIONS), _INK)])
+    if state.overlay == "contribution" and contributions is not None:
+        sums = (f"{name} {row[state.compared]}" for name, row in contribution_sums(contributions).items())
+        lines.append([(f"{state.compared} in ml:  {'   '.join(sums)}", _INK)])
     lines.append([("radiological convention: the patient's right is on the left; research only", _FAINT)])
     head, line = 30, 20
     page = Image.new("RGB", (wide, head + tall + _GAP + line * len(lines) + _GAP), _PAPER)

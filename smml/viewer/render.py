@@ -29,6 +29,10 @@ DIFFERENCE_COLOURS: dict[str, str] = {
 }
 # Uncertainty from 0 to 1: a ramp whose lightness alone tells the order.
 UNCERTAINTY_COLOURS: tuple[str, ...] = ("#1A0A3C", "#7A1F6E", "#D24A55", "#FCA50A", "#FCFFA4")
+# A contribution below 0 and above it, as in the figures of signed maps; in the middle nothing is painted.
+CONTRIBUTION_COLOURS: tuple[str, ...] = ("#E66100", "#F0B27A", "#C8C8C8", "#7DBBF0", "#1E88E5")
+# Probability at which a contribution has its full colour; beyond it nothing changes.
+CONTRIBUTION_LIMIT = 0.5
 _OUTLINE = 2  # pixels
 
 
@@ -45,6 +49,7 @@ class Layers:
         scheme: names the label values of the truth.
         predicted_scheme: names those of the prediction.
         caption: what the overlay was made from, drawn in the picture.
+        contribution: floating, -1 to 1: of the sequence to the region that the state names.
     """
 
     image: np.ndarray
@@ -55,9 +60,12 @@ class Layers:
     scheme: LabelScheme
     predicted_scheme: LabelScheme
     caption: str = ""
+    contribution: np.ndarray | None = None
 
 
-def layers_of(case: Case, display: Display, state: ViewState, result: Result | None) -> Layers:
+def layers_of(
+    case: Case, display: Display, state: ViewState, result: Result | None, contribution: np.ndarray | None = None
+) -> Layers:
     """The volumes that a state shows, turned to the display grid (views, nothing is copied).
 
     Args:
@@ -65,6 +73,7 @@ def layers_of(case: Case, display: Display, state: ViewState, result: Result | N
         display: where its voxels lie.
         state: what is shown.
         result: the segmentation; None if there is none.
+        contribution: floating [X, Y, Z] on the case's grid, of the sequence to the region that the state names.
     """
 
     def turned(volume: np.ndarray | None) -> np.ndarray | None:
@@ -75,6 +84,8 @@ def layers_of(case: Case, display: Display, state: ViewState, result: Result | N
         caption = f"from {subset_name(result.subset, '+')}"
     elif state.overlay == "truth" and case.label is not None:
         caption = "truth"
+    elif state.overlay == "contribution" and contribution is not None:
+        caption = f"{subset_name((state.contributor,))} for {state.compared}"
     return Layers(
         image=display.turned(case.volumes[state.shown]),
         brain=display.turned(case.brains[state.shown].mask),
@@ -84,6 +95,7 @@ def layers_of(case: Case, display: Display, state: ViewState, result: Result | N
         scheme=case.scheme,
         predicted_scheme=case.scheme if result is None else result.scheme,
         caption=caption,
+        contribution=turned(contribution),
     )
 
 
@@ -146,12 +158,28 @@ def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str
         strength = min(1.0, 2 * state.opacity) * np.sqrt(np.clip(values, 0, 1))[..., None]
         colours = uncertainty_ramp()[np.clip(values * 255, 0, 255).astype(np.uint8)]
         picture += strength * (colours - picture)
+    elif state.overlay == "contribution" and layers.contribution is not None:
+        values = _resized(
+            display.cut(layers.contribution, plane, index).astype(np.float32), shape, Image.Resampling.BILINEAR
+        )
+        share = np.clip(values / CONTRIBUTION_LIMIT, -1, 1)
+        strength = min(1.0, 2 * state.opacity) * np.sqrt(np.abs(share))[..., None]
+        picture += strength * (contribution_ramp()[np.rint((share + 1) * 127.5).astype(np.uint8)] - picture)
     return picture.round().astype(np.uint8)
 
 
 def uncertainty_ramp() -> np.ndarray:
     """Colours of uncertainty 0 to 1, float [256, 3]."""
-    stops = np.array([rgb(colour) for colour in UNCERTAINTY_COLOURS], float)
+    return _ramp(UNCERTAINTY_COLOURS)
+
+
+def contribution_ramp() -> np.ndarray:
+    """Colours of contributions from -``CONTRIBUTION_LIMIT`` to ``CONTRIBUTION_LIMIT``, float [256, 3]."""
+    return _ramp(CONTRIBUTION_COLOURS)
+
+
+def _ramp(colours: tuple[str, ...]) -> np.ndarray:
+    stops = np.array([rgb(colour) for colour in colours], float)
     places = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(np.linspace(0, 1, 256), places, stops[:, channel]) for channel in range(3)], axis=-1)
 

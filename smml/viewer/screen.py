@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
+
 from smml.data.case import Case
+from smml.inference import Contributions
 from smml.modalities import Subset, subset_name, subsets_of
 from smml.viewer import panel
 from smml.viewer.controls import Controls
@@ -47,9 +50,9 @@ class Screen:
         """Pixels of the longest edge among the planes."""
         return max(max(shape) for shape in self._sizes.values())
 
-    def draw(self, state: ViewState, result: Result | None) -> None:
+    def draw(self, state: ViewState, result: Result | None, contribution: np.ndarray | None) -> None:
         """All three planes, and the controls."""
-        layers = layers_of(self._case, self._display, state, result)
+        layers = layers_of(self._case, self._display, state, result, contribution)
         for plane, canvas in self._controls.planes.items():
             frame = encode_png(render_plane(state, self._display, layers, plane, self._sizes[plane]))
             with canvas.hold_sync():
@@ -64,16 +67,31 @@ class Screen:
             with self.following():
                 self._controls.source.options = names
 
-    def words(self, state: ViewState, result: Result | None, scored: Mapping[tuple[Subset, str], RegionScores]) -> None:
-        """Read-out, legend, scores and the bars of the subsets."""
+    def words(
+        self,
+        state: ViewState,
+        result: Result | None,
+        scored: Mapping[tuple[Subset, str], RegionScores],
+        found: Contributions | None,
+        contribution: np.ndarray | None,
+    ) -> None:
+        """Read-out, legend, contributions, scores and the bars of the subsets."""
         c, case = self._controls, self._case
-        c.readout.value = panel.readout_html(case, self._display, state, result)
+        c.readout.value = panel.readout_html(case, self._display, state, result, contribution)
         c.legend.value = panel.legend_html(state)
+        c.contributions.value = panel.contributions_html(found, state)
         if not self._predicts:
             return
         subset = state.given if result is None else result.subset
         shown = None if result is None else scored.get((subset, state.source))
-        c.scores.value = panel.scores_html(shown, subset, state.source, truth=case.label is not None)
+        c.scores.value = panel.scores_html(
+            shown,
+            subset,
+            state.source,
+            truth=case.label is not None,
+            volumes=None if result is None else result.volumes[state.source],
+            fitted_on=None if result is None else result.fitted_on,
+        )
         final = {seen: scores for (seen, source), scores in scored.items() if source == c.source.options[0]}
         c.chart.value = panel.chart_svg(final, state.given, case.modalities)
         c.rest.disabled = case.label is None or len(final) == len(subsets_of(case.modalities))
@@ -100,7 +118,7 @@ class Screen:
         c = self._controls
         for name, box in c.given.items():
             box.value = name in state.given and self._predicts
-        for field in ("shown", "overlay", "source", "compared", "opacity", "outline", "crosshair"):
+        for field in ("shown", "overlay", "source", "compared", "contributor", "opacity", "outline", "crosshair"):
             getattr(c, field).value = getattr(state, field)
         for region, box in c.regions.items():
             box.value = region in state.regions
@@ -112,6 +130,7 @@ class Screen:
             c.window.min = min(ends["min"], c.window.min)
             c.window.max, c.window.min, c.window.step = ends["max"], ends["min"], ends["step"]
         c.window.value = state.window()
-        c.compared.disabled = state.overlay != "difference"
+        c.compared.disabled = state.overlay not in ("difference", "contribution")
+        c.contributor.disabled = state.overlay != "contribution"
         for box in c.regions.values():
             box.disabled = state.overlay not in ("prediction", "truth")

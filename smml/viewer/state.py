@@ -13,7 +13,7 @@ from smml.figures.pixels import intensity_window
 from smml.modalities import DISPLAY_NAMES, MODALITIES, Subset, parse_subset
 from smml.viewer.display import COLUMN, NORMAL, ROW, Display, Voxel
 
-OVERLAYS: tuple[str, ...] = ("prediction", "truth", "difference", "uncertainty", "none")
+OVERLAYS: tuple[str, ...] = ("prediction", "truth", "difference", "uncertainty", "contribution", "none")
 SOURCES: tuple[str, ...] = ("refined", "mean", "branch 1", "branch 2")
 
 # Subsets that a reader reaches with one click, under their names.
@@ -50,7 +50,8 @@ class ViewState:
         overlay: one of ``OVERLAYS``.
         source: whose prediction: one of ``SOURCES``.
         regions: which of WT, TC, ET are painted.
-        compared: region whose difference to the truth is painted.
+        compared: region whose difference to the truth, or to whose probability a contribution, is painted.
+        contributor: sequence whose contribution is painted.
         opacity: of the paint, 0 to 1.
         outline: paint outlines instead of areas.
         crosshair: draw it.
@@ -65,6 +66,7 @@ class ViewState:
     source: str = "mean"
     regions: tuple[Region, ...] = REGIONS
     compared: Region = "WT"
+    contributor: str = MODALITIES[0]
     opacity: float = 0.45
     outline: bool = False
     crosshair: bool = True
@@ -163,7 +165,8 @@ class ViewState:
             case "b":
                 return replace(self, shown=volumes[(volumes.index(self.shown) + 1) % len(volumes)])
             case "t":
-                names = [name for name in overlays if name != "none"] or ["none"]
+                # Contributions take as long as all subsets: not by a key that passes over them.
+                names = [name for name in overlays if name not in ("contribution", "none")] or ["none"]
                 place = names.index(self.overlay) + 1 if self.overlay in names else 0
                 return replace(self, overlay=names[place % len(names)])
             case " " if self.overlay == "none":
@@ -192,7 +195,7 @@ def first_state(case: Case, display: Display, given: Subset, source: str) -> Vie
     """
     shown = next(name for name in (*given, *MODALITIES) if name in case.volumes)
     windows = {name: intensity_window(volume) for name, volume in case.volumes.items()}
-    return ViewState(given, shown, display.home, source=source, windows=windows)
+    return ViewState(given, shown, display.home, source=source, contributor=case.modalities[0], windows=windows)
 
 
 def checked(state: ViewState, display: Display, choices: Mapping[str, Iterable[str]]) -> ViewState:

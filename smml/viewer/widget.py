@@ -26,7 +26,7 @@ from IPython.display import display
 from smml.data.case import Case
 from smml.errors import InputError
 from smml.figures.pixels import intensity_window
-from smml.inference import Predictor
+from smml.inference import Contributions, Predictor
 from smml.modalities import Subset, parse_subset, subset_name, subsets_of
 from smml.viewer.controls import Controls
 from smml.viewer.display import ANATOMICAL_PLANES, Display
@@ -47,6 +47,10 @@ class ModalityViewer:
 
     Display it as the last line of a cell. It is tested in JupyterLab 4; Notebook 7, VS Code and Colab have not been
     tried. ``viewer.picture()`` is what readers without a kernel can see.
+
+    The overlay "contribution" shows what each of the case's sequences contributed
+    (:func:`smml.inference.contributions`). It is computed when it is first asked for, takes as long as the
+    segmentations from all subsets, and is kept beside the cache: 12 bytes for each voxel of the brain and sequence.
 
     Args:
         case: with at least one modality.
@@ -88,6 +92,7 @@ class ModalityViewer:
             overlay = "truth" if case.label is not None else "none"
             self._state = self._state.changed(overlay=overlay)
         self._result: Result | None = None
+        self._map: tuple[tuple[str, str], np.ndarray] | None = None
         self._lock = threading.RLock()
         self._closed = False
         self._message = self._working = ""
@@ -139,6 +144,11 @@ class ModalityViewer:
     def scores(self) -> dict[tuple[Subset, str], RegionScores]:
         """WT, TC and ET against the truth, by (subset, source), as far as they are computed."""
         return {} if self._worker is None else dict(self._worker.scores)
+
+    @property
+    def contributions(self) -> Contributions | None:
+        """What each sequence of the case contributed; None until the overlay "contribution" was asked for."""
+        return None if self._worker is None else self._worker.contributions
 
     def show(self, **fields) -> None:
         """Change what is shown, as the controls would.
@@ -192,9 +202,12 @@ class ModalityViewer:
             state, result = self._state, self._result
             of = None if result is None else result.subset
             scores = None if of is None else self.scores.get((of, state.source))
-            layers = layers_of(self.case, self._display, state, result)
+            layers = layers_of(self.case, self._display, state, result, self._contribution())
+            found = self.contributions
         size = size or self._screen.largest
-        picture = compose(self.case, self._display, state, layers, size=size, scores=scores, of=of)
+        picture = compose(
+            self.case, self._display, state, layers, size=size, scores=scores, result=result, contributions=found
+        )
         if path is not None:
             write_picture(picture, path)
         return picture
@@ -223,7 +236,7 @@ class ModalityViewer:
         # Without the lock: the worker may be waiting for it.
         self._let_go()
         # A viewer that is closed asks for none of them.
-        self._result = self._worker = self._screen = self.case = None  # type: ignore[assignment]
+        self._result = self._map = self._worker = self._screen = self.case = None  # type: ignore[assignment]
 
     def _repr_mimebundle_(self, **_) -> dict:
         if self._cell is not None and not self._closed:
@@ -285,7 +298,7 @@ class ModalityViewer:
         for name, button in c.named_subsets.items():
             given = self.case.modalities if name == "all" else NAMED_SUBSETS[name]
             button.on_click(lambda _, given=given: apply(ViewState.changed, given=given))
-        for field in ("shown", "overlay", "source", "compared", "opacity", "outline", "crosshair"):
+        for field in ("shown", "overlay", "source", "compared", "contributor", "opacity", "outline", "crosshair"):
             control = getattr(c, field)
             control.observe(lambda change, field=field: apply(ViewState.changed, **{field: change["new"]}), "value")
         for region, box in c.regions.items():
@@ -374,6 +387,8 @@ class ModalityViewer:
                     self._on_done(event)
                 case "scored":
                     self._tell()
+                case "contributed":
+                    self._set(self._state, self._message)
                 case "failed":
                     self._on_failed(event)
                 case "idle":
@@ -413,7 +428,9 @@ class ModalityViewer:
             self._wish()
         elif state.source != before.source and self._result is not None and self._worker is not None:
             self._worker.request_scores(self._result.subset, state.source)
-        self._screen.draw(self._state, self._result)
+        if state.overlay == "contribution" != before.overlay and self._worker is not None:
+            self._worker.request_contributions()
+        self._screen.draw(self._state, self._result, self._contribution())
         self._tell()
 
     def _wish(self) -> None:
@@ -443,9 +460,19 @@ class ModalityViewer:
         self._screen.progress((share or 0.0) if text else None)
         self._screen.status(self._message, self._working, self._result)
 
+    def _contribution(self) -> np.ndarray | None:
+        """The map that the state names, float32 [X, Y, Z]; None where it is not shown or not computed yet."""
+        found, key = self.contributions, (self._state.contributor, self._state.compared)
+        if found is None or self._state.overlay != "contribution":
+            return None
+        # Once, because it is asked for with every frame.
+        if self._map is None or self._map[0] != key:
+            self._map = (key, found.map(*key))
+        return self._map[1]
+
     def _tell(self) -> None:
         """Write read-out, legend, scores and status anew."""
-        self._screen.words(self._state, self._result, self.scores)
+        self._screen.words(self._state, self._result, self.scores, self.contributions, self._contribution())
         self._screen.status(self._message, self._working, self._result)
 
 

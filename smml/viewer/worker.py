@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,8 +19,9 @@ from smml.data.labels import REGIONS, LabelScheme, Region
 from smml.errors import InputError
 from smml.evaluation.metrics import dice, hd95
 from smml.failures import explain
-from smml.inference import Cancelled, Encoding, Predictor, Segmentation
+from smml.inference import Cancelled, Contributions, Encoding, Predictor, Segmentation, contributions
 from smml.modalities import Subset, subset_name
+from smml.models.intervals import Volume
 
 CACHE_BYTES = 512 * 2**20
 
@@ -63,12 +64,16 @@ class Result:
         scheme: names the label values, which are those of the case that was segmented.
         labels: uint8 [X, Y, Z] by source: "mean", "branch 1", "branch 2", and "refined" where there is one.
         uncertainty: float16 [X, Y, Z], disagreement of the branches; None if the predictor gives none.
+        volumes: by source and region, with its interval where the predictor has some for that source.
+        fitted_on: how many cases the intervals were fitted on; None if there are none.
     """
 
     subset: Subset
     scheme: LabelScheme
     labels: dict[str, np.ndarray]
     uncertainty: np.ndarray | None
+    volumes: dict[str, dict[Region, Volume]] = field(default_factory=dict)
+    fitted_on: int | None = None
 
     @classmethod
     def of(cls, segmentation: Segmentation) -> "Result":
@@ -80,7 +85,16 @@ class Result:
             labels |= {f"branch {number}": array for number, array in enumerate(student.branch_labels, start=1)}
         doubt = segmentation.uncertainty
         doubt = None if doubt is None else doubt.astype(np.float16)
-        return cls(segmentation.subset, segmentation.scheme, labels, doubt)
+        voxel_ml = abs(float(np.linalg.det(segmentation.affine[:3, :3]))) / 1000
+        scheme = segmentation.scheme
+        volumes = {
+            source: {region: Volume(int(scheme.region(array, region).sum()) * voxel_ml) for region in REGIONS}
+            for source, array in labels.items()
+        }
+        # Intervals are of what the model as a whole answers, which comes first.
+        volumes[next(iter(labels))] = {region: segmentation.volume(region) for region in REGIONS}
+        fitted_on = None if segmentation.intervals is None else segmentation.intervals.cases
+        return cls(segmentation.subset, scheme, labels, doubt, volumes, fitted_on)
 
     @property
     def nbytes(self) -> int:
@@ -139,8 +153,8 @@ class Event:
     """What the worker tells its listener. What is given up is not told: the wish that ended it is.
 
     Attributes:
-        kind: "busy" (with ``message`` and ``share``), "done" (with ``result``), "scored", "failed" (with ``message``)
-            or "idle" (nothing runs or waits).
+        kind: "busy" (with ``message`` and ``share``), "done" (with ``result``), "scored", "contributed" (the worker has
+            them), "failed" (with ``message``) or "idle" (nothing runs or waits).
         subset: that it is about.
         wished: True for the subset that was last asked for, False for one computed in the background.
         share: of the present step that is done, 0 to 1; None if unknown.
@@ -148,7 +162,7 @@ class Event:
         result: the segmentation.
     """
 
-    kind: Literal["busy", "done", "scored", "failed", "idle"]
+    kind: Literal["busy", "done", "scored", "contributed", "failed", "idle"]
     subset: Subset = ()
     wished: bool = True
     share: float | None = None
@@ -159,7 +173,7 @@ class Event:
 @dataclass(frozen=True)
 class _Job:
     generation: int
-    kind: Literal["wish", "score", "rest"]
+    kind: Literal["wish", "score", "contributions", "rest"]
     subset: Subset
     source: str = ""
 
@@ -192,6 +206,8 @@ def score(result: Result, source: str, case: Case, *, between: Callable[[], None
 class Worker:
     """Segments one case on a thread of its own.
 
+    ``contributions`` holds what each sequence of the case contributed, once that was asked for and computed.
+
     Args:
         case: what to segment.
         predictor: with ``encode`` and ``segment``.
@@ -210,12 +226,14 @@ class Worker:
         self.cache = ResultCache(cache_bytes)
         # By (subset, source); small, so they outlive results that the cache let go.
         self.scores: dict[tuple[Subset, str], RegionScores] = {}
+        self.contributions: Contributions | None = None
         self._case, self._predictor, self._listener = case, predictor, listener
         self._encoding: Encoding | None = None
         self._state = threading.Condition()
         self._generation, self._closed = 0, False
         self._wish: _Job | None = None
         self._to_score: deque[_Job] = deque()
+        self._contributions_wanted = False
         self._rest: deque[Subset] = deque()
         self._running: _Job | None = None
         self._thread = threading.Thread(target=self._work, name="smml-viewer", daemon=True)
@@ -238,6 +256,8 @@ class Worker:
                 if running.kind == "rest":
                     # Interrupted, not cancelled: it is taken up again.
                     self._rest.appendleft(running.subset)
+                elif running.kind == "contributions":
+                    self._contributions_wanted = True
             self._generation += 1
             self._wish = None if seen is not None else _Job(self._generation, "wish", subset)
             self._state.notify_all()
@@ -248,6 +268,14 @@ class Worker:
         with self._state:
             if self._case.label is not None and (subset, source) not in self.scores:
                 self._to_score.append(_Job(self._generation, "score", subset, source))
+                self._state.notify_all()
+
+    def request_contributions(self) -> None:
+        """Find what each sequence of the case contributed, behind what is wished for; announced as "contributed"."""
+        with self._state:
+            running = self._running is not None and self._running.kind == "contributions" and self._valid(self._running)
+            if self.contributions is None and not running:
+                self._contributions_wanted = True
                 self._state.notify_all()
 
     def request_rest(self, subsets: Iterable[Subset]) -> None:
@@ -261,6 +289,7 @@ class Worker:
         with self._state:
             self._generation += 1
             self._wish = None
+            self._contributions_wanted = False
             self._rest.clear()
             self._to_score.clear()
             self._state.notify_all()
@@ -287,12 +316,17 @@ class Worker:
         with self._state:
             self.cache.clear()
             self.scores.clear()
+            self.contributions = None
             # Nothing asks for them from here on.
             self._case = self._predictor = self._encoding = self._listener = None  # type: ignore[assignment]
 
     def _is_busy(self) -> bool:
         return not self._closed and (
-            self._running is not None or self._wish is not None or bool(self._to_score) or bool(self._rest)
+            self._running is not None
+            or self._wish is not None
+            or self._contributions_wanted
+            or bool(self._to_score)
+            or bool(self._rest)
         )
 
     def _valid(self, job: _Job) -> bool:
@@ -307,6 +341,9 @@ class Worker:
             if self._to_score:
                 job = self._to_score.popleft()
                 return _Job(self._generation, "score", job.subset, job.source)
+            if self._contributions_wanted:
+                self._contributions_wanted = False
+                return _Job(self._generation, "contributions", self._case.modalities)
             if self._rest:
                 return _Job(self._generation, "rest", self._rest.popleft())
             self._state.notify_all()
@@ -339,6 +376,9 @@ class Worker:
                 self._tell(Event("idle"))
 
     def _do(self, job: _Job) -> None:
+        if job.kind == "contributions":
+            self._contribute(job)
+            return
         result = self.cache.get(job.subset)
         if job.kind == "score":
             if result is not None and job.source in result.labels:
@@ -358,32 +398,57 @@ class Worker:
             self._score(job, result, next(iter(result.labels)))
 
     def _segment(self, job: _Job) -> Result:
-        def cancelled() -> bool:
-            return not self._current(job)
-
-        spoken = [time.monotonic()]
-
-        def teller(step: str) -> Callable[[int, int], None]:
-            def tell(done: int, number: int) -> None:
-                now = time.monotonic()
-                if now - spoken[0] >= _PROGRESS_EVERY and self._current(job):
-                    spoken[0] = now
-                    self._tell(Event("busy", job.subset, job.wished, share=done / number, message=step))
-
-            return tell
-
-        if cancelled():
-            raise Cancelled
-        predictor, case = self._predictor, self._case
         step = f"segmenting from {subset_name(job.subset)}"
-        if self._encoding is None:
-            self._tell(Event("busy", job.subset, job.wished, share=0.0, message="encoding the sequences, once"))
-            self._encoding = predictor.encode(
-                case, cancelled=cancelled, progress=teller("encoding the sequences, once")
-            )
+        encoding = self._encoded(job)
         self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
-        segmentation = predictor.segment(self._encoding, job.subset, cancelled=cancelled, progress=teller(step))
+        segmentation = self._predictor.segment(
+            encoding, job.subset, cancelled=self._given_up(job), progress=self._teller(job, step)
+        )
         return Result.of(segmentation)
+
+    def _contribute(self, job: _Job) -> None:
+        if self.contributions is not None:
+            # They became complete although a wish had come in between.
+            return
+        step = f"what each of {subset_name(job.subset, ', ')} contributed, over all subsets"
+        encoding = self._encoded(job)
+        self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
+        found = contributions(
+            self._predictor, encoding, cancelled=self._given_up(job), progress=self._teller(job, step)
+        )
+        with self._state:
+            if self._closed:
+                return
+            self.contributions = found
+        self._tell(Event("contributed", job.subset, job.wished))
+
+    def _encoded(self, job: _Job) -> Encoding:
+        """The case's encoding, which is made once."""
+        if self._given_up(job)():
+            raise Cancelled
+        if self._encoding is None:
+            step = "encoding the sequences, once"
+            self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
+            self._encoding = self._predictor.encode(
+                self._case, cancelled=self._given_up(job), progress=self._teller(job, step)
+            )
+        return self._encoding
+
+    def _given_up(self, job: _Job) -> Callable[[], bool]:
+        return lambda: not self._current(job)
+
+    def _teller(self, job: _Job, step: str) -> Callable[[int, int], None]:
+        """Tells how far a step is, not too often."""
+        spoken = time.monotonic()
+
+        def tell(done: int, number: int) -> None:
+            nonlocal spoken
+            now = time.monotonic()
+            if now - spoken >= _PROGRESS_EVERY and self._current(job):
+                spoken = now
+                self._tell(Event("busy", job.subset, job.wished, share=done / number, message=step))
+
+        return tell
 
     def _score(self, job: _Job, result: Result, source: str) -> None:
         if (job.subset, source) in self.scores:

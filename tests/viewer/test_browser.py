@@ -116,6 +116,22 @@ def test_toggling_and_moving_put_the_right_pixels_on_screen(small_cohort, tmp_pa
         page.screenshot(path=SCREENSHOTS / "difference.png")
         assert page.locator(".jp-Cell").count() == 2, "JupyterLab did not take the keys for its own"
 
+        # What a sequence contributed, after a while.
+        first.get_by_role("button", name="contribution").click()
+        twin.show(overlay="contribution", compared="ET", contributor="t1ce")
+        first.locator("select:visible").nth(1).select_option("ET")
+        first.locator("select:visible").nth(2).select_option("T1ce")
+        first.get_by_text("expected volume").wait_for()
+        assert twin.wait(120)
+        first.get_by_text("● segmented from FLAIR + T1 + T2").wait_for()
+        assert twin.contributions is not None
+        assert_shows(page, twin, "contribution")
+        first.get_by_text("T1ce makes ET here").scroll_into_view_if_needed()
+        page.screenshot(path=SCREENSHOTS / "contribution.png")
+        first.get_by_role("button", name="difference").click()
+        twin.show(overlay="difference")
+        assert_shows(page, twin, "difference again")
+
         # Seen subsets, fast: never blank, ends on the last one.
         box_t1ce = first.get_by_label("T1ce", exact=True)
         for _ in range(50):

@@ -17,7 +17,15 @@ from smml.viewer import mesh_figure, viewer_picture
 from smml.viewer.display import Display
 from smml.viewer.mesh import surface
 from smml.viewer.panel import chart_svg, legend_entries, scores_html
-from smml.viewer.render import DIFFERENCE_COLOURS, Layers, encode_png, render_tissue, uncertainty_ramp
+from smml.viewer.render import (
+    CONTRIBUTION_COLOURS,
+    DIFFERENCE_COLOURS,
+    Layers,
+    contribution_ramp,
+    encode_png,
+    render_tissue,
+    uncertainty_ramp,
+)
 from smml.viewer.state import first_state
 from smml.viewer.worker import RegionScore, RegionScores
 
@@ -40,7 +48,11 @@ def lab(colour, kind=None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", [None, "protan", "deutan"])
-@pytest.mark.parametrize("colours", [REGION_COLOURS, DIFFERENCE_COLOURS], ids=["regions", "difference"])
+@pytest.mark.parametrize(
+    "colours",
+    [REGION_COLOURS, DIFFERENCE_COLOURS, dict(enumerate(CONTRIBUTION_COLOURS))],
+    ids=["regions", "difference", "contribution"],
+)
 def test_colours_stay_apart_for_colour_blind_readers(colours, kind):
     for (one, a), (other, b) in itertools.combinations(colours.items(), 2):
         distance = np.linalg.norm(lab(rgb(a), kind) - lab(rgb(b), kind))
@@ -51,6 +63,16 @@ def test_uncertainty_grows_lighter_all_the_way():
     lightness = [lab(colour)[0] for colour in uncertainty_ramp()]
     assert np.diff(lightness).min() > -1e-9
     assert lightness[-1] - lightness[0] > 70
+
+
+def test_contributions_of_opposite_sign_differ_in_hue_and_grow_stronger_outwards():
+    grey = lab(rgb(CONTRIBUTION_COLOURS[2]))
+    distances = [np.linalg.norm(lab(colour) - grey) for colour in contribution_ramp()]
+    assert np.diff(distances[:128]).max() < 0.5
+    assert np.diff(distances[128:]).min() > -0.5
+    orange, blue = (lab(contribution_ramp()[end])[2] for end in (0, -1))
+    assert orange > 30
+    assert blue < -30, "b* tells blue from orange to every reader but the tritan"
 
 
 def layered(**changes):

@@ -24,10 +24,11 @@ def opened():
     [
         (
             {"overlay": "x-ray"},
-            "overlay must be one of prediction, truth, difference, uncertainty, none, found 'x-ray'",
+            "overlay must be one of prediction, truth, difference, uncertainty, contribution, none, found 'x-ray'",
         ),
         ({"shown": "pet"}, "shown must be one of flair, t1ce, t1, t2, found 'pet'"),
         ({"compared": ["WT"]}, "compared must be one of WT, TC, ET"),
+        ({"contributor": "pet"}, "contributor must be one of flair, t1ce, t1, t2, found 'pet'"),
         ({"depth": 3}, "fields are given"),
         ({"given": ()}, "empty"),
         ({"source": "bogus"}, "source must be one of mean, branch 1, branch 2, found 'bogus'"),

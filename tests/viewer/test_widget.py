@@ -502,7 +502,7 @@ def test_without_a_predictor_or_a_truth_only_what_there_is_is_offered(show):
     assert truth.controls.overlay.options == ("truth", "none")
     assert truth.picture().ndim == 3
     unlabelled = show(phantom(label=False), FakePredictor())
-    assert unlabelled.controls.overlay.options == ("prediction", "uncertainty", "none")
+    assert unlabelled.controls.overlay.options == ("prediction", "uncertainty", "contribution", "none")
     assert "no truth" in unlabelled.controls.scores.value
     with pytest.raises(InputError, match="no truth"):
         bare.mesh()

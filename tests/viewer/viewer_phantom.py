@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from types import MappingProxyType
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from smml.data import Case
 from smml.data.labels import BRATS_2023
 from smml.inference import Cancelled, Segmentation
-from smml.modalities import MODALITIES
+from smml.modalities import MODALITIES, subsets_of
 
 # Intensity of a block near each side of the patient.
 SIDES = {"R": 600.0, "L": 500.0, "A": 400.0, "P": 300.0, "S": 200.0, "I": 150.0}
@@ -75,11 +76,13 @@ class FakePredictor:
     """
 
     scheme = BRATS_2023
+    prevalence = MappingProxyType({"WT": 0.1, "TC": 0.05, "ET": 0.02})
 
     def __init__(self, *, held: bool = False, steps: int = 1) -> None:
         self.gate, self.begun = threading.Event(), threading.Event()
         self.calls, self.given_up, self.encodings, self.steps = [], [], [], steps
         self.fails: Exception | None = None
+        self.intervals = None
         if not held:
             self.gate.set()
 
@@ -98,7 +101,8 @@ class FakePredictor:
         if self.fails is not None:
             raise self.fails
         for step in range(self.steps):
-            progress(step + 1, self.steps)
+            if progress is not None:
+                progress(step + 1, self.steps)
         labels = self.says(encoding.case, subset)
         one_hot = np.stack([labels == value for value in range(4)]).astype(np.float32)
         other = np.roll(one_hot, 1, axis=1)
@@ -110,7 +114,12 @@ class FakePredictor:
             layout=encoding.case.layout,
             uncertainty=np.abs(one_hot - other).sum(0) / 2,
             branch_labels=np.stack([one_hot.argmax(0), other.argmax(0)]).astype(np.uint8),
+            intervals=self.intervals,
         )
+
+    def segment_all(self, encoding, *, cancelled=None, progress=None):
+        for subset in subsets_of(encoding.case.modalities):
+            yield self.segment(encoding, subset, cancelled=cancelled, progress=progress)
 
     @staticmethod
     def says(case: Case, subset) -> np.ndarray:
