@@ -111,7 +111,7 @@ def _sums_kernel(
 
 @triton.jit
 def _finish_kernel(
-    partial, totals, coefficients, loss, batch, programs, voxels, MIN_WEIGHT: tl.constexpr, DICE_EPS: tl.constexpr,
+    partial, totals, coefficients, loss, batch, programs, voxels, min_weight: tl.float64, DICE_EPS: tl.constexpr,
     K: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr, GATHER: tl.constexpr, FINISH: tl.constexpr,
 ):  # fmt: skip
     """Partial sums -> totals [4, KP] (GATHER), and totals -> loss and coefficients [B + 2, KP] (FINISH).
@@ -128,7 +128,7 @@ def _finish_kernel(
             mine = partial + sample * programs * 4 * KP
             sums = add_up(mine, programs, 4, KP, ROWS)
             n = row(sums, 3, 4)
-            weight = tl.maximum(1.0 - n / voxels, MIN_WEIGHT)
+            weight = tl.maximum(1.0 - n / voxels, min_weight)
             tl.store(coefficients + sample * KP + k, weight)
             ce -= weight * row(sums, 0, 4)
             overlap += row(sums, 1, 4)
@@ -225,7 +225,7 @@ def forward(
 
         def finish(gather: bool, finish: bool) -> None:
             _finish_kernel[(1,)](
-                partial, totals, coefficients, loss, batch, programs, voxels, MIN_WEIGHT=min_class_weight,
+                partial, totals, coefficients, loss, batch, programs, voxels, min_class_weight,
                 DICE_EPS=DICE_EPS, K=classes, KP=padded, ROWS=rows_at_once(4, padded), GATHER=gather, FINISH=finish,
                 num_warps=FINISH_WARPS, **launch.OPTIONS,
             )  # fmt: skip

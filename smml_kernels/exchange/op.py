@@ -154,7 +154,7 @@ def _sums_kernel(
 
 @triton.jit
 def _finish_kernel(
-    partial, totals, coefficients, loss12, loss21, batch, programs, voxels, MIN_WEIGHT: tl.constexpr,
+    partial, totals, coefficients, loss12, loss21, batch, programs, voxels, min_weight: tl.float64,
     WEIGHTED: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr, GATHER: tl.constexpr, FINISH: tl.constexpr,
 ):  # fmt: skip
     """Partial sums -> totals [4] (GATHER); totals -> both losses and the coefficients [B, 2, KP] (FINISH).
@@ -173,7 +173,7 @@ def _finish_kernel(
             n = row(sums, 4, 8)
             if WEIGHTED:
                 # A label without a class is counted nowhere: it shows as a sample that is short of voxels.
-                weight = tl.where(tl.sum(n, axis=0) == voxels, tl.maximum(1.0 - n / voxels, MIN_WEIGHT), float("nan"))
+                weight = tl.where(tl.sum(n, axis=0) == voxels, tl.maximum(1.0 - n / voxels, min_weight), float("nan"))
             else:
                 weight = tl.full((KP,), 1.0, tl.float64)
             taught12 += weight * row(sums, 0, 8)
@@ -273,7 +273,7 @@ def forward(
 
         def finish(gather: bool, finish: bool) -> None:
             _finish_kernel[(1,)](
-                partial, totals, coefficients, loss12, loss21, batch, programs, voxels, MIN_WEIGHT=min_class_weight,
+                partial, totals, coefficients, loss12, loss21, batch, programs, voxels, min_class_weight,
                 WEIGHTED=gate != "entropy", KP=padded, ROWS=rows_at_once(8, padded), GATHER=gather, FINISH=finish,
                 num_warps=FINISH_WARPS, **launch.OPTIONS,
             )  # fmt: skip

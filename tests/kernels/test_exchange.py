@@ -13,10 +13,12 @@ from triton_checks import (
     OF_STRIDES,
     WEIGHTS,
     assert_as_good_as_eager,
+    compilations,
     error,
     labels,
     needs_triton,
     randn,
+    when_compiled,
 )
 
 from smml_kernels import GATES, exchange_loss, reference
@@ -51,6 +53,18 @@ def compare(x1, x2, target, upstream=(1.0, 1.0), rounding=0.0, **options):
         lost = rounding * exact.numel() ** 0.5 / (x1.numel() / x1.shape[1])
         atol = max(ATOL[found.dtype], lost / size) if number >= 2 and size > 0 else 0.0
         assert_as_good_as_eager(found, eager, exact, atol=atol)
+
+
+@when_compiled
+def test_another_least_class_weight_compiles_nothing():
+    from smml_kernels.exchange import op
+
+    x1, x2, target = *both_logits(1, 4, 4, 4, 4), labels(1, 4, 4, 4)
+    compare(x1, x2, target, min_class_weight=0.3)
+    before = compilations(op._finish_kernel)
+    assert before > 0
+    compare(x1, x2, target, min_class_weight=0.7)
+    assert compilations(op._finish_kernel) == before
 
 
 @pytest.mark.parametrize("shape", SHAPES)
