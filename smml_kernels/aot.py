@@ -160,7 +160,8 @@ def every_case(*, quick: bool = False) -> dict[str, Callable[[], object]]:
                 )
         for channels in (128,) if quick else (16, 128, 512):
             f = torch.empty(4096, channels, dtype=dtype)
-            weight = None if channels == 16 else torch.empty(4096)
+            # Weights may be of half precision, too.
+            weight = None if channels == 16 else torch.empty(4096, dtype=torch.float32 if dtype.itemsize > 4 else dtype)
             for form in ("linear", "direct", "linear tf32", "direct tf32"):
                 if "tf32" not in form or (dtype != torch.float64 and not (quick and dtype == torch.bfloat16)):
                     cases[f"relation {short} C={channels} {form}"] = partial(_relation, f, weight, form)
