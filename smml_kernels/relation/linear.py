@@ -47,6 +47,9 @@ _SLICE = 16
 _PROGRAMS = 528
 # Fewer tokens than this are not worth a program of their own: its tile must be written and read again.
 _SHARE = 256
+# So many shares may be stored whatever they take; more only where three of C x C float64 numbers for each share stay
+# below three eighths of the float32 features, so that nothing much is needed beside them.
+_SHARES = 16
 # Elements of a program of the kernel that adds the shares up.
 _ELEMENTS = 256
 
@@ -237,7 +240,7 @@ def _moments(
     tokens, channels = f1.shape
     tile = columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
-    share = share_of_tokens(tokens, 3 * tiles**2)
+    share = share_of_tokens(tokens, channels, 3 * tiles**2)
     shares = triton.cdiv(tokens, share)
     partial = rows.new_empty((shares, 3, channels, channels))
     _moments_kernel[(tiles * tiles, shares, 3)](
@@ -249,9 +252,9 @@ def _moments(
     return add_shares(partial, tokens, tile, 0)
 
 
-def share_of_tokens(tokens: int, tiles: int) -> int:
+def share_of_tokens(tokens: int, channels: int, tiles: int) -> int:
     """How many tokens a program takes where ``tiles`` tiles of moments are to be computed."""
-    shares = min(triton.cdiv(tokens, _SHARE), max(1, _PROGRAMS // tiles))
+    shares = min(triton.cdiv(tokens, _SHARE), max(1, _PROGRAMS // tiles), max(_SHARES, tokens // (8 * channels)))
     # A whole number of slices of any form.
     return triton.cdiv(triton.cdiv(tokens, shares), 32) * 32
 
