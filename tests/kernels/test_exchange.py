@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from triton_checks import (
     ATOL,
+    COMPILED,
     COMPILER,
     DEVICE,
     FLOATS,
@@ -71,7 +72,9 @@ def test_another_least_class_weight_compiles_nothing():
 @pytest.mark.parametrize("gate", GATES)
 def test_values_and_gradients_over_odd_sizes(poisoned_memory, shape, gate):
     target = labels(shape[0], *shape[2:], classes=shape[1], seed=2)
-    compare(*both_logits(*shape), target, gate=gate, min_class_weight=0.05)
+    # A GPU's powers of two may be off by 2^-22: of a single voxel no mean hides it.
+    rounding = 2.0**-22 if COMPILED else 0.0
+    compare(*both_logits(*shape), target, gate=gate, min_class_weight=0.05, rounding=rounding)
 
 
 @pytest.mark.parametrize("gate", GATES)
