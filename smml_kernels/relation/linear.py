@@ -334,7 +334,7 @@ def backward(
         _gradient_kernel[(2 * tiles * triton.cdiv(tokens, _TILE),)](
             f1, f2, rows, *weight_arguments(weight, rows), moments, derived, upstream, *gradients,
             *f1.stride(), *f2.stride(), tokens, channels, tiles, WEIGHTED=weight is not None, TILE=_TILE, COLUMNS=tile,
-            SLICE=_SLICE, num_warps=_warps(tile), **launch.OPTIONS,
+            SLICE=_SLICE, num_warps=_warps(tile), num_stages=_stages(f1), **launch.OPTIONS,
         )  # fmt: skip
     return gradients
 
@@ -357,6 +357,11 @@ def _at_least_float32(f: torch.Tensor) -> torch.Tensor:
 def columns_of_tile(channels: int) -> int:
     """Channels of a tile."""
     return min(_TILE, max(16, triton.next_power_of_2(channels)))
+
+
+def _stages(f: torch.Tensor) -> int:
+    """Slices that are under way: three of float64 features would not fit the 99 KB of shared memory of some GPUs."""
+    return 2 if f.dtype == torch.float64 else 3
 
 
 def _warps(tile: int) -> int:
