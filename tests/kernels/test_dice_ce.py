@@ -72,7 +72,7 @@ def test_dtypes(poisoned_memory, dtype, target_dtype, from_logits):
 def test_another_least_class_weight_compiles_nothing():
     from smml_kernels.dice_ce import op
 
-    x, target = prediction(1, 4, 4, 4, 4), labels(1, 4, 4, 4)
+    x, target = prediction(2, 4, 8, 8, 10), labels(2, 8, 8, 10)
     compare(x, target, min_class_weight=0.3)
     before = compilations(op._finish_kernel)
     assert before > 0

@@ -60,7 +60,7 @@ def compare(x1, x2, target, upstream=(1.0, 1.0), rounding=0.0, **options):
 def test_another_least_class_weight_compiles_nothing():
     from smml_kernels.exchange import op
 
-    x1, x2, target = *both_logits(1, 4, 4, 4, 4), labels(1, 4, 4, 4)
+    x1, x2, target = *both_logits(2, 4, 8, 8, 10), labels(2, 8, 8, 10)
     compare(x1, x2, target, min_class_weight=0.3)
     before = compilations(op._finish_kernel)
     assert before > 0
