@@ -226,7 +226,10 @@ def _gradient_kernel(
         y = tl.zeros((BLOCK,), tl.int32)
     mine = k[:, None] == y[None, :]
     gate12, gate21 = _gates(p1, lp1, p2, lp2, k, y, KP, GATE)
-    difference = p2 - p1
+    # The maximum changes nothing: it keeps the compiler from subtracting one probability before it is rounded, which
+    # would leave a gradient where the branches agree to the bit.
+    NAN: tl.constexpr = tl.PropagateNan.ALL
+    difference = tl.maximum(p2, 0.0, propagate_nan=NAN) - tl.maximum(p1, 0.0, propagate_nan=NAN)
     at = (sample * K + wide) * voxels + v[None, :]
     coefficients += 2 * sample * KP + k
     if gradient2 is not None:
