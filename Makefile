@@ -30,7 +30,8 @@ test: setup
 
 test-ptx: setup
 	@SMML_FAST=1 OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile -p smml_kernels.emulator.plugin \
-	    tests/kernels/test_relation.py tests/kernels/test_fusion.py tests/kernels/test_exchange.py tests/kernels/test_dice_ce.py
+	    tests/kernels/test_relation.py tests/kernels/test_fusion.py tests/kernels/test_exchange.py tests/kernels/test_dice_ce.py \
+	    tests/kernels/test_surroundings.py
 
 fuzz: setup
 	@OMP_NUM_THREADS=1 $(VENV) scripts/fuzz.py --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))

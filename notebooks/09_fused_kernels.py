@@ -42,7 +42,7 @@ except ImportError:  # it exists for Linux on x86-64
 
 import smml_kernels
 from smml import course, figures
-from smml_kernels import benchmarks, reference
+from smml_kernels import benchmarks, emulator, reference
 from smml_kernels.benchmarks import floors, public, roofline
 from smml_kernels.benchmarks.runner import best_time
 from smml_kernels.benchmarks.traffic import Traffic
@@ -241,6 +241,33 @@ if triton:
     normalise_kernel[(5,)](x, out, 1000, EPS=1e-5, SLOPE=0.2, BLOCK=1024)  # one program too few
     assert out[5].isnan().all()
     print("rows that the toy kernel forgot:", out.isnan().any(dim=1).nonzero()[:, 0].tolist())
+
+# %% [markdown]
+# What the interpreter cannot see: what the *threads* of a compiled kernel do to each other. An emulator runs the
+# compiled text, PTX, thread by thread ([page](../docs/EMULATOR.md)); `make test-ptx` runs the kernels' tests in it.
+# Here 64 threads reverse 64 numbers through shared memory, without a barrier and with one.
+
+# %%
+REVERSE = """
+.version 8.4
+.target sm_90
+.address_size 64
+.visible .entry reverse(.param .u64 numbers) .reqntid 64 {
+    .reg .b32 %r<4>;  .reg .b64 %d<3>;  .shared .align 4 .b8 buffer[256];
+    mov.u32 %r1, %tid.x;  shl.b32 %r2, %r1, 2;  st.shared.b32 [%r2], %r1;
+    BARRIER
+    xor.b32 %r2, %r2, 252;  ld.shared.b32 %r3, [%r2];
+    ld.param.b64 %d1, [numbers];  mad.wide.u32 %d2, %r1, 4, %d1;  st.global.b32 [%d2], %r3;  ret;
+}"""
+numbers = torch.zeros(64, dtype=torch.int32)
+memory = emulator.Allocation("numbers", numbers.data_ptr(), numbers.nbytes)
+threads = emulator.Launch((1, 1, 1), 64, numbers.data_ptr().to_bytes(8, "little"), [memory])
+for barrier in ("", "bar.sync 0;"):
+    try:
+        emulator.run(emulator.compile_kernel(emulator.parse(REVERSE.replace("BARRIER", barrier))), threads)
+    except emulator.Fault as fault:
+        print(fault)
+assert numbers.tolist() == list(range(63, -1, -1))
 
 # %% [markdown]
 # With an NVIDIA GPU, `make gpu-report` runs the tests compiled, then the benchmarks; what is wrong is not timed.

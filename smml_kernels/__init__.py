@@ -107,7 +107,8 @@ def masked_fusion(
         [B, Cout, X, Y, Z], in the autocast dtype where autocast is on, else in the wider dtype of maps and weight.
 
     Raises:
-        ValueError: shapes that disagree, a map that is None though the mask says that it is there, no map at all.
+        ValueError: shapes that disagree, a map that is None though the mask says that it is there (a mask on a GPU,
+            where looking would make the host wait, stops the device instead), no map at all.
         RuntimeError: ``implementation="triton"`` where Triton cannot run.
     """
     device = next((f.device for f in features if f is not None), weight.device)

@@ -12,6 +12,7 @@ The hooks are Triton's private ones. It runs in a process of its own, as the sta
 import argparse
 import contextlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,14 +21,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 
-from smml_kernels import GATES
+from smml_kernels import GATES, sass
 
 # The private hooks were tried with these.
 TRITON_VERSIONS = ("3.6.", "3.9.")
+# By compute capability what a multiprocessor has: bytes of shared memory, warps and programs at most (the CUDA
+# programming guide's table of technical specifications). All have 65536 registers.
+_PROCESSORS = {80: (167936, 64, 32), 86: (102400, 48, 16), 89: (102400, 48, 24), 90: (233472, 64, 32)}
+_PROCESSORS |= {100: (233472, 64, 32), 120: (102400, 48, 32)}
+_REGISTERS = 65536
+# Of shared memory each program has so many bytes reserved for the system: what is left for one is the first number.
+_RESERVED = 1024
+CAPABILITIES = (80, 86, 89, 90, 120)
+QUICK_CAPABILITIES = (80, 86, 90)
+# GPUs with little shared memory and without float64 tensor cores: relation_loss in float64 is what may not fit.
+_SMALL = (86, 89, 120)
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,12 @@ class Resources:
         registers: of a thread (at most 255).
         shared: bytes of shared memory of a program.
         stack: bytes of stack of a thread; more than 0 is a spill.
+        programs: how many fit a multiprocessor at once.
+        load: bytes of the widest load of global memory by one thread; 0 for none.
+        store: of the widest store.
+        tensor: tensor-core instructions.
+        instructions: of the main loop, as :mod:`smml_kernels.sass` finds it.
+        bytes: of global memory that a thread moves there.
     """
 
     case: str
@@ -51,6 +70,34 @@ class Resources:
     registers: int
     shared: int
     stack: int
+    programs: int
+    load: int
+    store: int
+    tensor: str
+    instructions: int
+    bytes: int
+
+    @property
+    def shared_limit(self) -> int:
+        """Bytes of shared memory that a program can have on this GPU."""
+        return _processor(self.capability)[0] - _RESERVED
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A launch that stopped after compilation.
+
+    Attributes:
+        kernel: what Triton compiled.
+        name: module and function, such as "dice_ce.op._sums_kernel".
+        arguments: by name.
+        threads: of all programs.
+    """
+
+    kernel: Any
+    name: str
+    arguments: dict[str, Any]
+    threads: int
 
 
 class StandInDriver:
@@ -73,7 +120,7 @@ class StandInDriver:
 
 
 @contextlib.contextmanager
-def _compile_only(capability: int) -> Iterator[list]:
+def compile_only(capability: int) -> Iterator[list[Compiled]]:
     """Inside, launches compile for ``capability`` and do not run; yields the list that collects what was compiled."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
@@ -83,7 +130,10 @@ def _compile_only(capability: int) -> Iterator[list]:
 
     def run(self, *args, grid, warmup, **kwargs):
         kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
-        compiled.append(kernel)
+        arguments = dict(zip((p.name for p in self.params), args, strict=False)) | kwargs
+        name = f"{self.fn.__module__.removeprefix('smml_kernels.')}.{self.fn.__name__}"
+        programs = math.prod(grid(arguments) if callable(grid) else grid)
+        compiled.append(Compiled(kernel, name, arguments, 32 * kernel.metadata.num_warps * programs))
         return kernel
 
     driver.set_active(StandInDriver(capability))
@@ -106,23 +156,48 @@ def resources(capability: int, cases: dict[str, Callable[[], object]]) -> list[R
     if launch.INTERPRETED:
         raise RuntimeError("nothing is compiled where Triton interprets: unset TRITON_INTERPRET")
     found: dict[tuple, Resources] = {}
-    with _compile_only(capability) as compiled:
+    with compile_only(capability) as compiled:
         for case, run in cases.items():
             compiled.clear()
             run()
-            for kernel in compiled:
-                usage = _usage(kernel.asm["cubin"])
-                row = Resources(
-                    case=case,
-                    kernel=kernel.metadata.name,
-                    capability=capability,
-                    warps=kernel.metadata.num_warps,
-                    registers=usage["REG"],
-                    shared=kernel.metadata.shared,
-                    stack=usage["STACK"],
-                )
-                found.setdefault((case, kernel.hash), row)
+            for launched in compiled:
+                if (case, launched.kernel.hash) not in found:
+                    found[case, launched.kernel.hash] = resources_of(case, launched.kernel, capability)
     return list(found.values())
+
+
+def resources_of(case: str, kernel: Any, capability: int) -> Resources:
+    """What a compiled kernel takes."""
+    usage, counts = _usage(kernel.asm["cubin"]), sass.count(sass.disassemble(kernel.asm["cubin"]))
+    warps, registers, shared = kernel.metadata.num_warps, usage["REG"], kernel.metadata.shared
+    return Resources(
+        case=case,
+        kernel=kernel.metadata.name,
+        capability=capability,
+        warps=warps,
+        registers=registers,
+        shared=shared,
+        stack=usage["STACK"],
+        programs=programs_at_once(capability, warps, registers, shared),
+        load=counts.load,
+        store=counts.store,
+        tensor=counts.tensor,
+        instructions=counts.instructions,
+        bytes=counts.bytes,
+    )
+
+
+def programs_at_once(capability: int, warps: int, registers: int, shared: int) -> int:
+    """How many programs (CTAs) fit a multiprocessor; 0 where one takes more than there is."""
+    memory, most_warps, most = _processor(capability)
+    of_a_warp = -(-registers * 32 // 256) * 256  # registers are handed out in pieces of 256
+    by_registers = _REGISTERS // of_a_warp // warps
+    return min(by_registers, memory // (shared + _RESERVED), most_warps // warps, most)
+
+
+def _processor(capability: int) -> tuple[int, int, int]:
+    """The limits of a multiprocessor; of an unknown one those of the nearest older one that is known."""
+    return _PROCESSORS[max((known for known in _PROCESSORS if known <= capability), default=80)]
 
 
 def _usage(cubin: bytes) -> dict[str, int]:
@@ -153,47 +228,58 @@ def every_case(*, quick: bool = False) -> dict[str, Callable[[], object]]:
             y = torch.empty(1, 64, 64, 64, dtype=torch.uint8)
             for from_logits in (True, False):
                 name = f"dice_ce {short} K={classes} {'logits' if from_logits else 'probabilities'}"
-                cases[name] = partial(_dice_ce, x, y, from_logits)
+                cases[name] = partial(dice_ce, x, y, from_logits)
             for gate in GATES if classes == 4 else ("lower_ce",):
                 cases[f"exchange {short} K={classes} {gate}"] = partial(
-                    _exchange, x, None if gate == "entropy" else y, gate
+                    exchange, x, x, None if gate == "entropy" else y, gate
                 )
         for channels in (128,) if quick else (16, 128, 512):
             f = torch.empty(4096, channels, dtype=dtype)
-            weight = None if channels == 16 else torch.empty(4096)
+            # Weights may be of half precision, too.
+            weight = None if channels == 16 else torch.empty(4096, dtype=torch.float32 if dtype.itemsize > 4 else dtype)
             for form in ("linear", "direct", "linear tf32", "direct tf32"):
                 if "tf32" not in form or (dtype != torch.float64 and not (quick and dtype == torch.bfloat16)):
-                    cases[f"relation {short} C={channels} {form}"] = partial(_relation, f, weight, form)
+                    cases[f"relation {short} C={channels} {form}"] = partial(relation, f, f, weight, form)
         for channels in (8,) if quick else (8, 16, 64, 128):
             maps = [torch.empty(1, channels, 16, 16, 16, dtype=dtype) for _ in range(4)]
-            cases[f"masked_fusion {short} C={channels}"] = partial(_masked_fusion, maps)
+            cases[f"masked_fusion {short} C={channels}"] = partial(masked_fusion, maps)
     return cases
 
 
-def _dice_ce(x: torch.Tensor, y: torch.Tensor, from_logits: bool) -> None:
+def cases_of(capability: int, *, quick: bool) -> dict[str, Callable[[], object]]:
+    """The cases that tell something of a GPU: all for 9.0, and, quickly, float32 for 8.0; for others relation_loss."""
+    cases = every_case(quick=quick)
+    if capability in _SMALL:
+        return {name: run for name, run in cases.items() if "relation float64" in name}
+    if quick and capability < 90:
+        return {name: run for name, run in cases.items() if "float32" in name}
+    return cases
+
+
+def dice_ce(x: torch.Tensor, y: torch.Tensor, from_logits: bool) -> None:
     from smml_kernels.dice_ce import op
 
     _, coefficients = op.forward(x, y, from_logits, 0.0, "")
     op.backward(x.new_empty(()), x, y, coefficients, from_logits)
 
 
-def _exchange(x: torch.Tensor, y: torch.Tensor | None, gate: str) -> None:
+def exchange(x1: torch.Tensor, x2: torch.Tensor, y: torch.Tensor | None, gate: str) -> None:
     from smml_kernels.exchange import op
 
-    _, _, coefficients = op.forward(x, x, y, gate, 0.0, "")
-    one = x.new_empty(())
-    op.backward(one, one, x, x, y, coefficients, gate, True, True)
+    _, _, coefficients = op.forward(x1, x2, y, gate, 0.0, "")
+    one = x1.new_empty(())
+    op.backward(one, one, x1, x2, y, coefficients, gate, True, True)
 
 
-def _relation(f: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
+def relation(f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, form: str) -> None:
     from smml_kernels.relation import op
 
     launchers, options = op.launchers_of(form)
-    _, *saved = launchers.forward(f, f, weight, "", **options)
-    launchers.backward(f.new_empty((), dtype=saved[0].dtype), f, f, weight, *saved, "", **options)
+    _, *saved = launchers.forward(f1, f2, weight, "", **options)
+    launchers.backward(f1.new_empty((), dtype=saved[0].dtype), f1, f2, weight, *saved, "", **options)
 
 
-def _masked_fusion(maps: list[torch.Tensor]) -> None:
+def masked_fusion(maps: list[torch.Tensor]) -> None:
     from smml_kernels.fusion import backward, op
 
     # Under autocast the parameters stay in float32 and the upstream gradient comes in the maps' dtype.
@@ -207,7 +293,9 @@ def _masked_fusion(maps: list[torch.Tensor]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--capability", type=int, action="append", help="80, 90, ...; may be repeated (default: both)")
+    parser.add_argument(
+        "--capability", type=int, action="append", help="80, 86, 89, 90, 120; may be repeated (default: all)"
+    )
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument(
         "--quick", action="store_true", help="leave out cases that compile into much the same; float32 alone below 90"
@@ -216,10 +304,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the table to this Markdown file as well")
     asked = parser.parse_args()
     rows = []
-    for capability in asked.capability or [80, 90]:
-        cases = {name: run for name, run in every_case(quick=asked.quick).items() if asked.only in name}
-        if asked.quick and capability < 90:
-            cases = {name: run for name, run in cases.items() if "float32" in name}
+    for capability in asked.capability or (QUICK_CAPABILITIES if asked.quick else CAPABILITIES):
+        quick = asked.quick and not asked.capability
+        cases = cases_of(capability, quick=True) if quick else every_case(quick=asked.quick)
+        cases = {name: run for name, run in cases.items() if asked.only in name}
         for name, run in cases.items():
             found = resources(capability, {name: run})
             if not asked.json:  # line by line: whoever stops it sees how far it came
@@ -239,15 +327,27 @@ def _page(rows: str) -> str:
     return (
         "# What the compiler makes of the kernels\n\n"
         f"`python -m smml_kernels.aot`, Triton {triton.__version__}, torch {torch.__version__}. No GPU is involved: "
-        "the kernels are\ncompiled ahead of time through their launchers. `registers` is a thread's; a `stack` above 0 "
-        "would be a spill.\n\n" + rows + "\n"
+        "the kernels are\ncompiled ahead of time through their launchers.\n\n"
+        f"{COLUMNS}\n\n{rows}\n"
     )
+
+
+COLUMNS = """`registers` is a thread's; a `stack` above 0 would be a spill. `CTAs an SM` is how many programs fit a
+multiprocessor. Widest load and store are bytes of one thread. `instructions` and `bytes` are those of one thread in the
+main loop, the innermost one that moves the most bytes, or of the whole kernel where no loop does."""
 
 
 def table(rows: list[Resources]) -> str:
     """The rows as a Markdown table."""
-    head = ("case", "kernel", "sm", "warps", "registers", "shared, bytes", "stack, bytes")
-    cells = [(r.case, f"`{r.kernel}`", r.capability, r.warps, r.registers, r.shared, r.stack) for r in rows]
+    head = ("case", "kernel", "sm", "warps", "registers", "shared, bytes", "stack, bytes", "CTAs an SM")
+    head += ("widest load", "widest store", "tensor cores", "instructions", "bytes", "instructions a byte")
+    cells = [
+        (
+            r.case, f"`{r.kernel}`", r.capability, r.warps, r.registers, r.shared, r.stack, r.programs, r.load or "",
+            r.store or "", r.tensor, r.instructions, r.bytes, f"{r.instructions / r.bytes:.2f}" if r.bytes else "",
+        )
+        for r in rows
+    ]  # fmt: skip
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (head, ["---"] * len(head), *cells))
 
 

@@ -45,17 +45,25 @@ def _shifted(x, k, K: tl.constexpr):
 
 
 @triton.jit
-def log_softmax(x, k, K: tl.constexpr):
-    """Over the classes of a tile [KP, BLOCK] whose rows from K on are padding; about -1e30 there."""
-    x = _shifted(x, k, K)
-    return x - tl.log(tl.sum(tl.exp(x), axis=0))[None, :]
+def _exp(x):
+    """exp of what is at most 0. The unit of a GPU takes powers of two; what is too small for a normal number is 0."""
+    return tl.exp2(x * 1.4426950408889634) if x.dtype == tl.float32 else tl.exp(x)
 
 
 @triton.jit
 def softmax(x, k, K: tl.constexpr):
     """Over the classes of a tile [KP, BLOCK] whose rows from K on are padding; 0 there."""
-    e = tl.exp(_shifted(x, k, K))
-    return e / tl.sum(e, axis=0)[None, :]
+    e = _exp(_shifted(x, k, K))
+    return e * (1.0 / tl.sum(e, axis=0))[None, :]
+
+
+@triton.jit
+def softmax_and_log(x, k, K: tl.constexpr):
+    """:func:`softmax` and its logarithm, which is about -1e30 in the rows that are padding."""
+    x = _shifted(x, k, K)
+    e = _exp(x)
+    total = tl.sum(e, axis=0)
+    return e * (1.0 / total)[None, :], x - tl.log(total)[None, :]
 
 
 @triton.jit

@@ -48,6 +48,32 @@ from smml_kernels.dice_ce.reference import CLAMP, DICE_EPS
 
 
 @triton.jit
+def _add_tile(
+    logs, overlap, size, count, x, target, v, voxels, x_class, x_voxel, target_voxel, CLAMP: tl.constexpr,
+    K: tl.constexpr, KP: tl.constexpr, FOLD: tl.constexpr, FROM_LOGITS: tl.constexpr, ACC: tl.constexpr,
+    WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The four sums with the voxels v of a tile added; WHOLE promises that all of them exist."""
+    BLOCK: tl.constexpr = v.shape[0]
+    k = tl.arange(0, KP)
+    inside = v < voxels
+    valid = (k < K)[:, None] & (WHOLE | inside)[None, :]
+    values = tl.load(x + k.to(tl.int64)[:, None] * x_class + v[None, :] * x_voxel, mask=valid, other=0.0).to(ACC)
+    y = tl.load(target + v * target_voxel, mask=WHOLE | inside, other=0)
+    p = softmax(values, k, K) if FROM_LOGITS else values
+    # A one that depends on p lies in the threads where p lies; a constant would be moved between them.
+    mine = tl.where((k[:, None] == y[None, :]) & valid, 1.0 + 0.0 * p, 0.0)
+    own = tl.sum(mine * p, axis=0)
+    # NaN must pass: a minimum or maximum that drops it would hide a broken network.
+    log = tl.log(tl.where(own < CLAMP, CLAMP, tl.where(own > 1.0, 1.0, own)))
+    logs += fold(mine * log[None, :], KP, BLOCK, FOLD)
+    overlap += fold(mine * p, KP, BLOCK, FOLD)
+    size += fold(p if WHOLE else tl.where(valid, p, 0.0), KP, BLOCK, FOLD)
+    count += fold(mine, KP, BLOCK, FOLD)
+    return logs, overlap, size, count
+
+
+@triton.jit
 def _sums_kernel(
     x, target, partial, voxels, x_batch, x_class, x_voxel, target_batch, target_voxel,
     CLAMP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr, FOLD: tl.constexpr,
@@ -56,28 +82,26 @@ def _sums_kernel(
     """The four sums of a share of one sample's voxels: partial [B, P, 4, KP]."""
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     sample = tl.program_id(1).to(tl.int64)
-    k = tl.arange(0, KP)
     x += sample * x_batch
     target += sample * target_batch
     logs = tl.zeros((KP, BLOCK // FOLD), ACC)
     overlap = tl.zeros((KP, BLOCK // FOLD), ACC)
     size = tl.zeros((KP, BLOCK // FOLD), ACC)
     count = tl.zeros((KP, BLOCK // FOLD), ACC)
-    for block in range(program, tl.cdiv(voxels, BLOCK), programs):
+    whole = voxels // BLOCK
+    for block in range(program, whole, programs):
         v = block * BLOCK + tl.arange(0, BLOCK)
-        inside = v < voxels
-        valid = (k < K)[:, None] & inside[None, :]
-        values = tl.load(x + k.to(tl.int64)[:, None] * x_class + v[None, :] * x_voxel, mask=valid, other=0.0).to(ACC)
-        y = tl.load(target + v * target_voxel, mask=inside, other=0)
-        mine = (k[:, None] == y[None, :]) & valid
-        p = softmax(values, k, K) if FROM_LOGITS else values
-        # NaN must pass: a minimum or maximum that drops it would hide a broken network.
-        clamped = tl.where(p < CLAMP, CLAMP, tl.where(p > 1.0, 1.0, p))
-        logs += fold(tl.where(mine, tl.log(clamped), 0.0), KP, BLOCK, FOLD)
-        overlap += fold(tl.where(mine, p, 0.0), KP, BLOCK, FOLD)
-        size += fold(tl.where(valid, p, 0.0), KP, BLOCK, FOLD)
-        # A one that depends on p lies in the threads where p lies; a constant would be moved between them.
-        count += fold(tl.where(mine, 1.0 + 0.0 * p, 0.0), KP, BLOCK, FOLD)
+        logs, overlap, size, count = _add_tile(
+            logs, overlap, size, count, x, target, v, voxels, x_class, x_voxel, target_voxel, CLAMP, K, KP, FOLD,
+            FROM_LOGITS, ACC, True,
+        )  # fmt: skip
+    if (whole * BLOCK < voxels) & (whole % programs == program):
+        v = tl.cast(whole, tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        logs, overlap, size, count = _add_tile(
+            logs, overlap, size, count, x, target, v, voxels, x_class, x_voxel, target_voxel, CLAMP, K, KP, FOLD,
+            FROM_LOGITS, ACC, False,
+        )  # fmt: skip
+    k = tl.arange(0, KP)
     partial += (sample * programs + program) * 4 * KP + k
     tl.store(partial, tl.sum(logs, axis=1))
     tl.store(partial + KP, tl.sum(overlap, axis=1))
@@ -87,7 +111,7 @@ def _sums_kernel(
 
 @triton.jit
 def _finish_kernel(
-    partial, totals, coefficients, loss, batch, programs, voxels, MIN_WEIGHT: tl.constexpr, DICE_EPS: tl.constexpr,
+    partial, totals, coefficients, loss, batch, programs, voxels, min_weight: tl.float64, DICE_EPS: tl.constexpr,
     K: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr, GATHER: tl.constexpr, FINISH: tl.constexpr,
 ):  # fmt: skip
     """Partial sums -> totals [4, KP] (GATHER), and totals -> loss and coefficients [B + 2, KP] (FINISH).
@@ -104,7 +128,7 @@ def _finish_kernel(
             mine = partial + sample * programs * 4 * KP
             sums = add_up(mine, programs, 4, KP, ROWS)
             n = row(sums, 3, 4)
-            weight = tl.maximum(1.0 - n / voxels, MIN_WEIGHT)
+            weight = tl.maximum(1.0 - n / voxels, min_weight)
             tl.store(coefficients + sample * KP + k, weight)
             ce -= weight * row(sums, 0, 4)
             overlap += row(sums, 1, 4)
@@ -201,7 +225,7 @@ def forward(
 
         def finish(gather: bool, finish: bool) -> None:
             _finish_kernel[(1,)](
-                partial, totals, coefficients, loss, batch, programs, voxels, MIN_WEIGHT=min_class_weight,
+                partial, totals, coefficients, loss, batch, programs, voxels, min_class_weight,
                 DICE_EPS=DICE_EPS, K=classes, KP=padded, ROWS=rows_at_once(4, padded), GATHER=gather, FINISH=finish,
                 num_warps=FINISH_WARPS, **launch.OPTIONS,
             )  # fmt: skip

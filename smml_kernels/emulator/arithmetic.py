@@ -377,7 +377,9 @@ def _conversion(words: list[str], result: str, source: str) -> Compute | None:
     if result not in WIDTHS or source not in WIDTHS or "pred" in (result, source):
         return None
     if source == "bf16":
-        return from_bfloat16 if result == "f32" and not words else None
+        if result not in ("f32", "f64") or words:
+            return None
+        return from_bfloat16 if result == "f32" else lambda x: from_bfloat16(x).astype(np.float64)
     if result == "bf16":
         return to_bfloat16 if source == "f32" and words == ["rn"] else None
     dtype = dtype_of(result)

@@ -409,10 +409,10 @@ class Machine:
                       after: np.ndarray, place: Callable[[Clash, np.ndarray], str]) -> None:  # fmt: skip
         """Of writes that clash, warps of one program that write what is there already do no harm: Triton lets them."""
         for clash in clashes:
-            same = (before[clash.row] == values[clash.row]).all()
+            same = not _differs(before[clash.row], values[clash.row]).any()
             if not clash.wrote or clash.programs or not (clash.at_once or same):
                 self._report(clash, rows, "writes", place(clash, rows))
-        lost = (after != values).any(axis=1)
+        lost = _differs(after, values).any(axis=1)
         if lost.any():
             row = int(np.argmax(lost))
             what = "writes where another thread writes a different value in the same step"
@@ -639,6 +639,19 @@ class Machine:
             self.fault("deadlock", what, program * self.launch.threads)
         self._waiting[:] = -1
         self._epoch[self._alive] += 1
+
+
+# By bytes of a number, its bits without the sign, and those of infinity: what lies above them is NaN.
+_NAN = {4: (0x7FFFFFFF, 0x7F800000), 8: (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)}
+
+
+def _differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Where numbers differ. Two NaN do not: a GPU computes a single one, numpy several."""
+    differs = one != other
+    if one.dtype.itemsize in _NAN and differs.any():
+        magnitude, infinity = (one.dtype.type(bits) for bits in _NAN[one.dtype.itemsize])
+        differs &= ~((one & magnitude > infinity) & (other & magnitude > infinity))
+    return differs
 
 
 def _numbers(where: np.ndarray, width: int, count: int) -> np.ndarray:

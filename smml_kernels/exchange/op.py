@@ -34,29 +34,28 @@ from smml_kernels.common.tiles import (
     WARPS,
     add_up,
     fold,
-    log_softmax,
     programs_for,
     row,
     rows_at_once,
+    softmax_and_log,
     tile_shape,
 )
 from smml_kernels.exchange.reference import Gate, check_exchange
 
 
 @triton.jit
-def _gates(lp1, lp2, k, y, KP: tl.constexpr, GATE: tl.constexpr):
+def _gates(p1, lp1, p2, lp2, k, y, KP: tl.constexpr, GATE: tl.constexpr):
     """The gates of 1 -> 2 and 2 -> 1 of each voxel, [BLOCK], without class weights; k [KP], y [BLOCK]."""
     if GATE == "entropy":
-        h1 = -tl.sum(tl.exp(lp1) * lp1, axis=0)
-        h2 = -tl.sum(tl.exp(lp2) * lp2, axis=0)
+        h1 = -tl.sum(p1 * lp1, axis=0)
+        h2 = -tl.sum(p2 * lp2, axis=0)
         gate12 = tl.where(h2 > h1, h2 - h1, 0.0)
         gate21 = tl.where(h1 > h2, h1 - h2, 0.0)
     elif GATE == "lower_ce":
-        mine = k[:, None] == y[None, :]
-        true1 = tl.sum(tl.where(mine, lp1, 0.0), axis=0)
-        true2 = tl.sum(tl.where(mine, lp2, 0.0), axis=0)
-        gate12 = tl.where(true1 > true2, 1.0, 0.0).to(lp1.dtype)
-        gate21 = tl.where(true2 > true1, 1.0, 0.0).to(lp1.dtype)
+        # Of the true class alone the difference is left: positive where branch 1 is the better one.
+        ahead = tl.sum(tl.where(k[:, None] == y[None, :], lp1 - lp2, 0.0), axis=0)
+        gate12 = tl.where(ahead > 0.0, 1.0, 0.0).to(lp1.dtype)
+        gate21 = tl.where(ahead < 0.0, 1.0, 0.0).to(lp1.dtype)
     elif GATE == "correct":
         # The first class with the largest probability, as argmax counts ties.
         best1 = tl.min(tl.where(lp1 == tl.max(lp1, axis=0)[None, :], k[:, None], KP), axis=0)
@@ -71,14 +70,44 @@ def _gates(lp1, lp2, k, y, KP: tl.constexpr, GATE: tl.constexpr):
 
 @triton.jit
 def _load_tile(x, at, valid, k, K: tl.constexpr, ACC: tl.constexpr):
-    """log softmax of one tile of logits."""
-    return log_softmax(tl.load(x + at, mask=valid, other=0.0).to(ACC), k, K)
+    """softmax and log softmax of one tile of logits."""
+    return softmax_and_log(tl.load(x + at, mask=valid, other=0.0).to(ACC), k, K)
 
 
 @triton.jit
-def _divergence(lp_teacher, lp_learner):
+def _divergence(p_teacher, lp_teacher, lp_learner):
     """KL(teacher || learner) of each voxel, [BLOCK]; rows that are padding have p = 0 and count 0."""
-    return tl.sum(tl.exp(lp_teacher) * (lp_teacher - lp_learner), axis=0)
+    return tl.sum(p_teacher * (lp_teacher - lp_learner), axis=0)
+
+
+@triton.jit
+def _add_tile(
+    taught12, open12, taught21, open21, count, x1, x2, target, v, voxels, x1_class, x1_voxel, x2_class, x2_voxel,
+    target_voxel, GATE: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, FOLD: tl.constexpr, ACC: tl.constexpr,
+    WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The five sums with the voxels v of a tile added; WHOLE promises that all of them exist."""
+    BLOCK: tl.constexpr = v.shape[0]
+    k = tl.arange(0, KP)
+    wide = k.to(tl.int64)[:, None]
+    inside = v < voxels
+    valid = (k < K)[:, None] & (WHOLE | inside)[None, :]
+    p1, lp1 = _load_tile(x1, wide * x1_class + v[None, :] * x1_voxel, valid, k, K, ACC)
+    p2, lp2 = _load_tile(x2, wide * x2_class + v[None, :] * x2_voxel, valid, k, K, ACC)
+    if target is not None:
+        y = tl.load(target + v * target_voxel, mask=WHOLE | inside, other=0).to(tl.int32)
+    else:
+        y = tl.zeros((BLOCK,), tl.int32)  # without classes all sums are kept in row 0
+    # A one that depends on the tile lies in the threads where the tile lies.
+    mine = tl.where((k[:, None] == y[None, :]) & (WHOLE | inside)[None, :], 1.0 + 0.0 * p1, 0.0)
+    gate12, gate21 = _gates(p1, lp1, p2, lp2, k, y, KP, GATE)
+    # gate * divergence, not a selection: NaN in the logits stays visible in the loss.
+    taught12 += fold(mine * (gate12 * _divergence(p1, lp1, lp2))[None, :], KP, BLOCK, FOLD)
+    taught21 += fold(mine * (gate21 * _divergence(p2, lp2, lp1))[None, :], KP, BLOCK, FOLD)
+    open12 += fold(mine * gate12[None, :], KP, BLOCK, FOLD)
+    open21 += fold(mine * gate21[None, :], KP, BLOCK, FOLD)
+    count += fold(mine, KP, BLOCK, FOLD)
+    return taught12, open12, taught21, open21, count
 
 
 @triton.jit
@@ -90,8 +119,6 @@ def _sums_kernel(
     """The five sums of a share of one sample's voxels: partial [B, P, 8, KP], the last three 0."""
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     sample = tl.program_id(1).to(tl.int64)
-    k = tl.arange(0, KP)
-    wide = k.to(tl.int64)[:, None]
     x1 += sample * x1_batch
     x2 += sample * x2_batch
     if target is not None:
@@ -101,25 +128,20 @@ def _sums_kernel(
     taught21 = tl.zeros((KP, BLOCK // FOLD), ACC)
     open21 = tl.zeros((KP, BLOCK // FOLD), ACC)
     count = tl.zeros((KP, BLOCK // FOLD), ACC)
-    for block in range(program, tl.cdiv(voxels, BLOCK), programs):
+    whole = voxels // BLOCK
+    for block in range(program, whole, programs):
         v = block * BLOCK + tl.arange(0, BLOCK)
-        inside = v < voxels
-        valid = (k < K)[:, None] & inside[None, :]
-        lp1 = _load_tile(x1, wide * x1_class + v[None, :] * x1_voxel, valid, k, K, ACC)
-        lp2 = _load_tile(x2, wide * x2_class + v[None, :] * x2_voxel, valid, k, K, ACC)
-        if target is not None:
-            y = tl.load(target + v * target_voxel, mask=inside, other=0).to(tl.int32)
-        else:
-            y = tl.zeros((BLOCK,), tl.int32)  # without classes all sums are kept in row 0
-        mine = (k[:, None] == y[None, :]) & inside[None, :]
-        gate12, gate21 = _gates(lp1, lp2, k, y, KP, GATE)
-        # gate * divergence, not a selection: NaN in the logits stays visible in the loss.
-        taught12 += fold(tl.where(mine, (gate12 * _divergence(lp1, lp2))[None, :], 0.0), KP, BLOCK, FOLD)
-        taught21 += fold(tl.where(mine, (gate21 * _divergence(lp2, lp1))[None, :], 0.0), KP, BLOCK, FOLD)
-        open12 += fold(tl.where(mine, gate12[None, :], 0.0), KP, BLOCK, FOLD)
-        open21 += fold(tl.where(mine, gate21[None, :], 0.0), KP, BLOCK, FOLD)
-        # A one that depends on the tile lies in the threads where the tile lies.
-        count += fold(tl.where(mine, 1.0 + 0.0 * tl.exp(lp1), 0.0), KP, BLOCK, FOLD)
+        taught12, open12, taught21, open21, count = _add_tile(
+            taught12, open12, taught21, open21, count, x1, x2, target, v, voxels, x1_class, x1_voxel, x2_class,
+            x2_voxel, target_voxel, GATE, K, KP, FOLD, ACC, True,
+        )  # fmt: skip
+    if (whole * BLOCK < voxels) & (whole % programs == program):
+        v = tl.cast(whole, tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        taught12, open12, taught21, open21, count = _add_tile(
+            taught12, open12, taught21, open21, count, x1, x2, target, v, voxels, x1_class, x1_voxel, x2_class,
+            x2_voxel, target_voxel, GATE, K, KP, FOLD, ACC, False,
+        )  # fmt: skip
+    k = tl.arange(0, KP)
     partial += (sample * programs + program) * 8 * KP + k
     tl.store(partial, tl.sum(taught12, axis=1))
     tl.store(partial + KP, tl.sum(open12, axis=1))
@@ -132,7 +154,7 @@ def _sums_kernel(
 
 @triton.jit
 def _finish_kernel(
-    partial, totals, coefficients, loss12, loss21, batch, programs, voxels, MIN_WEIGHT: tl.constexpr,
+    partial, totals, coefficients, loss12, loss21, batch, programs, voxels, min_weight: tl.float64,
     WEIGHTED: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr, GATHER: tl.constexpr, FINISH: tl.constexpr,
 ):  # fmt: skip
     """Partial sums -> totals [4] (GATHER); totals -> both losses and the coefficients [B, 2, KP] (FINISH).
@@ -151,7 +173,7 @@ def _finish_kernel(
             n = row(sums, 4, 8)
             if WEIGHTED:
                 # A label without a class is counted nowhere: it shows as a sample that is short of voxels.
-                weight = tl.where(tl.sum(n, axis=0) == voxels, tl.maximum(1.0 - n / voxels, MIN_WEIGHT), float("nan"))
+                weight = tl.where(tl.sum(n, axis=0) == voxels, tl.maximum(1.0 - n / voxels, min_weight), float("nan"))
             else:
                 weight = tl.full((KP,), 1.0, tl.float64)
             taught12 += weight * row(sums, 0, 8)
@@ -196,15 +218,18 @@ def _gradient_kernel(
     v = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = v < voxels
     valid = (k < K)[:, None] & inside[None, :]
-    lp1 = _load_tile(x1, sample * x1_batch + wide * x1_class + v[None, :] * x1_voxel, valid, k, K, ACC)
-    lp2 = _load_tile(x2, sample * x2_batch + wide * x2_class + v[None, :] * x2_voxel, valid, k, K, ACC)
+    p1, lp1 = _load_tile(x1, sample * x1_batch + wide * x1_class + v[None, :] * x1_voxel, valid, k, K, ACC)
+    p2, lp2 = _load_tile(x2, sample * x2_batch + wide * x2_class + v[None, :] * x2_voxel, valid, k, K, ACC)
     if target is not None:
         y = tl.load(target + sample * target_batch + v * target_voxel, mask=inside, other=0).to(tl.int32)
     else:
         y = tl.zeros((BLOCK,), tl.int32)
     mine = k[:, None] == y[None, :]
-    gate12, gate21 = _gates(lp1, lp2, k, y, KP, GATE)
-    difference = tl.exp(lp2) - tl.exp(lp1)
+    gate12, gate21 = _gates(p1, lp1, p2, lp2, k, y, KP, GATE)
+    # The maximum changes nothing: it keeps the compiler from subtracting one probability before it is rounded, which
+    # would leave a gradient where the branches agree to the bit.
+    NAN: tl.constexpr = tl.PropagateNan.ALL
+    difference = tl.maximum(p2, 0.0, propagate_nan=NAN) - tl.maximum(p1, 0.0, propagate_nan=NAN)
     at = (sample * K + wide) * voxels + v[None, :]
     coefficients += 2 * sample * KP + k
     if gradient2 is not None:
@@ -251,7 +276,7 @@ def forward(
 
         def finish(gather: bool, finish: bool) -> None:
             _finish_kernel[(1,)](
-                partial, totals, coefficients, loss12, loss21, batch, programs, voxels, MIN_WEIGHT=min_class_weight,
+                partial, totals, coefficients, loss12, loss21, batch, programs, voxels, min_class_weight,
                 WEIGHTED=gate != "entropy", KP=padded, ROWS=rows_at_once(8, padded), GATHER=gather, FINISH=finish,
                 num_warps=FINISH_WARPS, **launch.OPTIONS,
             )  # fmt: skip

@@ -32,7 +32,7 @@ import triton.language as tl
 from smml_kernels.common import launch
 from smml_kernels.fusion.maps import ENOUGH, arrange, column_sums, is_present, normalised, pick, store, tiling
 
-_BLOCK = 128  # voxels of a tile of the first pass: one a thread, as each needs 128 numbers
+_BLOCK = 128  # pairs of voxels of a tile of the first pass: one a thread, as each needs 128 numbers
 _PROGRAMS = 4 * ENOUGH
 
 
@@ -83,23 +83,29 @@ def _products_kernel(
             for _ in tl.static_range(CC * CO):
                 product_z = product_z + (tl.full((BLOCK,), 0.0, ACC),)
                 product_s = product_s + (tl.full((BLOCK,), 0.0, ACC),)
-            for block in range(program, tl.cdiv(voxels, BLOCK), programs):
-                v = block * BLOCK + tl.arange(0, BLOCK)
+            for block in range(program, tl.cdiv(voxels, 2 * BLOCK), programs):
+                # Two neighbouring voxels a thread, read at once, and then apart: a and b.
+                v = block * (2 * BLOCK) + 2 * tl.arange(0, BLOCK)[:, None] + tl.arange(0, 2)[None, :]
                 inside = v < voxels
-                gs = ()
+                gs_a = ()
+                gs_b = ()
                 for i in tl.static_range(CO):
-                    gs = gs + (tl.load(rows[i] + v * g_voxel, mask=inside, other=0.0).to(ACC),)
+                    a, b = tl.split(tl.load(rows[i] + v * g_voxel, mask=inside, other=0.0).to(ACC))
+                    gs_a = gs_a + (a,)
+                    gs_b = gs_b + (b,)
                 new_z = ()
                 new_s = ()
                 for j in tl.static_range(CC):
                     c = tl.minimum(chunk_c * CC + j, C - 1)
                     at = x + c.to(tl.int64) * x_channel + v * x_voxel
-                    xhat = normalised(tl.load(at, mask=inside, other=0.0).to(ACC), statistics + 3 * c)
-                    s = tl.where(xhat > 0, tl.full((BLOCK,), 1.0, ACC), SLOPE)
-                    z = s * xhat
+                    a, b = tl.split(normalised(tl.load(at, mask=inside, other=0.0).to(ACC), statistics + 3 * c))
+                    s_a = tl.where(a > 0, tl.full((BLOCK,), 1.0, ACC), SLOPE)
+                    s_b = tl.where(b > 0, tl.full((BLOCK,), 1.0, ACC), SLOPE)
+                    z_a = s_a * a
+                    z_b = s_b * b
                     for i in tl.static_range(CO):
-                        new_z = new_z + (product_z[j * CO + i] + gs[i] * z,)
-                        new_s = new_s + (product_s[j * CO + i] + gs[i] * s,)
+                        new_z = new_z + (product_z[j * CO + i] + gs_a[i] * z_a + gs_b[i] * z_b,)
+                        new_s = new_s + (product_s[j * CO + i] + gs_a[i] * s_a + gs_b[i] * s_b,)
                 product_z = new_z
                 product_s = new_s
             place = ((sample * M + m) * chunks_c + chunk_c) * chunks_o + chunk_o
@@ -266,7 +272,7 @@ def backward(
     cc, co = (min(most, triton.next_power_of_2(n)) for n in (channels, outputs))
     chunks_c, chunks_o = triton.cdiv(channels, cc), triton.cdiv(outputs, co)
     of_maps = modalities * chunks_c * chunks_o
-    programs = min(triton.cdiv(voxels, _BLOCK), max(1, _PROGRAMS // (batch * of_maps)))
+    programs = min(triton.cdiv(voxels, 2 * _BLOCK), max(1, _PROGRAMS // (batch * of_maps)))
     products = empty(batch, of_maps, programs, 2, cc * co)
     sums = empty(batch, chunks_o, programs, co)
     means = empty(batch, columns, 2)

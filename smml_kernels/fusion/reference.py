@@ -41,6 +41,7 @@ def masked_fusion(
 
     Raises:
         ValueError: every map is None, a map is None for a sample whose mask says that it is there, or shapes disagree.
+            (Of a mask on a GPU the device finds out, and stops.)
     """
     first = check_fusion(features, mask, weight, bias)
     device = first.device.type
@@ -100,6 +101,11 @@ def check_fusion(
     if tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"bias must be [{weight.shape[0]}], one for each row of weight, found {list(bias.shape)}")
     absent = [m for m, f in enumerate(features) if f is None]
-    if absent and bool(mask[:, absent].any()):
-        raise ValueError(f"the mask says that a sample has a modality whose map is None (None: positions {absent})")
+    if absent:
+        words = f"the mask says that a sample has a modality whose map is None (None: positions {absent})"
+        claimed = mask[:, absent].any()
+        if mask.device.type != "cpu":
+            torch._assert_async(~claimed, words)  # the device looks: the host would have to wait for it
+        elif bool(claimed):
+            raise ValueError(words)
     return first

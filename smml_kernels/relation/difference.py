@@ -264,7 +264,7 @@ def _moments(
     tile = linear.columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
     number = 3 if rows is None else 5
-    share = linear.share_of_tokens(tokens, number * tiles**2)
+    share = linear.share_of_tokens(tokens, channels, number * tiles**2)
     shares = triton.cdiv(tokens, share)
     partial = mix.new_empty((shares, number, channels, channels))
     _moments_kernel[(tiles * tiles, shares, number)](

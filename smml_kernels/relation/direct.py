@@ -183,7 +183,7 @@ def backward(
             f1, f2, scales, rows, *weight_arguments(weight, rows), upstream, *gradients, *f1.stride(),
             *f2.stride(), tokens, channels, blocks, WEIGHTED=weight is not None, ACC=launch.triton_dtype(acc),
             TILE=_TOKENS, OTHERS=_OTHERS, COLUMNS=columns, SLICE=_SLICE, PRECISION=_precision(tf32),
-            num_warps=4 if columns == 32 else 8, **launch.OPTIONS,
+            num_warps=4 if columns == 32 and acc == torch.float32 else 8, **launch.OPTIONS,
         )  # fmt: skip
     return gradients
 

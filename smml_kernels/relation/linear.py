@@ -47,6 +47,9 @@ _SLICE = 16
 _PROGRAMS = 528
 # Fewer tokens than this are not worth a program of their own: its tile must be written and read again.
 _SHARE = 256
+# So many shares may be stored whatever they take; more only where three of C x C float64 numbers for each share stay
+# below three eighths of the float32 features, so that nothing much is needed beside them.
+_SHARES = 16
 # Elements of a program of the kernel that adds the shares up.
 _ELEMENTS = 256
 
@@ -237,7 +240,7 @@ def _moments(
     tokens, channels = f1.shape
     tile = columns_of_tile(channels)
     tiles = triton.cdiv(channels, tile)
-    share = share_of_tokens(tokens, 3 * tiles**2)
+    share = share_of_tokens(tokens, channels, 3 * tiles**2)
     shares = triton.cdiv(tokens, share)
     partial = rows.new_empty((shares, 3, channels, channels))
     _moments_kernel[(tiles * tiles, shares, 3)](
@@ -249,9 +252,9 @@ def _moments(
     return add_shares(partial, tokens, tile, 0)
 
 
-def share_of_tokens(tokens: int, tiles: int) -> int:
+def share_of_tokens(tokens: int, channels: int, tiles: int) -> int:
     """How many tokens a program takes where ``tiles`` tiles of moments are to be computed."""
-    shares = min(triton.cdiv(tokens, _SHARE), max(1, _PROGRAMS // tiles))
+    shares = min(triton.cdiv(tokens, _SHARE), max(1, _PROGRAMS // tiles), max(_SHARES, tokens // (8 * channels)))
     # A whole number of slices of any form.
     return triton.cdiv(triton.cdiv(tokens, shares), 32) * 32
 
@@ -331,7 +334,7 @@ def backward(
         _gradient_kernel[(2 * tiles * triton.cdiv(tokens, _TILE),)](
             f1, f2, rows, *weight_arguments(weight, rows), moments, derived, upstream, *gradients,
             *f1.stride(), *f2.stride(), tokens, channels, tiles, WEIGHTED=weight is not None, TILE=_TILE, COLUMNS=tile,
-            SLICE=_SLICE, num_warps=_warps(tile), **launch.OPTIONS,
+            SLICE=_SLICE, num_warps=_warps(tile), num_stages=_stages(f1), **launch.OPTIONS,
         )  # fmt: skip
     return gradients
 
@@ -354,6 +357,11 @@ def _at_least_float32(f: torch.Tensor) -> torch.Tensor:
 def columns_of_tile(channels: int) -> int:
     """Channels of a tile."""
     return min(_TILE, max(16, triton.next_power_of_2(channels)))
+
+
+def _stages(f: torch.Tensor) -> int:
+    """Slices that are under way: three of float64 features would not fit the 99 KB of shared memory of some GPUs."""
+    return 2 if f.dtype == torch.float64 else 3
 
 
 def _warps(tile: int) -> int:

@@ -6,7 +6,7 @@
 ``linear`` where float32 products may be TensorFloat-32
     Moments of the difference of the branches: :mod:`~smml_kernels.relation.difference`.
 ``direct``
-    N x N similarities in tiles that are never stored, for few tokens per channel (12 N^2 C < 34 N C^2 operations):
+    N x N similarities in tiles that are never stored, for few tokens per channel:
     :mod:`~smml_kernels.relation.direct`.
 
 TensorFloat-32 is used where ``torch.set_float32_matmul_precision`` has allowed it, as for PyTorch's own products.
@@ -21,6 +21,10 @@ from smml_kernels.dispatch import constant_when_traced
 from smml_kernels.relation import difference, direct, linear
 from smml_kernels.relation.reference import Form, check_tokens, choose_form
 
+# Up to how many tokens per channel "auto" takes the direct form. It has fewer operations up to 2.8, but an H200 takes
+# 3.1 ms for (1024, 512) and, in the linear form, 10.7 ms for (32768, 512): for each N^2 C of the one 4.6 times as long
+# as for each N C^2 of the other (smml_kernels/benchmarks/results/nvidia-h200.md). The linear form is more exact, too.
+_CROSSOVER = 0.2
 _FORMS = {"linear": linear, "linear tf32": difference, "direct": direct}
 
 
@@ -85,7 +89,7 @@ def relation_loss(
         group: name of a process group, or "".
     """
     check_tokens(f1, f2, weight, form)
-    chosen: str = choose_form(form, *f1.shape, grouped=bool(group))
+    chosen: str = choose_form(form, *f1.shape, grouped=bool(group), crossover=_CROSSOVER)
     dtype = torch.promote_types(f1.dtype, f2.dtype)
     if dtype != torch.float64 and _tf32_allowed():
         chosen += " tf32"

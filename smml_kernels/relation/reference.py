@@ -52,7 +52,7 @@ def relation_loss(
         f1: F_1, [N, C], floating.
         f2: F_2, [N, C], floating.
         weight: w, [N], taken as given (no normalisation, no gradient); None means 1/N each, N of the whole batch.
-        form: "linear", "direct", or "auto", which takes the cheaper one by shape (the crossover is near N = 2.8 C).
+        form: "linear", "direct", or "auto", which takes the one with fewer operations (direct up to N = 2.8 C).
         group: the tokens are those of all its ranks together, each of which calls with its own (and differentiates,
             if any does). Every rank gets the loss of the whole batch, and the derivative of that one number by its own
             features. The form is linear then: moments add up over ranks, similarities do not. None: one process.
@@ -91,18 +91,28 @@ def check_tokens(f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None
         raise ValueError(f"unknown form {form!r}: choose from {', '.join(FORMS)}")
 
 
-def choose_form(form: Form, tokens: int, channels: int, *, grouped: bool) -> Form:
-    """ "linear" or "direct": what ``form`` asks for, linear with a process group, the cheaper one for "auto"."""
+def choose_form(
+    form: Form, tokens: int, channels: int, *, grouped: bool, crossover: float = _TOKENS_PER_CHANNEL
+) -> Form:
+    """ "linear" or "direct": what ``form`` asks for, linear with a process group, the cheaper one for "auto".
+
+    Args:
+        form: "auto", "linear" or "direct".
+        tokens: N.
+        channels: C.
+        grouped: whether tokens of other ranks belong to the batch.
+        crossover: tokens per channel up to which the direct form is the cheaper one.
+    """
     if grouped:
         return "linear"
     if form == "auto":
-        return "direct" if _direct_is_cheaper(tokens, channels) else "linear"
+        return "direct" if _direct_is_cheaper(tokens, channels, crossover) else "linear"
     return form
 
 
-def _direct_is_cheaper(tokens: int, channels: int) -> bool:
-    """Which form "auto" takes: the one with fewer operations, unless N x N matrices would not fit comfortably."""
-    return tokens <= _TOKENS_PER_CHANNEL * channels and _DIRECT_BYTES_PER_PAIR * tokens**2 <= _DIRECT_BYTES_LIMIT
+def _direct_is_cheaper(tokens: int, channels: int, crossover: float = _TOKENS_PER_CHANNEL) -> bool:
+    """Which form "auto" takes: the faster one, unless N x N matrices would not fit comfortably."""
+    return tokens <= crossover * channels and _DIRECT_BYTES_PER_PAIR * tokens**2 <= _DIRECT_BYTES_LIMIT
 
 
 def _tokens_of_all_ranks(f: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:

@@ -125,8 +125,15 @@ def finish_rows(
 
 
 def weight_arguments(weight: torch.Tensor | None, stand_in: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The pointer and the stride of the weight; of something that is never read where there is none."""
-    return (stand_in, 0) if weight is None else (weight, weight.stride(0))
+    """The pointer and the stride of the weight; of something that is never read where there is none.
+
+    Half-precision weights are copied to float32: where they scale a factor of a float64 product, Triton 3.6 takes the
+    product for one of their dtype and stops.
+    """
+    if weight is None:
+        return stand_in, 0
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return weight, weight.stride(0)
 
 
 def finish_loss(losses: torch.Tensor, loss: torch.Tensor, dtype: torch.dtype, group: str) -> torch.Tensor:

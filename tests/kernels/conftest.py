@@ -77,6 +77,15 @@ def compiling(request, tmp_path_factory):
     compiling.close(shared=shared)
 
 
+@pytest.fixture(autouse=True)
+def _exact_convolutions(monkeypatch):
+    """cuDNN rounds the factors of float32 convolutions to TensorFloat-32 unless told not to: eager's error would grow.
+
+    "At most twice eager's error" would then allow a kernel too much.
+    """
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture
 def poisoned_memory():
     """``torch.empty`` and its relatives return NaN (integers: the largest)."""

@@ -13,10 +13,12 @@ from triton_checks import (
     OF_STRIDES,
     WEIGHTS,
     assert_as_good_as_eager,
+    compilations,
     error,
     labels,
     needs_triton,
     randn,
+    when_compiled,
 )
 
 from smml_kernels import dice_ce_loss, reference
@@ -64,6 +66,18 @@ def test_dtypes(poisoned_memory, dtype, target_dtype, from_logits):
     target = labels(2, 6, 5, 4, dtype=target_dtype)
     assert ours(x, target, from_logits=from_logits).dtype == torch.promote_types(dtype, torch.float32)
     compare(x, target, from_logits=from_logits, min_class_weight=0.05)
+
+
+@when_compiled
+def test_another_least_class_weight_compiles_nothing():
+    from smml_kernels.dice_ce import op
+
+    x, target = prediction(2, 4, 8, 8, 10), labels(2, 8, 8, 10)
+    compare(x, target, min_class_weight=0.3)
+    before = compilations(op._finish_kernel)
+    assert before > 0
+    compare(x, target, min_class_weight=0.7)
+    assert compilations(op._finish_kernel) == before
 
 
 def test_a_volume_of_many_tiles_and_programs(poisoned_memory):

@@ -93,22 +93,26 @@ def measure_tokens(f1, f2, w, group=None):
     return results
 
 
-def part(data, shares, rank):
+def part(data, shares, rank, device="cpu"):
     """What a rank has of each tensor."""
-    return [t.split(shares)[rank] for t in data]
+    return [t.split(shares)[rank].to(device) for t in data]
 
 
-def work(rank: int, store: str, out: str) -> None:
+def work(rank: int, store: str, out: str, backend: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(SHARES))
+    device = "cpu" if backend == "gloo" else f"cuda:{rank}"
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=len(SHARES))
     group = dist.group.WORLD
     found = {
         implementation: {
-            name: measure(call, *part(batch(), SHARES, rank), implementation) for name, call in calls(group).items()
+            name: measure(call, *part(batch(), SHARES, rank, device), implementation)
+            for name, call in calls(group).items()
         }
         for implementation in IMPLEMENTATIONS
     }
-    found["tokens"] = measure_tokens(*part(tokens(), TOKENS, rank), group)
+    found["tokens"] = measure_tokens(*part(tokens(), TOKENS, rank, device), group)
     torch.save(found, f"{out}{rank}")
     dist.destroy_process_group()
 
@@ -116,13 +120,14 @@ def work(rank: int, store: str, out: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two ranks found, by implementation, and of relation_loss: one pair of processes for all."""
-    if torch.cuda.is_available():
-        pytest.skip("gloo adds up on the CPU, the kernels would run on a GPU")
+    if torch.cuda.is_available() and torch.cuda.device_count() < len(SHARES):
+        pytest.skip("NCCL wants a GPU for each rank: there is one GPU for two ranks")
     if sys.platform != "linux":
         pytest.skip("processes that meet through a file")
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder / "store"), str(folder / "rank")), nprocs=len(SHARES))
-    return [torch.load(folder / f"rank{rank}") for rank in range(len(SHARES))]
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    mp.spawn(work, (str(folder / "store"), str(folder / "rank"), backend), nprocs=len(SHARES))
+    return [torch.load(folder / f"rank{rank}", map_location="cpu") for rank in range(len(SHARES))]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -26,7 +26,13 @@ WEIGHTS = st.floats(0, 1, width=32, allow_subnormal=False)
 # Of torch.library.opcheck, what another layout of the inputs can change: the strides that are promised to a compiler.
 OF_STRIDES = ("test_schema", "test_faketensor")
 
+when_compiled = pytest.mark.skipif(not COMPILED, reason="nothing is compiled where Triton interprets")
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed (it exists for Linux on x86-64)")
+
+
+def compilations(kernel) -> int:
+    """How many forms of a kernel this process has compiled."""
+    return sum(len(cache[0]) for cache in kernel.device_caches.values())
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -407,6 +407,10 @@ def test_bfloat16_is_rounded_as_pytorch_rounds_it():
     found = evaluate("cvt.rn.bf16.f32 {d}, {a}", "b16", x)
     np.testing.assert_array_equal(found[finite], expected[finite])
     assert np.isnan((found[~finite].astype(np.uint32) << 16).view(np.float32)).all()
+    wide = evaluate("cvt.f64.bf16 {d}, {a}", "b64", expected).view(np.float64)
+    np.testing.assert_array_equal(
+        wide, (expected.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    )
     back = evaluate("cvt.f32.bf16 {d}, {a}", "b32", expected)
     np.testing.assert_array_equal(back, expected.astype(np.uint32) << 16)
     pair = evaluate("cvt.rn.bf16x2.f32 {d}, {a}, {b}", "b32", x[finite], x[finite][::-1].copy())

@@ -21,6 +21,7 @@ PLUGIN = "smml_kernels.emulator.plugin"
 # Of each operation the least that launches its kernels: compiling them is most of the time.
 SHARE = (
     "test_dice_ce.py::test_a_volume_of_many_tiles_and_programs",
+    "test_dice_ce.py::test_another_least_class_weight_compiles_nothing",
     "test_exchange.py::test_programs_that_walk_over_several_tiles",
     "test_fusion.py::test_output_and_gradients_over_odd_sizes[2-3-2-space0-2]",
     "test_relation.py::test_value_and_gradients_over_odd_sizes[33-5-True-linear]",

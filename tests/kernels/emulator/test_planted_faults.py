@@ -319,6 +319,18 @@ def test_warps_that_write_the_same_value_do_no_harm():
     assert (y == 7).all()
 
 
+def test_two_kinds_of_nan_are_the_same_value():
+    """A GPU computes one NaN, numpy several. Numbers that differ are still caught."""
+    body = (
+        "and.b32 %r6, %r0, 1;\nsetp.eq.s32 %p1, %r6, 0;\nselp.b32 %r6, {}, 4290772992, %p1;\nand.b32 %r7, %r2, 248;\n"
+        "st.shared.b32 [%r7], %r6;\nbar.sync 0;\nld.shared.b32 %r6, [%r7];\nst.global.b32 [%d6], %r6;"
+    )
+    _, y = attempt(Planted("race", body, "", "", ""), "2147483647")
+    assert np.isnan(y.view(np.float32)).all()
+    with pytest.raises(Fault, match=r"different value in the same step"):
+        attempt(Planted("race", body, "", "", ""), "2139095040")  # infinity
+
+
 def test_values_that_nothing_has_written_may_be_carried_about():
     """As where a few threads hold a sum and all of them shuffle: what decides nothing is no fault."""
     body = """{}
