@@ -12,11 +12,7 @@ MISTAKES = [
     ("0.1", "def most_missed(table, region):\n    return 'T1ce'", "in another table"),
     ("0.2", "def next_sequence(table, given, region):\n    return 't1ce'", "only the fourth is left"),
     ("1.1", "def nulling_time(t1, tr):\n    return t1 * np.log(2)", "of the magnetisation is left"),
-    ("1.2", "def region_on_disk(stored, region):\n    return np.isin(stored, {'WT': (1, 2, 3), 'TC': (1, 3), "
-     "'ET': (3,)}[region])", "WT: voxels with the value 4"),
-    ("1.3", "def voxel_volume(affine):\n    return np.linalg.det(affine[:3, :3]) / 1e6", "thousandth"),
-    ("1.3", "def voxel_volume(affine):\n    return np.prod(np.abs(np.diag(affine)[:3])) / 1000", "tilting"),
-    ("1.4", "def my_normalise(volume):\n    return (volume - volume.mean()) / volume.std()", "more air"),
+    ("1.2", "def my_normalise(volume):\n    return (volume - volume.mean()) / volume.std()", "more air"),
     ("2.1", "def subsets_with(names):\n    return [s for s in SUBSETS if set(names) & set(s)]", "every name"),
     ("2.2", "def masked_mean(maps, present):\n    mask = present[..., None, None, None, None]\n"
      "    return (maps * mask).sum(1) / mask.sum(1)", "0 x NaN"),
@@ -83,11 +79,13 @@ MISTAKES = [
      "    np.random.default_rng(seed).shuffle(patients)\n"
      "    ends = np.cumsum(np.multiply(shares, len(patients))).round().astype(int)\n"
      "    return [[n for n in names if n[:-4] in patients[a:b]] for a, b in zip([0, *ends], ends)]", "another order"),
-    ("8.1", "def volumes_of_file(path):\n    x = np.asanyarray(nib.load(path).dataobj)\n"
-     "    return {r: np.isin(x, v).sum() / 1000 for r, v in (('WT', (1, 2, 4)), ('TC', (1, 4)), ('ET', (4,)))}",
-     "512 voxels"),
-    ("8.2", "def looks_stripped(volume):\n    return bool((volume == 0).mean() > 0.6)", "cropped"),
-    ("8.2", "def looks_stripped(volume):\n    return bool((volume == 0).any())", "proves nothing"),
+    ("8.1", "def verdict(before, after):\n    return 'larger' if after.ml > before.ml else 'smaller'", "is possible"),
+    ("8.1", "def verdict(before, after):\n    if before.low <= after.high and after.low <= before.high:\n"
+     "        return 'cannot tell'\n    return 'larger' if after.ml > before.ml else 'smaller'", "nothing is known"),
+    ("8.2", "def contributions_of_two(nothing, first, second, both):\n    return first - nothing, second - nothing",
+     "the whole way"),
+    ("8.2", "def contributions_of_two(nothing, first, second, both):\n    return first - nothing, both - first",
+     "expected"),
     ("9.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x - b, 0.2)", "wrong for shape"),
     ("9.1", "def scale_shift_leaky(x, a, b):\n    return F.leaky_relu(a * x + b, 0.2).flatten()", "has the shape"),
     ("9.2", "def speed_up(nbytes, operations):\n    return 16.0", "waits for memory"),
