@@ -20,6 +20,8 @@ SUBSETS = tuple(mask for mask in itertools.product((True, False), repeat=MODALIT
 
 _PRESENCE_NAMES = {ALL: "4 of 4", TWO: "2 of 4", ONE: "1 of 4", SUBSETS: "mean of 15 subsets"}
 _TOKENS_PER_CHANNEL = 2.8  # where the direct and the linear form need the same operations
+# The first one of torch.amp.GradScaler.
+_LOSS_SCALE = 2.0**16
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,10 @@ def make_inputs(case: Case, device: torch.device, seed: int, sets: int = 1) -> l
             (2.0 * randn(*case.shape) + 1.5 * truth).to(case.dtype).requires_grad_()
             for _ in range(2 if case.operation == "exchange_loss" else 1)
         ]
-        cotangents = (scalar(0.7), scalar(1.3)) if case.operation == "exchange_loss" else (scalar(0.7),)
+        # Gradients of a mean over millions of voxels lie below float16's smallest numbers: training scales the loss.
+        scale = _LOSS_SCALE if case.dtype == torch.float16 else 1.0
+        weights = (0.7, 1.3) if case.operation == "exchange_loss" else (0.7,)
+        cotangents = tuple(scalar(scale * weight) for weight in weights)
         found.append(Inputs(tuple(logits), (target.to(case.target_dtype),), cotangents))
     return found
 
