@@ -443,7 +443,7 @@ def test_unknown_names_list_the_valid_ones(run, case_folder, checkpoint, tmp_pat
     assert "empty" in sentence(run(*predict, "--modalities", ","))
     assert "brats2015" in sentence(run("simulate", tmp_path / "x", "--layout", "brats1999"))
     assert "typical, varied" in sentence(run("simulate", tmp_path / "x", "--look", "real"))
-    assert "tiny, small, paper" in sentence(run("train", case_folder, tmp_path / "x", "--preset", "huge"))
+    assert "tiny, tiny-wide, small, paper" in sentence(run("train", case_folder, tmp_path / "x", "--preset", "huge"))
     assert "lower_ce" in sentence(run("train", case_folder, tmp_path / "x", "--gate", "open"))
     assert "cpu" in sentence(run(*predict, "--device", "warp"))
     assert "no such checkpoint" in sentence(run("predict", "--case", case_folder, "--checkpoint", "nope", *output))

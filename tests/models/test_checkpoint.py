@@ -445,7 +445,7 @@ def test_another_preset_is_refused_and_both_are_named(tmp_path):
 
 
 def test_a_preset_that_does_not_exist_is_refused(whole):
-    with pytest.raises(InputError, match="tiny, small, paper"):
+    with pytest.raises(InputError, match="tiny, tiny-wide, small, paper"):
         load_checkpoint(whole, preset="huge")
 
 

@@ -169,7 +169,7 @@ def test_an_unknown_choice_of_separate_heads_is_refused():
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(InputError, match="tiny, small, paper"):
+    with pytest.raises(InputError, match="tiny, tiny-wide, small, paper"):
         preset("huge")
 
 
@@ -224,4 +224,5 @@ def test_dropout_is_in_the_transformers_of_the_paper_preset_only():
     for name, config in PRESETS.items():
         with torch.device("meta"):
             rates[name] = {module.p for module in Student(config).modules() if isinstance(module, torch.nn.Dropout)}
-    assert rates == {"tiny": {0.0}, "small": {0.0}, "paper": {0.1}}
+    assert {name for name, found in rates.items() if found != {0.0}} == {"paper"}
+    assert rates["paper"] == {0.1}

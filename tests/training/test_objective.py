@@ -281,7 +281,7 @@ def test_a_few_steps_on_one_batch_lower_the_fused_loss_of_both_branches(batch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"preset": "huge"}, "tiny, small, paper"),
+        ({"preset": "huge"}, "tiny, tiny-wide, small, paper"),
         ({"steps": 0}, "steps must be positive"),
         ({"batch_size": 0}, "batch_size must be positive"),
         ({"learning_rate": -1e-3}, "learning_rate must be positive"),
