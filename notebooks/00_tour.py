@@ -69,7 +69,7 @@ figures.modality_figure(case)
 # %%
 predictor = Predictor.from_checkpoint("tiny")
 viewer = ModalityViewer(case, predictor)
-assert viewer.wait(), "the segmentation is still on its way"
+viewer.wait(timeout=None)  # as long as this machine needs
 display(viewer)
 
 # %% [markdown]
