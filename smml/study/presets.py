@@ -119,6 +119,7 @@ def arms_named(names: list[str] | None) -> dict[str, Arm]:
     Raises:
         InputError: a name is unknown; the valid ones are listed.
     """
+    # A list, as a name from a file may be of a type that a dictionary cannot look up.
     unknown = [name for name in names or () if name not in list(EVERY_ARM)]
     if unknown:
         raise InputError(f"unknown arm {unknown[0]!r}: choose from {', '.join(EVERY_ARM)}")

@@ -26,7 +26,7 @@ from smml.evaluation.tables import MEAN, overlap_table
 from smml.files import check_target, replacing, write_text
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 from smml.study.presets import ARMS, EVERY_ARM, arm_label
-from smml.study.run import PATIENTS, REPORT_SCORES, SETTINGS, is_report, run_name
+from smml.study.run import PATIENTS, REPORT_SCORES, SETTINGS, is_report, reported_runs, run_name
 from smml.study.variance import variance_parts
 from smml.study.witnesses import SUBSETS as WITNESSED
 from smml.study.witnesses import cases_of, summarise, witnesses_sheet
@@ -108,6 +108,16 @@ class Study:
         by_region = rows.groupby(["seed", "case", "region"])[column].mean()
         return by_region.groupby(["seed", "case"]).mean().unstack("case")
 
+    def difference(self, arm: str, parent: str, measure: str = "mean") -> pd.DataFrame:
+        """Dice of an arm less that of another (0 to 1), per seed (rows) and case (columns) that both have.
+
+        Args:
+            arm: its name.
+            parent: the other's name.
+            measure: as for :meth:`values`.
+        """
+        return (self.values(arm, measure) - self.values(parent, measure)).dropna()
+
     def volume_ratio(self, arm: str, region: str) -> float:
         """Predicted over true volume of a region, all subsets, seeds and cases that have it added up; 1 is right.
 
@@ -132,18 +142,13 @@ def read_study(output: str | os.PathLike, report: str | os.PathLike | None = Non
         InputError: no study there, or no scores yet; or the report is that of another study.
     """
     output = Path(output)
-    earlier = None if report is None or not is_report(Path(report)) else read_study(report)
     if not (output / SETTINGS).exists():
         raise InputError(f"{output}: holds no study ({SETTINGS} is missing); run `smml study` first")
     settings = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
     if (output / REPORT_SCORES).exists():
         patients = pd.read_csv(output / PATIENTS) if (output / PATIENTS).exists() else None
         return Study(settings["preset"], pd.read_csv(output / REPORT_SCORES), settings["runs"], patients)
-    if earlier is not None and earlier.settings != settings:
-        raise InputError(
-            f"{report}: is the report of preset {earlier.settings.get('preset')!r} with other sizes than {output} has; "
-            "name another folder for the report"
-        )
+    earlier = read_study(report) if report is not None and reported_runs(report, settings) else None
     frames, witnessed, runs = [], [], {}
     for name, arm in EVERY_ARM.items():
         trained = arm.trained_as or name
@@ -209,9 +214,7 @@ def compare_arms(study: Study) -> pd.DataFrame:
         for parent in EVERY_ARM[name].parents:
             if parent not in study.arms:
                 continue
-            pairs = {
-                measure: (study.values(name, measure) - study.values(parent, measure)).dropna() for measure in MEASURES
-            }
+            pairs = {measure: study.difference(name, parent, measure) for measure in MEASURES}
             by_seed = pairs["mean"].mean(axis=1)
             if by_seed.empty:
                 continue
@@ -274,13 +277,12 @@ def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | N
             f"{folder}: is the folder of a study, whose {SETTINGS} the report would replace; name another folder for "
             "the report (--results), or none: it is then written to report/ inside the study"
         )
-    for name in (REPORT_SCORES, SETTINGS, REPORT):
+    for name in (REPORT_SCORES, SETTINGS, REPORT, PATIENTS):
         check_target(folder / name)
 
 
 def format_study(study: Study, title: str) -> str:
     """The report as Markdown."""
-    names = EVERY_ARM
     heads = [*(f"Dice {m}" for m in MEASURES), *(f"HD95 {region}" for region in REGIONS), "WT volume"]
     means = [f"| arm | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
     alone = ["| arm | branch 1 alone | both, averaged | gain of averaging |", "|---|---:|---:|---:|"]
@@ -290,18 +292,21 @@ def format_study(study: Study, title: str) -> str:
         distances = [distance_cell(study, name, region) for region in REGIONS]
         volume = f"{study.volume_ratio(name, 'WT'):.2f}"
         means.append(
-            "| " + " | ".join([names[name].title, str(len(study.seeds(name))), *cells, *distances, volume]) + " |"
+            "| " + " | ".join([EVERY_ARM[name].title, str(len(study.seeds(name))), *cells, *distances, volume]) + " |"
         )
-        if names[name].trained_as is None:
+        if EVERY_ARM[name].trained_as is None:
             one, two = (study.values(name, "mean", output=o).to_numpy().mean() for o in ("branch 1", "student"))
-            alone.append(f"| {names[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
+            alone.append(f"| {EVERY_ARM[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
     changes = ["| arm | against | " + " | ".join(MEASURES) + " | sign by seed |", "|---|---|" + "---:|" * 5]
-    for _, row in compare_arms(study).iterrows():
+    compared = compare_arms(study)
+    for _, row in compared.iterrows():
         cells = [
             f"{100 * row[m]:+.1f} ({100 * row[f'{m} low']:+.1f} to {100 * row[f'{m} high']:+.1f})" for m in MEASURES
         ]
         signs = row["signs mean"].replace("-", "−")
-        changes.append("| " + " | ".join([names[row["arm"]].title, names[row["parent"]].title, *cells, signs]) + " |")
+        changes.append(
+            "| " + " | ".join([EVERY_ARM[row["arm"]].title, EVERY_ARM[row["parent"]].title, *cells, signs]) + " |"
+        )
     unfinished = "**Unfinished: not all of its arms, or not all of their seeds, are here.**\n\n"
     state = "" if study.complete else unfinished
     return f"""# {title}
@@ -316,11 +321,11 @@ def format_study(study: Study, title: str) -> str:
 
 {_lines(changes)}
 
-{_many_comparisons(study)}
+{_many_comparisons(study, compared)}
 
 ## Where the width of these intervals comes from
 
-{_widths_sheet(study).markdown()}
+{_widths_sheet(study, compared).markdown()}
 
 Of the mean Dice, in points, from an analysis of variance of the paired differences: the share of their variance that
 comes from training seeds, from the cases, and from neither alone; and how many seeds an interval of {_WANTED:g} points
@@ -358,16 +363,14 @@ have the region, all three regions.
 """
 
 
-def _many_comparisons(study: Study) -> str:
-    """Which differences stay if one looks at all of them (Bonferroni)."""
-    compared = compare_arms(study)
+def _many_comparisons(study: Study, compared: pd.DataFrame) -> str:
+    """Which of the differences (of :func:`compare_arms`) stay if one looks at all of them (Bonferroni)."""
     if compared.empty:
         return "There are no two arms to compare yet."
     level = 1 - 0.05 / len(compared)
     stay = []
     for _, row in compared.iterrows():
-        pair = (study.values(row["arm"], "mean") - study.values(row["parent"], "mean")).dropna()
-        interval = bootstrap_mean(pair.to_numpy(), level=level)
+        interval = bootstrap_mean(study.difference(row["arm"], row["parent"]).to_numpy(), level=level)
         if interval.low > 0 or interval.high < 0:
             stay.append(f"{arm_label(row['arm'])} against {arm_label(row['parent'])} ({100 * interval.mean:+.1f})")
     return (
@@ -376,16 +379,16 @@ def _many_comparisons(study: Study) -> str:
     )
 
 
-def _widths_sheet(study: Study) -> Sheet:
+def _widths_sheet(study: Study, compared: pd.DataFrame) -> Sheet:
+    """A row per difference of :func:`compare_arms` over two or more seeds: its width, and where that comes from."""
     columns: list[tuple[str, Kind]] = [("arm", "word"), ("against", "word"), ("width", "number")]
     columns += [(f"from {part}, %", "number") for part in ("seeds", "cases", "neither alone")]
     columns += [(f"seeds for {_WANTED:g} points", "number")]
     rows = []
-    for _, row in compare_arms(study).iterrows():
+    for row in compared.to_dict("records"):
         if row["seeds"] < 2:
             continue
-        pair = 100 * (study.values(row["arm"], "mean") - study.values(row["parent"], "mean")).dropna()
-        parts = variance_parts(pair.to_numpy())
+        parts = variance_parts(100 * study.difference(row["arm"], row["parent"]).to_numpy())
         titles = (EVERY_ARM[row["arm"]].title, EVERY_ARM[row["parent"]].title)
         shares = [number(100 * share, 0) for share in parts.shares]
         wanted = parts.seeds_for(_WANTED)
@@ -425,8 +428,10 @@ def _apart_sheet(study: Study) -> Sheet:
 
 def _protocol(study: Study) -> str:
     sizes, options = study.settings, study.settings["training"]
+    # The first presets did not name it.
+    look = f" of the look `{sizes['look']}`" if "look" in sizes else ""
     return (
-        f"{sizes['training_cases']} **simulated** subjects to train on (cohort seed {sizes['data_seed']}) and "
+        f"{sizes['training_cases']} **simulated** subjects{look} to train on (cohort seed {sizes['data_seed']}) and "
         f"{study.scores['case'].nunique()} held out ({sizes['data_seed'] + 1}), {sizes['spacing']:g} mm; "
         f"{options['steps']} steps of {options['batch_size']} patches of {options['patch']}³, students "
         f"`{options['preset']}`. A case's Dice is its mean over the 15 subsets; intervals (95 %) come from a bootstrap "
@@ -456,8 +461,7 @@ def distance_cell(study: Study, arm: str, region: str) -> str:
 
 
 def _subset_table(study: Study) -> list[str]:
-    names = EVERY_ARM
-    head = [names[name].title.split(" ")[0] if name in ARMS else name for name in study.arms]
+    head = [EVERY_ARM[name].title.split(" ")[0] if name in ARMS else name for name in study.arms]
     lines = ["| subset | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     columns = {name: study.rows(name).groupby("subset")["dice"].mean() for name in study.arms}
     for subset in map(subset_name, SUBSETS):

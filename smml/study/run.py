@@ -81,17 +81,14 @@ def run_study(
     if strange:
         raise InputError(f"seed {strange[0]} is not one of preset {preset!r}: its seeds are {list(sizes.seeds)}")
     settings = json.loads(json.dumps({"preset": preset} | sizes.to_dict()))
-    done, witnesses = _done(report, settings), _patients(patients)
+    done, witnesses = reported_runs(report, settings), _patients(patients)
     # Several may do other arms or seeds of one study; which study it is, and its subjects, are one process's at a time.
     with claimed(output, wait=True):
         _claim(output, settings)
         for name, count, cohort_seed in _cohorts(sizes):
             folder = output / "cohort" / name
             # The cases held out too, which are read after the first training only.
-            check_cases(
-                _simulated(folder, sizes, count, cohort_seed, progress),
-                progress=progress,
-            )
+            check_cases(_simulated(folder, sizes, count, cohort_seed, progress), progress=progress)
     # Seed by seed, so that an unfinished study compares all arms on fewer seeds rather than fewer arms.
     trained = dict.fromkeys(arm.trained_as or name for name, arm in chosen.items())
     jobs = [(name, seed) for seed in (sizes.seeds if seeds is None else seeds) for name in trained]
@@ -170,18 +167,26 @@ def _train_and_score(
         print(f"{scores.stem}: {EVERY_ARM[arm].title}", flush=True)
     result = train(training, run, config, resume=True, progress=progress)
     predictor = Predictor.from_checkpoint(result.checkpoint, device=device, window=config.patch)
+    for file in (CONFIG, LOG):
+        shutil.copyfile(run / file, _beside(scores, file))
     # The held-out subjects' last, as their presence says that the arm is done.
     for cases, path in ((patients, _beside(scores, PATIENTS)), (held_out, scores)):
         if cases:
             frame = evaluate(predictor, cases, branches=True, progress=progress).frame
-            for file in (CONFIG, LOG):
-                shutil.copyfile(run / file, _beside(scores, file))
             write_text(path, frame.drop(columns=["modalities"]).to_csv(index=False, float_format="%.5g"))
     return arm, seed
 
 
-def _done(report: str | os.PathLike | None, settings: dict) -> Collection[str]:
-    """Names of the trainings that a report of this study holds."""
+def reported_runs(report: str | os.PathLike | None, settings: dict) -> Collection[str]:
+    """Names of the trainings that a report of this study holds; none where there is no report.
+
+    Args:
+        report: folder of the report.
+        settings: of the study, as its ``study.json`` has them.
+
+    Raises:
+        InputError: it is the report of another study.
+    """
     if report is None or not is_report(Path(report)):
         return ()
     found = json.loads((Path(report) / SETTINGS).read_text(encoding="utf-8"))

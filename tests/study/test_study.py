@@ -346,7 +346,8 @@ def test_the_seeds_for_a_width_are_the_fewest_that_reach_it():
 
 
 def test_many_comparisons_are_told_and_judged_together():
-    text = study_report._many_comparisons(made_study({"single": 0.0, "pair": 0.1, "pixel": 0.1001}))
+    study = made_study({"single": 0.0, "pair": 0.1, "pixel": 0.1001})
+    text = study_report._many_comparisons(study, compare_arms(study))
     assert "Of 2 comparisons" in text
     assert "97.5 %" in text
     assert "still do: (b) against (a) (" in text
