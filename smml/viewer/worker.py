@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -79,22 +79,21 @@ class Result:
     def of(cls, segmentation: Segmentation) -> "Result":
         """Keep the labels and drop the probabilities, which are ten times as large."""
         student = segmentation.student or segmentation
-        labels = {"refined": segmentation.labels} if segmentation.refined else {}
-        labels["mean"] = student.labels
+        answers = {"refined": segmentation} if segmentation.refined else {}
+        answers["mean"] = student
         if student.branch_labels is not None:
-            labels |= {f"branch {number}": array for number, array in enumerate(student.branch_labels, start=1)}
+            # Intervals are of what the model answers, and not of a branch.
+            for number, array in enumerate(student.branch_labels, start=1):
+                answers[f"branch {number}"] = replace(student, labels=array, intervals=None)
         doubt = segmentation.uncertainty
-        doubt = None if doubt is None else doubt.astype(np.float16)
-        voxel_ml = abs(float(np.linalg.det(segmentation.affine[:3, :3]))) / 1000
-        scheme = segmentation.scheme
-        volumes = {
-            source: {region: Volume(int(scheme.region(array, region).sum()) * voxel_ml) for region in REGIONS}
-            for source, array in labels.items()
-        }
-        # Intervals are of what the model as a whole answers, which comes first.
-        volumes[next(iter(labels))] = {region: segmentation.volume(region) for region in REGIONS}
-        fitted_on = None if segmentation.intervals is None else segmentation.intervals.cases
-        return cls(segmentation.subset, scheme, labels, doubt, volumes, fitted_on)
+        return cls(
+            segmentation.subset,
+            segmentation.scheme,
+            {source: answer.labels for source, answer in answers.items()},
+            None if doubt is None else doubt.astype(np.float16),
+            {source: {region: answer.volume(region) for region in REGIONS} for source, answer in answers.items()},
+            next((answer.intervals.cases for answer in answers.values() if answer.intervals is not None), None),
+        )
 
     @property
     def nbytes(self) -> int:
