@@ -19,8 +19,8 @@
 # - name the sequence that each region of a tumour depends on, in this cohort;
 # - find the notebook that answers your own question.
 #
-# Minutes on two CPU cores (`make run` prints how many, and the memory, of each notebook). It needs nothing from other
-# notebooks.
+# A minute or two on two CPU cores (`make run` prints the time and the memory of each notebook). It needs nothing from
+# other notebooks.
 #
 # All images are **simulated**: heads grown from average anatomy, a grown tumour, the scanner's physics. They let the
 # whole course run on a laptop without a patient's data. What the weights made from them do on patients stands below, as

@@ -19,7 +19,7 @@
 # - prepare it for a network, one sequence at a time, and bring a result back to the original grid;
 # - name what the simulated cohort can and cannot stand for.
 #
-# Minutes on two CPU cores. It needs nothing from other notebooks.
+# A minute or two on two CPU cores. It needs nothing from other notebooks.
 #
 # Everything shown is **simulated**: real average anatomy (MNI152), a grown tumour, the scanner's physics. No patient's
 # data is used, and no result here says anything about patients.
@@ -68,7 +68,7 @@ figures.modality_figure(largest)
 # Look for the enhancing tumour: it is bright on T1ce and nowhere else, but not all that is bright there is tumour;
 # vessels and the brain's coverings take up the agent too. Look for the full extent of the oedema: FLAIR shows it best,
 # because it makes the fluid in the ventricles dark; T2 shows it too, beside equally bright fluid. On T1 all of the
-# tumour is somewhat dark, one part hardly more than another.
+# tumour is somewhat dark, its core more than the oedema.
 #
 # ## Why: the signal equation
 #
@@ -269,8 +269,8 @@ frame.unstack().round(2)
 # %% [markdown]
 # ## Key points
 #
-# - T1ce alone separates ET, though vessels are bright there too; FLAIR and T2 carry the oedema; T1 adds little on its
-#   own.
+# - T1ce alone separates ET, though vessels are bright there too; FLAIR and T2 carry the oedema; T1 shows
+#   the core somewhat dark, and hardly what of it enhances.
 # - A case keeps its own grid, axes and label values; the network's view is made per sequence and can be undone.
 # - The simulator has these contrasts because it was given them. Its heads are one average head, warped, folded and
 #   aged; it has no surgery cavities, no motion, no disease but gliomas and the scars of age. A method that works here

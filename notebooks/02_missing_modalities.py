@@ -19,7 +19,7 @@
 # - show how a plain `view` mixes up space and modality, a fault of public code of this family;
 # - segment one case from any subset after encoding it once.
 #
-# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs what the sequences show.
+# A minute or two on two CPU cores. From [notebook 1](01_data.ipynb) it needs what the sequences show.
 #
 # All images are **simulated**. The weights used here, `"tiny"`, were trained on simulated cases that are not among
 # these.

@@ -19,7 +19,7 @@
 # - list what a training step adds up, and when each term switches on;
 # - read a map of who teaches where, and say what the size of a window does to it.
 #
-# Minutes on two CPU cores. From [notebook 2](02_missing_modalities.ipynb) it needs what a
+# A minute or two on two CPU cores. From [notebook 2](02_missing_modalities.ipynb) it needs what a
 # student is and how a mask acts on it. All images are **simulated**.
 #
 # **How we read the paper.** The loss functions are missing from the authors' public code: names and signatures are
@@ -219,9 +219,9 @@ Markdown(f"From the largest to the smallest window the predicted volume goes fro
          f"{volumes.iloc[-1]:.2f} times the true one.")  # fmt: skip
 
 # %% [markdown]
-# In the study at 4 mm windows of 48³ made the whole tumour up to twice its size
-# ([findings](../results/study/cpu/findings.md), "Windows"). The default of `Predictor` is half as large again as the
-# patch; the maps below take windows of 32³, as in training.
+# One case does not tell which size is best; notebook 5 compares them over several. In the study at 4 mm windows of 48³
+# made the whole tumour up to twice its size ([findings](../results/study/cpu/findings.md), "Windows"). The default of
+# `Predictor` is half as large again as the patch; the maps below take windows of 32³, as in training.
 #
 # ## Who is to be believed where
 #

@@ -18,7 +18,7 @@
 # - derive the linear form of the relation loss, and say when it is not worth it;
 # - compute token weights, class prototypes and `L_cls` by hand.
 #
-# Minutes on two CPU cores. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the two
+# A minute or two on two CPU cores. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the two
 # branches exchange. All images are **simulated**. Gates and forms are this project's reading of the paper
 # ([docs/METHOD.md](../docs/METHOD.md)).
 

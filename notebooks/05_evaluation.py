@@ -21,7 +21,7 @@
 # - look at failures by their cause, and at what windows and post-processing do to a score;
 # - compare two results with an interval, and say when a published number may stand beside them.
 #
-# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs the regions, from
+# A minute or two on two CPU cores. From [notebook 1](01_data.ipynb) it needs the regions, from
 # [notebook 2](02_missing_modalities.ipynb) how a subset is segmented.
 #
 # All images are **simulated**: these numbers compare subsets with each other, on this cohort. They must not be put

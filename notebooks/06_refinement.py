@@ -22,7 +22,7 @@
 # - show that neither the label nor a missing sequence can reach them;
 # - explain what the gate looks at, train the refinement, and judge with numbers whether it helped.
 #
-# Minutes on two CPU cores. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
+# A minute or two on two CPU cores. From [notebook 3](03_masked_mutual_learning.ipynb) it needs what the
 # two branches and their losses are, from [notebook 5](05_evaluation.ipynb) how overlap and false alarms are told apart.
 #
 # All images are **simulated**. The SAM used here is the *tiny* one that ships with the package (segment-anything's
@@ -330,6 +330,8 @@ for region in REGIONS:
     if before["absent"]:
         print(f"{region}, where it is not ({before['absent']:.0f} pairs of case and subset): called in "
               f"{before['called']:.0f} by the students, in {after['called']:.0f} after refinement")  # fmt: skip
+    else:
+        print(f"{region}: every case has it, so nothing is known of false alarms")
 for name, at in (("gained", change.idxmax()), ("lost", change.idxmin())):
     print(f"{name} most: {', '.join(at)}: Dice {wide.loc[at, 'student']:.2f} -> {wide.loc[at, 'refined']:.2f}")
 

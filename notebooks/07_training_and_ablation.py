@@ -19,7 +19,7 @@
 # - design an ablation whose arms differ in one thing, and say what its intervals can tell and what not;
 # - plan a training on your own BraTS folder: split, steps, hours, memory, commands.
 #
-# Minutes on two CPU cores. It runs by itself; the terms of the sum are derived in notebooks 3, 4
+# A minute or two on two CPU cores. It runs by itself; the terms of the sum are derived in notebooks 3, 4
 # and 6. From [notebook 5](05_evaluation.ipynb) it needs how a mean over the subsets is made. All images are
 # **simulated**.
 

@@ -19,13 +19,15 @@
 # - say how far a volume may be off, what each sequence contributed, and which scan would help most;
 # - run the same on a case of your own, and say what the result must not be used for.
 #
-# Minutes on two CPU cores. From [notebook 1](01_data.ipynb) it needs labels and axes, from
+# A minute or two on two CPU cores. From [notebook 1](01_data.ipynb) it needs labels and axes, from
 # [notebook 2](02_missing_modalities.ipynb) what a subset is. The last cell does it all on a folder of yours.
 #
 # "Your own" folder is made here from **simulated** cases, so that the notebook runs anywhere. The shipped weights have
-# seen simulated images only. On patients `"small"` is the better one; its [card](../smml/weights/small.md) says what it
-# reached on five of them, and from which sequences. The notebook takes `"tiny"`, which is faster. Where you have
-# labelled patients, train on them (`smml train --weights small`) and put your own checkpoint in the place of `tiny`.
+# seen simulated images only. On five patients `"small"` was the better one from FLAIR and T1ce together; from T1ce
+# alone `"tiny"` overlapped more, and called far more ET in the patient who has none (cards:
+# [small](../smml/weights/small.md), [tiny](../smml/weights/tiny.md)). The notebook takes `"tiny"`, which is faster.
+# Where you have labelled patients, train on them (`smml train --weights small`) and put your own checkpoint in the
+# place of `tiny`.
 
 # %%
 import contextlib

@@ -104,7 +104,8 @@ def peak_memory(process: int) -> float | None:
         status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     except OSError:
         return None
-    return round(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20, 2)
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return None if found is None else int(found[1]) / 2**20
 
 
 def with_links(page: str) -> str:

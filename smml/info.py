@@ -13,7 +13,7 @@ import smml
 import smml_kernels
 from smml.data import CaseFiles, find_cases
 from smml.data.checking import find_problems, what_is_not_learnt
-from smml.models.checkpoint import SHIPPED, load_checkpoint
+from smml.models.checkpoint import SHIPPED, Checkpoint, load_checkpoint
 from smml.sam.download import OFFICIAL, cache_folder
 
 _PACKAGES = ("torch", "triton", "monai", "nibabel", "nilearn", "SimpleITK", "plotly", "jupyterlab")
@@ -37,13 +37,9 @@ def describe(what: Path | None = None, layout: str | None = None) -> str:
         lines.append(f"device: CUDA, {', '.join(names)}")
     else:
         lines.append(f"device: CPU, {torch.get_num_threads()} threads")
-    lines += [f"kernel {name}: {what}" for name, what in smml_kernels.report().items()]
+    lines += [f"kernel {name}: {runs}" for name, runs in smml_kernels.report().items()]
     for file in sorted(SHIPPED.glob("*.safetensors")):
-        shipped = load_checkpoint(file)
-        refined = f", refined with SAM {shipped.refinement!r}" if shipped.refinement else ""
-        lines.append(
-            f"weights {file.stem!r}: {shipped.step} steps at {shipped.spacing[0]:g} mm, simulated data{refined}"
-        )
+        lines.append(f"weights {file.stem!r}: {_training(load_checkpoint(file))}; simulated data")
     lines.append("SAM: 'tiny' ships with the package; " + "; ".join(_official_sams()))
     if what is not None and _is_checkpoint(what):
         lines.append(describe_checkpoint(what))
@@ -68,8 +64,12 @@ def describe_checkpoint(name_or_path: str | os.PathLike) -> str:
         "table for next_scan": "" if found.gains is None else f"learnt on {found.gains.cases} cases",
     }
     said = "; ".join(f"{name}: {value or 'none'}" for name, value in fitted.items())
-    refined = f", refined with SAM {found.refinement!r}" if found.refinement else ""
-    return f"checkpoint {name_or_path}: {found.step} steps at {found.spacing[0]:g} mm{refined}; {said}"
+    return f"checkpoint {name_or_path}: {_training(found)}; {said}"
+
+
+def _training(checkpoint: Checkpoint) -> str:
+    refined = f", refined with SAM {checkpoint.refinement!r}" if checkpoint.refinement else ""
+    return f"{checkpoint.step} steps at {checkpoint.spacing[0]:g} mm{refined}"
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -24,6 +24,9 @@ HELP = """<details><summary>Mouse and keys</summary>
 <tr><td>Home</td><td>back to the tumour</td></tr>
 </table>The keys act where a plane has the focus (blue frame): click it or reach it with Tab.</details>"""
 
+# Controls whose value is that of the state's field of the same name.
+NAMESAKES = ("shown", "overlay", "source", "compared", "contributor", "opacity", "outline", "crosshair")
+
 
 class Controls:
     """All widgets of one viewer.

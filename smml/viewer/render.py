@@ -139,6 +139,9 @@ def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str
     def area(labels: np.ndarray, scheme: LabelScheme, region: Region) -> np.ndarray:
         return _resized_mask(scheme.region(display.cut(labels, plane, index), region), shape)
 
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return _resized(display.cut(values, plane, index).astype(np.float32), shape, Image.Resampling.BILINEAR)
+
     found, wanted = layers.prediction, layers.truth
     if state.overlay in ("prediction", "truth"):
         predicted = state.overlay == "prediction"
@@ -152,19 +155,11 @@ def render_tissue(state: ViewState, display: Display, layers: Layers, plane: str
             found_area = area(found, layers.predicted_scheme, state.compared)
             _paint_difference(picture, found_area, area(wanted, layers.scheme, state.compared), state)
     elif state.overlay == "uncertainty" and layers.uncertainty is not None:
-        values = _resized(
-            display.cut(layers.uncertainty, plane, index).astype(np.float32), shape, Image.Resampling.BILINEAR
-        )
-        strength = min(1.0, 2 * state.opacity) * np.sqrt(np.clip(values, 0, 1))[..., None]
-        colours = uncertainty_ramp()[np.clip(values * 255, 0, 255).astype(np.uint8)]
-        picture += strength * (colours - picture)
+        share = np.clip(smooth(layers.uncertainty), 0, 1)
+        _paint_map(picture, uncertainty_ramp()[(share * 255).astype(np.uint8)], share, state)
     elif state.overlay == "contribution" and layers.contribution is not None:
-        values = _resized(
-            display.cut(layers.contribution, plane, index).astype(np.float32), shape, Image.Resampling.BILINEAR
-        )
-        share = np.clip(values / CONTRIBUTION_LIMIT, -1, 1)
-        strength = min(1.0, 2 * state.opacity) * np.sqrt(np.abs(share))[..., None]
-        picture += strength * (contribution_ramp()[np.rint((share + 1) * 127.5).astype(np.uint8)] - picture)
+        share = np.clip(smooth(layers.contribution) / CONTRIBUTION_LIMIT, -1, 1)
+        _paint_map(picture, contribution_ramp()[np.rint((share + 1) * 127.5).astype(np.uint8)], np.abs(share), state)
     return picture.round().astype(np.uint8)
 
 
@@ -226,6 +221,11 @@ def _paint_difference(picture: np.ndarray, found: np.ndarray, wanted: np.ndarray
     for name, inside in (("prediction only", found & ~wanted), ("truth only", wanted & ~found)):
         _blend(picture, inside & stripes[name], DIFFERENCE_COLOURS[name], state, strength=min(1.0, 1.6 * state.opacity))
         _blend(picture, inside & ~stripes[name], DIFFERENCE_COLOURS[name], state, strength=0.5 * state.opacity)
+
+
+def _paint_map(picture: np.ndarray, colours: np.ndarray, share: np.ndarray, state: ViewState) -> None:
+    """Paint colours [height, width, 3] the stronger the larger their share, 0 to 1, is."""
+    picture += min(1.0, 2 * state.opacity) * np.sqrt(share)[..., None] * (colours - picture)
 
 
 def _blend(

@@ -9,7 +9,7 @@ from smml.data.case import Case
 from smml.inference import Contributions
 from smml.modalities import Subset, subset_name, subsets_of
 from smml.viewer import panel
-from smml.viewer.controls import Controls
+from smml.viewer.controls import NAMESAKES, Controls
 from smml.viewer.display import NORMAL, Display
 from smml.viewer.render import encode_png, layers_of, plane_sizes, render_plane
 from smml.viewer.state import ViewState
@@ -118,7 +118,7 @@ class Screen:
         c = self._controls
         for name, box in c.given.items():
             box.value = name in state.given and self._predicts
-        for field in ("shown", "overlay", "source", "compared", "contributor", "opacity", "outline", "crosshair"):
+        for field in NAMESAKES:
             getattr(c, field).value = getattr(state, field)
         for region, box in c.regions.items():
             box.value = region in state.regions

@@ -28,7 +28,7 @@ from smml.errors import InputError
 from smml.figures.pixels import intensity_window
 from smml.inference import Contributions, Predictor
 from smml.modalities import Subset, parse_subset, subset_name, subsets_of
-from smml.viewer.controls import Controls
+from smml.viewer.controls import NAMESAKES, Controls
 from smml.viewer.display import ANATOMICAL_PLANES, Display
 from smml.viewer.mesh import mesh_figure
 from smml.viewer.picture import compose, write_picture
@@ -200,8 +200,7 @@ class ModalityViewer:
         """
         with self._lock:
             state, result = self._state, self._result
-            of = None if result is None else result.subset
-            scores = None if of is None else self.scores.get((of, state.source))
+            scores = None if result is None else self.scores.get((result.subset, state.source))
             layers = layers_of(self.case, self._display, state, result, self._contribution())
             found = self.contributions
         size = size or self._screen.largest
@@ -298,7 +297,7 @@ class ModalityViewer:
         for name, button in c.named_subsets.items():
             given = self.case.modalities if name == "all" else NAMED_SUBSETS[name]
             button.on_click(lambda _, given=given: apply(ViewState.changed, given=given))
-        for field in ("shown", "overlay", "source", "compared", "contributor", "opacity", "outline", "crosshair"):
+        for field in NAMESAKES:
             control = getattr(c, field)
             control.observe(lambda change, field=field: apply(ViewState.changed, **{field: change["new"]}), "value")
         for region, box in c.regions.items():

@@ -9,8 +9,8 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -79,22 +79,21 @@ class Result:
     def of(cls, segmentation: Segmentation) -> "Result":
         """Keep the labels and drop the probabilities, which are ten times as large."""
         student = segmentation.student or segmentation
-        labels = {"refined": segmentation.labels} if segmentation.refined else {}
-        labels["mean"] = student.labels
+        answers = {"refined": segmentation} if segmentation.refined else {}
+        answers["mean"] = student
         if student.branch_labels is not None:
-            labels |= {f"branch {number}": array for number, array in enumerate(student.branch_labels, start=1)}
+            # Intervals are of what the model answers, and not of a branch.
+            for number, array in enumerate(student.branch_labels, start=1):
+                answers[f"branch {number}"] = replace(student, labels=array, intervals=None)
         doubt = segmentation.uncertainty
-        doubt = None if doubt is None else doubt.astype(np.float16)
-        voxel_ml = abs(float(np.linalg.det(segmentation.affine[:3, :3]))) / 1000
-        scheme = segmentation.scheme
-        volumes = {
-            source: {region: Volume(int(scheme.region(array, region).sum()) * voxel_ml) for region in REGIONS}
-            for source, array in labels.items()
-        }
-        # Intervals are of what the model as a whole answers, which comes first.
-        volumes[next(iter(labels))] = {region: segmentation.volume(region) for region in REGIONS}
-        fitted_on = None if segmentation.intervals is None else segmentation.intervals.cases
-        return cls(segmentation.subset, scheme, labels, doubt, volumes, fitted_on)
+        return cls(
+            segmentation.subset,
+            segmentation.scheme,
+            {source: answer.labels for source, answer in answers.items()},
+            None if doubt is None else doubt.astype(np.float16),
+            {source: {region: answer.volume(region) for region in REGIONS} for source, answer in answers.items()},
+            next((answer.intervals.cases for answer in answers.values() if answer.intervals is not None), None),
+        )
 
     @property
     def nbytes(self) -> int:
@@ -398,24 +397,17 @@ class Worker:
             self._score(job, result, next(iter(result.labels)))
 
     def _segment(self, job: _Job) -> Result:
-        step = f"segmenting from {subset_name(job.subset)}"
         encoding = self._encoded(job)
-        self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
-        segmentation = self._predictor.segment(
-            encoding, job.subset, cancelled=self._given_up(job), progress=self._teller(job, step)
-        )
-        return Result.of(segmentation)
+        step = self._begin(job, f"segmenting from {subset_name(job.subset)}")
+        return Result.of(self._predictor.segment(encoding, job.subset, **step))
 
     def _contribute(self, job: _Job) -> None:
         if self.contributions is not None:
             # They became complete although a wish had come in between.
             return
-        step = f"what each of {subset_name(job.subset, ', ')} contributed, over all subsets"
         encoding = self._encoded(job)
-        self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
-        found = contributions(
-            self._predictor, encoding, cancelled=self._given_up(job), progress=self._teller(job, step)
-        )
+        step = self._begin(job, f"what each of {subset_name(job.subset, ', ')} contributed, over all subsets")
+        found = contributions(self._predictor, encoding, **step)
         with self._state:
             if self._closed:
                 return
@@ -424,41 +416,31 @@ class Worker:
 
     def _encoded(self, job: _Job) -> Encoding:
         """The case's encoding, which is made once."""
-        if self._given_up(job)():
-            raise Cancelled
+        self._stop_if_given_up(job)
         if self._encoding is None:
-            step = "encoding the sequences, once"
-            self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
-            self._encoding = self._predictor.encode(
-                self._case, cancelled=self._given_up(job), progress=self._teller(job, step)
-            )
+            step = self._begin(job, "encoding the sequences, once")
+            self._encoding = self._predictor.encode(self._case, **step)
         return self._encoding
 
-    def _given_up(self, job: _Job) -> Callable[[], bool]:
-        return lambda: not self._current(job)
-
-    def _teller(self, job: _Job, step: str) -> Callable[[int, int], None]:
-        """Tells how far a step is, not too often."""
+    def _begin(self, job: _Job, step: str) -> dict[str, Any]:
+        """Announce a step of a job; the options with which it can be given up, and tells how far it is."""
+        self._tell(Event("busy", job.subset, job.wished, share=0.0, message=step))
         spoken = time.monotonic()
 
         def tell(done: int, number: int) -> None:
             nonlocal spoken
+            # Not too often.
             now = time.monotonic()
             if now - spoken >= _PROGRESS_EVERY and self._current(job):
                 spoken = now
                 self._tell(Event("busy", job.subset, job.wished, share=done / number, message=step))
 
-        return tell
+        return {"cancelled": lambda: not self._current(job), "progress": tell}
 
     def _score(self, job: _Job, result: Result, source: str) -> None:
         if (job.subset, source) in self.scores:
             return
-
-        def stop() -> None:
-            if not self._current(job):
-                raise Cancelled
-
-        scores = score(result, source, self._case, between=stop)
+        scores = score(result, source, self._case, between=lambda: self._stop_if_given_up(job))
         with self._state:
             if self._closed:
                 return
@@ -468,6 +450,10 @@ class Worker:
     def _current(self, job: _Job) -> bool:
         with self._state:
             return self._valid(job)
+
+    def _stop_if_given_up(self, job: _Job) -> None:
+        if not self._current(job):
+            raise Cancelled
 
     def _tell(self, event: Event) -> None:
         listener = self._listener

@@ -28,8 +28,7 @@ from course_pages import FOLDER, ROOT
 
 # Why each is no number of the prose; applied in this order.
 LEFT_OUT = {
-    "fenced code": r"```.*?```",
-    "code": r"`[^`]*`",
+    "code": r"`[^`]*`",  # between fences too
     "mathematics": r"\$\$.*?\$\$|\$[^$]*\$",
     "headings": r"(?m)^#+ [^\n]*$",
     "titles of notebooks": r"\[\d\. [^\]]*(?=\])",

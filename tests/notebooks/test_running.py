@@ -1,6 +1,7 @@
 """What ``make run`` leaves: pages whose links lead somewhere, and what is said of a notebook's memory."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -38,3 +39,11 @@ def test_the_most_memory_that_a_process_has_held_is_in_gib():
 
 def test_a_process_that_is_gone_has_no_memory():
     assert run_notebooks.peak_memory(2**30) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a status of a process that has ended")
+def test_a_process_that_has_ended_and_was_not_waited_for_has_no_memory():
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert run_notebooks.peak_memory(process.pid) is None
+    process.wait()

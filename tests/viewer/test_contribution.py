@@ -1,7 +1,9 @@
 """The contribution map and the intervals of volumes: what is painted, said and computed, and when."""
 
+import math
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from smml.viewer import ModalityViewer, viewer_picture
 from smml.viewer.display import Display
 from smml.viewer.panel import contribution_sums
 from smml.viewer.render import CONTRIBUTION_COLOURS, layers_of, render_tissue
-from smml.viewer.worker import Worker
+from smml.viewer.worker import Result, Worker
 
 SHORT = 10.0
 INTERVALS = VolumeIntervals(
@@ -244,6 +246,15 @@ def test_a_volume_stands_with_its_interval_where_the_model_has_one(show):
         viewer.controls.source.value = "branch 1"
         assert viewer.wait(SHORT)
         assert "interval" not in viewer.controls.scores.value, "they are of the mean alone"
+
+
+def test_intervals_of_the_students_stand_beside_their_mean_where_there_is_refinement():
+    case, predictor = phantom("LPS"), TellingPredictor()
+    found = predictor.segment(predictor.encode(case), MODALITIES)
+    result = Result.of(replace(found, student=replace(found, intervals=INTERVALS)))
+    assert result.fitted_on == 100
+    for source, has in {"refined": False, "mean": True, "branch 1": False, "branch 2": False}.items():
+        assert all(math.isnan(volume.low) != has for volume in result.volumes[source].values()), source
 
 
 def test_a_static_picture_shows_contributions_that_are_handed_over():
