@@ -14,9 +14,8 @@ import contextlib
 import json
 import math
 import re
-import subprocess
+import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -130,7 +129,7 @@ def compile_only(capability: int) -> Iterator[list[Compiled]]:
 
     def run(self, *args, grid, warmup, **kwargs):
         kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
-        arguments = dict(zip((p.name for p in self.params), args, strict=False)) | kwargs
+        arguments = bound(self, args, kwargs)
         name = f"{self.fn.__module__.removeprefix('smml_kernels.')}.{self.fn.__name__}"
         programs = math.prod(grid(arguments) if callable(grid) else grid)
         compiled.append(Compiled(kernel, name, arguments, 32 * kernel.metadata.num_warps * programs))
@@ -139,6 +138,13 @@ def compile_only(capability: int) -> Iterator[list[Compiled]]:
     driver.set_active(StandInDriver(capability))
     with mock.patch.object(JITFunction, "run", run):
         yield compiled
+
+
+def bound(function: Any, args: tuple, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a kernel's launch by name, with defaults."""
+    found = {p.name: p.default for p in function.params if p.has_default}
+    names = [p.name for p in function.params]
+    return found | dict(zip(names, args, strict=False)) | {n: v for n, v in options.items() if n in names}
 
 
 def resources(capability: int, cases: dict[str, Callable[[], object]]) -> list[Resources]:
@@ -168,7 +174,7 @@ def resources(capability: int, cases: dict[str, Callable[[], object]]) -> list[R
 
 def resources_of(case: str, kernel: Any, capability: int) -> Resources:
     """What a compiled kernel takes."""
-    usage, counts = _usage(kernel.asm["cubin"]), sass.count(sass.disassemble(kernel.asm["cubin"]))
+    usage, counts = _usage(kernel.asm["cubin"]), sass.counts_of(kernel.asm["cubin"])
     warps, registers, shared = kernel.metadata.num_warps, usage["REG"], kernel.metadata.shared
     return Resources(
         case=case,
@@ -201,14 +207,8 @@ def _processor(capability: int) -> tuple[int, int, int]:
 
 
 def _usage(cubin: bytes) -> dict[str, int]:
-    """{"REG": ..., "STACK": ..., ...} of one kernel, by the cuobjdump in Triton's package."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    """{"REG": ..., "STACK": ..., ...} of one kernel."""
+    text = sass.ask("cuobjdump", "-res-usage", cubin)
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)}
 
 
@@ -247,7 +247,10 @@ def every_case(*, quick: bool = False) -> dict[str, Callable[[], object]]:
 
 
 def cases_of(capability: int, *, quick: bool) -> dict[str, Callable[[], object]]:
-    """The cases that tell something of a GPU: all for 9.0, and, quickly, float32 for 8.0; for others relation_loss."""
+    """The cases that tell something of a GPU.
+
+    All for 8.0 (quickly, only those in float32) and 9.0, for those with little shared memory relation_loss in float64.
+    """
     cases = every_case(quick=quick)
     if capability in _SMALL:
         return {name: run for name, run in cases.items() if "relation float64" in name}
@@ -294,11 +297,17 @@ def masked_fusion(maps: list[torch.Tensor]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--capability", type=int, action="append", help="80, 86, 89, 90, 120; may be repeated (default: all)"
+        "--capability",
+        type=int,
+        action="append",
+        help="80, 86, 89, 90, 120; may be repeated (default: all; with --quick 80, 86, 90)",
     )
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument(
-        "--quick", action="store_true", help="leave out cases that compile into much the same; float32 alone below 90"
+        "--quick",
+        action="store_true",
+        help="leave out cases that compile into much the same; without --capability also, of 80, all but float32, and, "
+        "of 86, all but relation_loss in float64",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--output", type=Path, help="write the table to this Markdown file as well")
@@ -324,10 +333,11 @@ def _page(rows: str) -> str:
     """The table as a page that says what made it."""
     import triton
 
+    command = shlex.join(["python", "-m", "smml_kernels.aot", *sys.argv[1:]])
     return (
         "# What the compiler makes of the kernels\n\n"
-        f"`python -m smml_kernels.aot`, Triton {triton.__version__}, torch {torch.__version__}. No GPU is involved: "
-        "the kernels are\ncompiled ahead of time through their launchers.\n\n"
+        f"`{command}`, Triton {triton.__version__}, torch {torch.__version__}. No GPU is involved: the kernels are\n"
+        "compiled ahead of time through their launchers.\n\n"
         f"{COLUMNS}\n\n{rows}\n"
     )
 

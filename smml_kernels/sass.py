@@ -4,11 +4,11 @@ The work of a kernel is in its loops. The main loop is the innermost one that mo
 of a kernel without such a loop all of it; instructions a byte are counted there, for one thread.
 """
 
+import functools
 import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)(.*)")
 _LABEL = re.compile(r"\s*(\.L_x?_?\d+):")
@@ -39,19 +39,25 @@ class Counts:
     looped: bool
 
 
-def disassemble(cubin: bytes) -> str:
-    """The listing of assembled code, by the nvdisasm in Triton's package."""
-    import triton
+def ask(tool: str, option: str, cubin: bytes) -> str:
+    """What a tool that Triton brings, "cuobjdump" or "nvdisasm", says of assembled code."""
+    from triton import knobs
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+        command = [getattr(knobs.nvidia, tool).path, option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache  # disassembling is slow, and some launches compile into what another one did
+def counts_of(cubin: bytes) -> Counts:
+    """Count what is in the assembled code of one kernel."""
+    return count(ask("nvdisasm", "-c", cubin))
 
 
 def count(listing: str) -> Counts:
-    """Count what a listing of one kernel holds."""
+    """Count what a listing of one kernel by nvdisasm holds."""
     instructions, labels = _read(listing)
     widths = [_moved(opcode) for opcode, _ in instructions]
     names = [opcode.partition(".")[0] for opcode, _ in instructions]

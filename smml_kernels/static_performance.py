@@ -9,8 +9,8 @@ Every kernel is compiled ahead of time (:mod:`smml_kernels.aot`) and its machine
   comes from a cache;
 * a multiprocessor issues four instructions of 32 threads a cycle. Of the kernels of voxels it is known how often their
   threads go through the main loop, and so how many instructions there are;
-* products of relation_loss run at the data sheet's rate of its arithmetic;
-* a launch takes the longest of the three, and two microseconds pass between launches.
+* a launch takes the longer of the two, and before each one two microseconds pass;
+* the launches of relation_loss together take at least what its products take at the data sheet's rate.
 
 It is a model: caches, latencies and waves are not in it, and nothing in the table was measured.
 """
@@ -130,15 +130,18 @@ _TURNS: dict[str, Callable[[dict], int]] = {
 
 def _launch(launched: aot.Compiled) -> Launch:
     tensors = {t.untyped_storage().data_ptr(): t for t in _tensors(tuple(launched.arguments.values()))}
-    moved = sum(t.nbytes for t in tensors.values())
-    counts = sass.count(sass.disassemble(launched.kernel.asm["cubin"]))
-    instructions: float | None = None
+    return Launch(launched.name, sum(t.nbytes for t in tensors.values()), _instructions(launched))
+
+
+def _instructions(launched: aot.Compiled) -> float | None:
+    """Of all threads of a launch; None where the main loop does not tell."""
+    if launched.name not in {*_TURNS, *_IN_MAIN_LOOP}:
+        return None
+    counts = sass.counts_of(launched.kernel.asm["cubin"])
     if launched.name in _TURNS:
-        instructions = counts.instructions * launched.threads * _TURNS[launched.name](launched.arguments)
-    elif launched.name in _IN_MAIN_LOOP:
-        passed = sum(t.nbytes for name in _IN_MAIN_LOOP[launched.name] for t in _tensors(launched.arguments[name]))
-        instructions = counts.instructions / counts.bytes * passed
-    return Launch(launched.name, moved, instructions)
+        return counts.instructions * launched.threads * _TURNS[launched.name](launched.arguments)
+    passed = sum(t.nbytes for name in _IN_MAIN_LOOP[launched.name] for t in _tensors(launched.arguments[name]))
+    return counts.instructions / counts.bytes * passed
 
 
 def _tensors(value: object) -> list[torch.Tensor]:
@@ -240,8 +243,7 @@ def main() -> None:
     ]
     rows = []
     for capability in aot.QUICK_CAPABILITIES if asked.quick else aot.CAPABILITIES:
-        for name, run in aot.cases_of(capability, quick=asked.quick).items():
-            rows += aot.resources(capability, {name: run})
+        rows += aot.resources(capability, aot.cases_of(capability, quick=asked.quick))
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text(page(predictions, rows, quick=asked.quick))
 

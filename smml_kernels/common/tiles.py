@@ -67,6 +67,15 @@ def softmax_and_log(x, k, K: tl.constexpr):
 
 
 @triton.jit
+def one_hot(y, k, valid, tile):
+    """1 where a voxel has the class k and ``valid`` allows it, else 0: [KP, BLOCK]; NaN where ``tile`` is NaN.
+
+    A one that depends on the tile lies in the threads where the tile lies; a constant would be moved between them.
+    """
+    return tl.where((k[:, None] == y[None, :]) & valid, 1.0 + 0.0 * tile, 0.0)
+
+
+@triton.jit
 def fold(x, KP: tl.constexpr, BLOCK: tl.constexpr, BY: tl.constexpr):
     """Sums of BY neighbouring columns: [KP, BLOCK] -> [KP, BLOCK / BY]. A thread adds up its own voxels."""
     return tl.sum(tl.reshape(x, (KP, BLOCK // BY, BY)), axis=2)

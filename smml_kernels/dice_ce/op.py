@@ -38,6 +38,7 @@ from smml_kernels.common.tiles import (
     WARPS,
     add_up,
     fold,
+    one_hot,
     programs_for,
     row,
     rows_at_once,
@@ -61,8 +62,7 @@ def _add_tile(
     values = tl.load(x + k.to(tl.int64)[:, None] * x_class + v[None, :] * x_voxel, mask=valid, other=0.0).to(ACC)
     y = tl.load(target + v * target_voxel, mask=WHOLE | inside, other=0)
     p = softmax(values, k, K) if FROM_LOGITS else values
-    # A one that depends on p lies in the threads where p lies; a constant would be moved between them.
-    mine = tl.where((k[:, None] == y[None, :]) & valid, 1.0 + 0.0 * p, 0.0)
+    mine = one_hot(y, k, valid, p)
     own = tl.sum(mine * p, axis=0)
     # NaN must pass: a minimum or maximum that drops it would hide a broken network.
     log = tl.log(tl.where(own < CLAMP, CLAMP, tl.where(own > 1.0, 1.0, own)))

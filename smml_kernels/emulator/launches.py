@@ -78,7 +78,7 @@ def install(cache: Path, capability: int = 90) -> Record:
         if compiled.hash not in programs:
             programs[compiled.hash] = compile_kernel(parse(compiled.asm["ptx"]))
         program = programs[compiled.hash]
-        bound = _bound(self, args, options)
+        bound = aot.bound(self, args, options)
         parameters, allocations = _arguments(program.kernel, compiled.src.signature, bound)
         size = tuple(grid(bound) if callable(grid) else grid)
         counts = run(
@@ -115,13 +115,6 @@ def _without_assembler(backend=None, stages=None, options=None, language=None, c
         return "ptx alone", "ptx alone"
     stages["cubin"] = lambda source, metadata: b""
     return None
-
-
-def _bound(function, args: tuple, options: dict) -> dict[str, object]:
-    """The arguments of a launch by name, with defaults."""
-    found = {p.name: p.default for p in function.params if p.has_default}
-    names = [p.name for p in function.params]
-    return found | dict(zip(names, args, strict=False)) | {n: v for n, v in options.items() if n in names}
 
 
 def _arguments(kernel: Kernel, signature: dict, bound: dict[str, object]) -> tuple[bytes, list[Allocation]]:

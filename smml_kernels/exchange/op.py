@@ -34,6 +34,7 @@ from smml_kernels.common.tiles import (
     WARPS,
     add_up,
     fold,
+    one_hot,
     programs_for,
     row,
     rows_at_once,
@@ -98,8 +99,7 @@ def _add_tile(
         y = tl.load(target + v * target_voxel, mask=WHOLE | inside, other=0).to(tl.int32)
     else:
         y = tl.zeros((BLOCK,), tl.int32)  # without classes all sums are kept in row 0
-    # A one that depends on the tile lies in the threads where the tile lies.
-    mine = tl.where((k[:, None] == y[None, :]) & (WHOLE | inside)[None, :], 1.0 + 0.0 * p1, 0.0)
+    mine = one_hot(y, k, valid, p1)
     gate12, gate21 = _gates(p1, lp1, p2, lp2, k, y, KP, GATE)
     # gate * divergence, not a selection: NaN in the logits stays visible in the loss.
     taught12 += fold(mine * (gate12 * _divergence(p1, lp1, lp2))[None, :], KP, BLOCK, FOLD)

@@ -89,11 +89,11 @@ def test_loads_of_maps_are_wide(rows):
 def test_products_run_on_tensor_cores(rows):
     """Which instruction depends on Triton's version: 3.9 makes DMMA.8x8x4 of float64 products, 3.6 DMMA.16x8x16."""
     products = ("_moments_kernel", "_quadratic_kernel", "_gradient_kernel")
-    found = [r for r in rows if r.case.startswith("relation") and "linear" in r.case and r.kernel in products]
+    of_sm_90 = [r for r in rows if r.capability == 90 and r.case.startswith("relation") and "linear" in r.case]
+    found = [row for row in of_sm_90 if row.kernel in products]
+    assert found
     for row in found:
-        if row.capability == 90:
-            assert ("HGMMA" if "tf32" in row.case else "DMMA") in row.tensor, row
-    assert any(row.capability == 90 for row in found)
+        assert ("HGMMA" if "tf32" in row.case else "DMMA") in row.tensor, row
 
 
 def test_every_kernel_fits_into_the_shared_memory_of_its_gpu(rows):

@@ -221,10 +221,11 @@ def test_nan_stays_visible(gate):
     assert any(loss.isnan() for loss in found)
 
 
-def test_a_label_without_a_class_is_nan():
-    x1, x2 = both_logits(1, 4, 3, 3, 3)
-    target = labels(1, 3, 3, 3)
-    target[0, 0, 0, 0] = 4
+@pytest.mark.parametrize(("classes", "label"), [(4, 4), (3, 3), (5, 6)])  # with 3 and 5 a tile has rows of padding
+def test_a_label_without_a_class_is_nan(classes, label):
+    x1, x2 = both_logits(1, classes, 3, 3, 3)
+    target = labels(1, 3, 3, 3, classes=classes)
+    target[0, 0, 0, 0] = label
     assert all(loss.isnan() for loss in ours(x1, x2, target))
 
 
