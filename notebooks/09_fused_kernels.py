@@ -18,7 +18,7 @@
 # - read and write a Triton kernel, and test it without a GPU;
 # - say how a missing modality is skipped exactly, and how many bytes that saves.
 #
-# Minutes on two CPU cores. From [notebook 2](02_missing_modalities.ipynb) it needs the fusion layer,
+# A minute on two CPU cores. From [notebook 2](02_missing_modalities.ipynb) it needs the fusion layer,
 # from [notebook 4](04_hierarchical_consistency.ipynb) the gates and the two forms of the relation loss. Triton
 # *interprets* the kernels on the CPU: that shows that they are right, never how fast they are. Times are those of a
 # committed report from a GPU.
