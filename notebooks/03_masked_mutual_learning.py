@@ -255,10 +255,13 @@ for title in gains:
     name = (own["1 teaches 2"] - own["2 teaches 1"]).abs().idxmax()
     said = ", ".join(f"{words} at {share:.0%} of the voxels" for words, share in own.loc[name].items())
     print(f"{title}. Most one-sided in {name}: {said}")
+t1ce, t1 = (shares.loc[title]["2 teaches 1"] for title in gains)
+assert t1ce["ET"] > 0.5 > t1ce["ED"]
+assert abs(t1["ET"] - 0.5) < abs(t1ce["ET"] - 0.5)
 
 # %% [markdown]
-# Where both shares are alike, neither sequence has an advantage in that class. Which sequence *should* win is physics
-# (notebook 1); which one does, with these weights and on this case, is what the lines say.
+# Against FLAIR, T1ce teaches in most of ET and FLAIR in most of ED, as the cell asserts: that is physics (notebook 1).
+# T1 and T2 do not show ET, so neither has much of an advantage in it.
 #
 # ## Key points
 #
@@ -266,7 +269,7 @@ for title in gains:
 # - Pixel level: the branch that is nearer the truth at a voxel teaches the other there, one way; a tie teaches nobody.
 # - Feature level: similarities between places and between classes must agree; features themselves need not.
 # - Heads against the truth and $L_{fc}$ count from the first step, copying from a tenth, refinement from half-way.
-# - Instance norm makes a window part of the input: use windows near the size of the patches.
+# - Instance norm makes a window part of the input: another size calls another volume, so it belongs beside a score.
 # - Whether the exchange helps, and how much of the gain is that of averaging two networks, is the question of
 #   notebook 7. Nothing on this page answers it.
 #

@@ -41,7 +41,7 @@ from smml_kernels.benchmarks import floors
 from smml_kernels.relation.reference import choose_form
 
 figures.use_theme()
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## Pixel level: one divergence, four gates
@@ -212,9 +212,12 @@ N, C = 2 * 8**3, 4 * 128  # the paper: two patches of 128³ at stride 16, four s
 direct, linear = (floors.relation_loss(N, C, 4, form).flops("both") for form in ("direct", "linear"))
 Markdown(f"Forward and backward: direct {direct / (N * N * C):.0f} N²C operations, linear {linear / (N * C * C):.0f} "
          f"NC². Direct is cheaper below N = {linear / direct * N / C:.2f} C. The paper's training has N = {N} and "
-         f"C = {C}: `form=\"auto\"` takes the {choose_form('auto', N, C, grouped=False)} form there.")  # fmt: skip
+         f"C = {C}: in plain PyTorch `form=\"auto\"` takes the {choose_form('auto', N, C, grouped=False)} form "
+         f"there.")  # fmt: skip
 
 # %% [markdown]
+# The GPU kernels change over at fewer tokens: their linear form runs nearer the device's speed (notebook 9).
+#
 # ## Token weights: look where the prediction is unsure
 #
 # $w_i$ is the entropy of the predictions, averaged over both branches and over the voxels of token $i$, divided by the

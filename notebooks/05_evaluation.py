@@ -320,7 +320,8 @@ print(f"{PROTOCOLS['brats2020'].title}: highest published mean {best[0]}, {best[
 # Where a model says seven in ten, seven in ten of the voxels should belong to the region. The figure shows, for each
 # number of sequences, the share that does. The mean distance from the diagonal is the expected calibration error (ECE).
 # One number for each number of sequences is meant to mend it: a *temperature* by which logits are divided, fitted on
-# subjects of their own. It changes no label; whether it helps on other cases, the cell says.
+# subjects of their own. It changes no label. Fitted on few subjects it may suit these and no others, so the cell
+# measures it on cases that the fit has not seen.
 #
 # The *doubt* that pictures and the viewer draw is another thing: how far the two branches disagree, from 0 to 1. It is
 # not calibrated, and an error that both make alike leaves none. Low doubt is no proof ("Where it fails" measures it).

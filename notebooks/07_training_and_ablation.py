@@ -249,8 +249,9 @@ et = study.scores[study.scores["region"] == "ET"].groupby("case")["truth_ml"].ma
 print(f"cpu: {(et == 0).sum()} of {len(et)} held-out subjects without ET; calling it in one of them with every subset "
       f"costs {100 / len(et):.1f} points of its mean Dice")  # fmt: skip
 rows = [
-    {"label": arm_label(name), "what it is": names[name].title, "fixed": "before" if name in ARMS else "afterwards"}
-    | {"compared with": ", ".join(arm_label(parent) for parent in names[name].parents)}
+    {"label": arm_label(name), "what it is": names[name].title.replace("`", "")}
+    | {"fixed": "before" if name in ARMS else "afterwards"}
+    | {"compared with": ", ".join(arm_label(parent) for parent in names[name].parents if parent in study.arms)}
     | {m: f"{100 * study.values(name, m).to_numpy().mean():.1f}" for m in ("WT", "TC", "ET", "mean")}
     | {"WT volume": f"{study.volume_ratio(name, 'WT'):.2f}"}
     for name in study.arms
@@ -297,7 +298,7 @@ for arm, parent in (*told_of, ("gate-entropy", "both-even")):
 # %% [markdown]
 # **Does the method beat an ensemble?** (b) is one: two students that exchange nothing, averaged. As it was fixed before
 # the first run, the method does not: the whole interval of (f) against (b) lies below 0. With even gates and even
-# refinement, which were found afterwards, it is not below (b), and whether it is above is what its line says.
+# refinement, which were found afterwards, it is not below (b), and not shown to be above: the interval holds 0.
 #
 # **A loss can be right to the letter and wrong by a factor.** The arms of (c) to (f) have gates weighted by class, our
 # first reading of what the paper leaves open; the volumes say what that does, and notebook 4 shows the gradients.

@@ -121,8 +121,8 @@ def smml(line):
 #
 # `smml info FOLDER` says what was recognised, and `smml info --check FOLDER` reads every file. No program can tell that
 # FLAIR and T2 were swapped, or left and right. The numbers below are for you to look at: the letters of the axes (where
-# each one points to), the share of zeros (none means that the skull is still there) and the brain's volume, which an
-# affine in the wrong unit betrays at once.
+# each one points to), the share of zeros (none means that the skull is still there) and the brain's volume: one to two
+# litres in an adult, so an affine in the wrong unit betrays itself at once.
 
 
 # %%

@@ -54,7 +54,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import Code, Markdown, display
 
 words = "compiled, on this GPU" if device.type == "cuda" else "in Triton's interpreter, on the CPU"
 print(f"Kernels run {words}." if triton else "Triton is not installed here: its cells are skipped, all others run.")
@@ -160,7 +160,7 @@ if triton:
 source = (Path(smml_kernels.__file__).parent / "fusion" / "op.py").read_text(encoding="utf-8")
 kernel = source[source.index("def _mix_kernel") : source.index("def forward")]
 part = kernel[kernel.index("    for m in range(M):") : kernel.index("    out += ")]
-Markdown(f"```python\n{part}```")
+Code(part, language="python")
 
 # %% [markdown]
 # **A missing modality is the `if`**: no loads, no columns of $W$, no gradient. So NaN in a missing map changes no bit.

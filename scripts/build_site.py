@@ -7,7 +7,6 @@ error. The site comes out as build/site/index.html.
 """
 
 import importlib
-import importlib.metadata
 import inspect
 import os
 import re
@@ -23,7 +22,7 @@ import nbformat
 import plotly.io
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
-from run_notebooks import BUILD, NOTEBOOKS, ROOT, execute
+from run_notebooks import BUILD, NOTEBOOKS, ROOT, copy_mathjax, execute, without_widgets
 from sphinx.cmd.build import main as sphinx_build
 
 # Whatever these do not reach through links is not part of the site.
@@ -34,7 +33,7 @@ PAGES = (
 ABOUT = ("CONTRIBUTING.md", "docs/QUESTIONS.md", "CHANGELOG.md")
 PACKAGES = runpy.run_path(str(ROOT / "docs" / "interface.py"))["PACKAGES"]
 PICTURES = {".png", ".gif", ".jpg", ".svg"}
-WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
+PLOTLY = "application/vnd.plotly.v1+json"
 FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
 
@@ -79,8 +78,7 @@ def build(executed: list[Path], pages: Path, site: Path) -> int:
     static = pages / "_static"
     static.mkdir(parents=True)
     (static / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
-    mathjax = importlib.metadata.distribution("sphinx-mathjax-offline")
-    shutil.copy(mathjax.locate_file("sphinx-mathjax-offline/static/mathjax/tex-svg.js"), static)
+    copy_mathjax(static)
     shutil.copy(ROOT / "docs" / "site" / "site.css", static)
     shutil.copy(ROOT / "docs" / "site" / "conf.py", pages)
 
@@ -196,23 +194,18 @@ def with_notebooks(text: str, source: str, notebooks: Iterable[str]) -> str:
 def show_outputs(book: NotebookNode, depth: int) -> None:
     """Make the outputs of a notebook such as a page without a kernel and a network can show.
 
-    A plotly figure becomes a division that the site's own plotly.min.js draws, loaded once a page; a widget becomes the
-    picture that stands beside it, or nothing (a progress bar).
+    A plotly figure becomes a division that the site's own plotly.min.js draws, loaded once a page.
     """
     script = f'<script src="{"../" * depth}_static/plotly.min.js"></script>\n'
     for number, cell in enumerate(book.cells):
         kept = []
-        for output in cell.get("outputs", []):
+        for output in without_widgets(cell.get("outputs", [])):
             data = output.get("data", {})
-            if WIDGET in data:
-                data = {"image/png": data["image/png"]} if "image/png" in data else {}
-            elif PLOTLY in data:
+            if PLOTLY in data:
                 data = {"text/html": script + figure_division(data[PLOTLY], f"figure-{number}-{len(kept)}")}
                 script = ""
             elif "plotly.js" in data.get("text/html", "")[:5000] and len(data["text/html"]) > 1_000_000:
                 data = {}  # plotly's own copy of its script
-            elif data.get("text/html", "").startswith('<div class="smml-still-'):
-                data = {}  # the viewer's picture once more, for fronts that look for the widget alone
             if "data" not in output or data:
                 kept.append({**output, "data": data} if data else output)
         if cell.cell_type == "code":

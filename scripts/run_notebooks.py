@@ -3,16 +3,19 @@
     python scripts/run_notebooks.py          # all
     python scripts/run_notebooks.py 04 07    # these, without the summary; what others left in build stays
 
-Executed notebooks go to build/notebooks, as .ipynb and as .html pages whose figures need neither a kernel nor a network
-(their equations are set by MathJax, which a browser fetches). Links of a page lead to the repository's own files.
+Executed notebooks go to build/notebooks, as .ipynb and as .html pages whose figures and equations need neither a kernel
+nor a network. Links of a page lead to the repository's own files.
 """
 
 import argparse
+import copy
+import importlib.metadata
 import os
 import re
 import shutil
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Silences jupyter_core's notice about its new folders, here and in the notebooks' kernels.
@@ -23,11 +26,20 @@ import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbconvert import HTMLExporter
+from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 CELL_TIMEOUT = 300
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# What nbconvert writes asks for MathJax 2 on the web; beside the pages lies version 3, with its glyphs inside.
+MATHJAX = "tex-svg.js"
+ON_THE_WEB = re.compile(r"<!-- Load mathjax -->.*<!-- End of mathjax configuration -->", re.DOTALL)
+EQUATIONS = (
+    '<script>window.MathJax = {tex: {inlineMath: [["$", "$"]], processEscapes: true}};</script>\n'
+    f'<script src="{MATHJAX}" async></script>'
+)
 
 
 def main() -> int:
@@ -90,12 +102,45 @@ def execute(path: Path, place: str) -> bool:
     seconds = time.perf_counter() - began
     target = BUILD / "notebooks" / path.name
     nbformat.write(notebook, target)
-    page, _ = HTMLExporter().from_notebook_node(notebook)
-    target.with_suffix(".html").write_text(with_links(page), encoding="utf-8")
+    write_page(notebook, target.with_suffix(".html"))
     progress(f"{place} {path.stem}: {seconds:.0f} s" + ("" if memory is None else f", {memory:.1f} GiB"), last=True)
     if failure is not None:
         sys.stderr.write(f"smml: {path.name}, code cell {done} failed; see {target}\n{failure}\n")
     return failure is None
+
+
+def write_page(notebook: NotebookNode, path: Path) -> None:
+    """Write an executed notebook as a page, and MathJax beside it, so that both can be read without a network."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = list(without_widgets(cell.outputs))
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    page = ON_THE_WEB.sub(lambda _: EQUATIONS, page)
+    if not (path.parent / MATHJAX).exists():
+        copy_mathjax(path.parent)
+    path.write_text(with_links(page), encoding="utf-8")
+
+
+def without_widgets(outputs: Iterable[NotebookNode]) -> Iterator[NotebookNode]:
+    """The outputs that a page without a kernel can show.
+
+    A widget becomes the picture that stands beside it, or nothing (a progress bar).
+    """
+    for output in outputs:
+        data = output.get("data", {})
+        if WIDGET in data:
+            if "image/png" in data:
+                yield NotebookNode({**output, "data": NotebookNode({"image/png": data["image/png"]})})
+        elif not data.get("text/html", "").startswith('<div class="smml-still-'):
+            # Left out: the viewer's picture once more, for fronts that look for the widget alone.
+            yield output
+
+
+def copy_mathjax(folder: Path) -> None:
+    """Put MathJax, one file, into a folder; it comes with the package that ``make site`` needs."""
+    package = importlib.metadata.distribution("sphinx-mathjax-offline")
+    shutil.copy(package.locate_file(f"sphinx-mathjax-offline/static/mathjax/{MATHJAX}"), folder)
 
 
 def peak_memory(process: int) -> float | None:

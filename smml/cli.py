@@ -134,6 +134,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Cohort seed; other seeds share no subject.")] = 0,
     layout: Annotated[str, typer.Option(help="Data set whose file names and label values are used.")] = "simulated",
     look: Annotated[str, typer.Option(help="typical (protocols as they are) or varied (for training).")] = "typical",
+    first_id: Annotated[int, typer.Option(help="Number in the first case's id.")] = 0,
     device: DeviceOption = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses all cores.")] = 0,
 ) -> None:
@@ -141,8 +142,9 @@ def simulate(
     from smml.data import simulate_cohort
 
     made = simulate_cohort(
-        output, cases, spacing=spacing, seed=seed, layout=layout, look=look, device=device, workers=workers or None
-    )
+        output, cases, spacing=spacing, seed=seed, layout=layout, look=look, first_id=first_id, device=device,
+        workers=workers or None,
+    )  # fmt: skip
     typer.echo(f"{len(made)} simulated cases in {output} ({layout}, look {look}, {spacing:g} mm, seed {seed})")
 
 

@@ -46,8 +46,12 @@ def training_cohort(cases: int) -> list[CaseFiles]:
 
 
 def held_out_cohort(cases: int) -> list[CaseFiles]:
-    """The first ``cases`` simulated subjects that no training sees, 3 mm; simulated on first use."""
-    return simulate_cohort(build_folder() / "cohort" / "held-out", cases, spacing=3.0, seed=HELD_OUT_SEED)
+    """The first ``cases`` simulated subjects that no training sees, 3 mm; simulated on first use.
+
+    Their ids begin at 100, so that none is the id of a subject to train on.
+    """
+    folder = build_folder() / "cohort" / "held-out"
+    return simulate_cohort(folder, cases, spacing=3.0, seed=HELD_OUT_SEED, first_id=100)
 
 
 # From log-probabilities [K, V] of both branches and the truth [V]: g of 1 -> 2 and of 2 -> 1, [V] each.

@@ -102,6 +102,20 @@ def test_asking_for_fewer_cases_gives_the_first_ones(four):
     assert [case.id for case in simulate_cohort(four, 2, **QUIET)] == ["Simulated_00000", "Simulated_00001"]
 
 
+def test_ids_begin_where_they_are_told_and_nothing_else_of_a_subject_changes(tmp_path, four):
+    later = simulate_cohort(tmp_path, 2, **QUIET, first_id=98)
+    assert [case.id for case in later] == ["Simulated_00098", "Simulated_00099"]
+    for case, same in zip(later, simulate_cohort(four, 2, **QUIET), strict=True):
+        for name, image in case.images.items():
+            assert image.path.read_bytes() == same.images[name].path.read_bytes()
+        assert case.label.read_bytes() == same.label.read_bytes()
+    assert simulate_cohort(tmp_path, 2, **QUIET, first_id=98) == later, "they were complete"
+    with pytest.raises(InputError, match="first_id=98 instead of 0"):
+        simulate_cohort(tmp_path, 2, **QUIET)
+    with pytest.raises(InputError, match="five digits: first_id must lie between 0 and 99998, found 99999"):
+        simulate_cohort(tmp_path / "other", 2, **QUIET, first_id=99_999)
+
+
 def test_an_interrupted_cohort_is_completed(tmp_path, four):
     root = tmp_path / "cohort"
     shutil.copytree(four, root)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import nbformat
 import pytest
 import run_notebooks
 from course_pages import ROOT
@@ -47,3 +48,23 @@ def test_a_process_that_has_ended_and_was_not_waited_for_has_no_memory():
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert run_notebooks.peak_memory(process.pid) is None
     process.wait()
+
+
+def test_a_page_sets_its_equations_without_a_network_and_shows_no_trace_of_a_widget(tmp_path):
+    bar = {run_notebooks.WIDGET: {"model_id": "1"}, "text/plain": "simulating cases:   0%|"}
+    viewer = {run_notebooks.WIDGET: {"model_id": "2"}, "image/png": "aGVhZA=="}
+    still = {"text/html": '<div class="smml-still-3"><img src="data:image/png;base64,aGVhZA=="></div>'}
+    outputs = [nbformat.v4.new_output("display_data", data=data) for data in (bar, still, viewer)]
+    cells = [
+        nbformat.v4.new_markdown_cell("Einstein: $E = mc^2$."),
+        nbformat.v4.new_code_cell("viewer", outputs=outputs),
+    ]
+    run_notebooks.write_page(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "cdnjs.cloudflare.com/ajax/libs/mathjax" not in page
+    assert "window.MathJax" in page
+    assert f'src="{run_notebooks.MATHJAX}"' in page
+    assert (tmp_path / run_notebooks.MATHJAX).stat().st_size > 1_000_000
+    assert "simulating cases" not in page
+    assert page.count("aGVhZA==") == 1
+    assert cells[1].outputs == outputs  # the notebook itself keeps them, for a front with a kernel

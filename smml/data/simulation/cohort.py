@@ -36,6 +36,7 @@ def simulate_cohort(
     seed: int = 0,
     layout: str = "simulated",
     look: str = "typical",
+    first_id: int = 0,
     device: str = "cpu",
     workers: int | None = None,
     progress: bool = True,
@@ -54,6 +55,8 @@ def simulate_cohort(
             ("Simulated_00003") are no patient's.
         look: "typical" (protocols as they are) or "varied" (for training: contrasts, artefacts and resolution far
             beyond that), of the same subjects.
+        first_id: number in the id of the first subject, so that cohorts that meet need not share ids; nothing else
+            of a subject depends on it.
         device: torch device that computes.
         workers: processes on the CPU; None uses all cores, 1 stays in this process.
         progress: show a progress bar.
@@ -64,12 +67,12 @@ def simulate_cohort(
     Raises:
         InputError: an argument is out of range, or the folder holds a cohort of other settings or other files.
     """
-    _check_arguments(cases, spacing, seed, layout, device)
+    _check_arguments(cases, spacing, seed, layout, first_id, device)
     version = find_look(look).version
     root = Path(root)
     settings = {"simulated": True, "spacing_mm": spacing, "seed": seed, "layout": layout, "look": look}
-    settings["look_version"] = version
-    todo = [index for index in range(cases) if not _complete(root, index, layout)]
+    settings |= {"look_version": version, "first_id": first_id}
+    todo = [index for index in range(cases) if not _complete(root, first_id + index, layout)]
     # The lock too: whoever was killed right after the claim left it.
     if not (root / PROVENANCE).exists() or (todo and (root / LOCK).exists()):
         # Two that begin at once with other settings would mix their cases; with the same ones they write the same.
@@ -77,7 +80,7 @@ def simulate_cohort(
             _claim(root, settings)
     _claim(root, settings)
     workers = min(len(todo), workers or os.cpu_count() or 1) if torch.device(device).type == "cpu" else 1
-    jobs = [(root, index, spacing, seed, layout, look, device) for index in todo]
+    jobs = [(root, first_id + index, index, spacing, seed, layout, look, device) for index in todo]
     with tqdm(total=len(jobs), desc="simulating cases", unit="case", disable=not progress or not jobs) as bar:
         if workers <= 1 or len(jobs) < 4:
             for job in jobs:
@@ -86,17 +89,19 @@ def simulate_cohort(
         else:
             for _ in in_processes(_write_subject, jobs, workers):
                 bar.update()
-    wanted = {_index_id(index, layout) for index in range(cases)}
+    wanted = {_case_id(number, layout) for number in range(first_id, first_id + cases)}
     return [case for case in find_cases(root, layout) if any(case.id.endswith(name) for name in wanted)]
 
 
-def _check_arguments(cases: int, spacing: float, seed: int, layout: str, device: str) -> None:
+def _check_arguments(cases: int, spacing: float, seed: int, layout: str, first_id: int, device: str) -> None:
     if cases < 1:
         raise InputError(f"cases must be at least 1, found {cases}")
     if not 0.5 <= spacing <= 6:
         raise InputError(f"spacing must lie between 0.5 and 6 mm, found {spacing:g}")
     if seed < 0:
         raise InputError(f"seed must be 0 or more, found {seed}")
+    if not 0 <= first_id <= 100_000 - cases:
+        raise InputError(f"ids have five digits: first_id must lie between 0 and {100_000 - cases}, found {first_id}")
     if layout not in LAYOUTS:
         raise InputError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
     find_device(device)
@@ -112,6 +117,7 @@ def _claim(root: Path, settings: dict) -> None:
             raise InputError(
                 f"{path}: cannot be read as JSON ({error}); remove the folder or choose another"
             ) from error
+        found.setdefault("first_id", 0)  # cohorts from before ids could begin elsewhere
         different = [key for key, value in settings.items() if found.get(key) != value]
         if different:
             raise InputError(
@@ -131,21 +137,22 @@ def _claim(root: Path, settings: dict) -> None:
     write_text(path, json.dumps(settings | notice, indent=2) + "\n")
 
 
-def _index_id(index: int, layout: str) -> str:
-    """The case id of subject ``index`` in a layout (for 2015 without the grade's folder)."""
-    number = f"{index:05d}"
-    return LAYOUTS[layout].case_name.format(id=number, number=index)
+def _case_id(number: int, layout: str) -> str:
+    """The case id of a number in a layout (for 2015 without the grade's folder)."""
+    return LAYOUTS[layout].case_name.format(id=f"{number:05d}", number=number)
 
 
-def _complete(root: Path, index: int, layout: str) -> bool:
-    """True if the subject's last file, its label, is there: files appear whole and in order (images first)."""
-    return case_paths(root, f"{index:05d}", LAYOUTS[layout])["label"].exists()
+def _complete(root: Path, number: int, layout: str) -> bool:
+    """True if the last file of a case, its label, is there: files appear whole and in order (images first)."""
+    return case_paths(root, f"{number:05d}", LAYOUTS[layout])["label"].exists()
 
 
-def _write_subject(root: Path, index: int, spacing: float, seed: int, layout: str, look: str, device: str) -> None:
+def _write_subject(
+    root: Path, number: int, index: int, spacing: float, seed: int, layout: str, look: str, device: str
+) -> None:
     subject = simulate_subject(seed, index, spacing=spacing, device=device, look=look)
     volumes, labels, affine = as_stored(subject, layout)
-    write_case(Case(f"{index:05d}", volumes, labels, affine, layout), root)
+    write_case(Case(f"{number:05d}", volumes, labels, affine, layout), root)
 
 
 def as_stored(subject: Subject, layout: str) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
