@@ -56,9 +56,10 @@ def simulated(weights: str) -> str:
         if not (RESULTS / "simulator" / weights / look).is_dir():
             lines.append(f"| look `{look}` | not measured with these weights yet | – | – | – | – |")
             continue
-        table = overlap_table(Scores.read(RESULTS / "simulator" / weights / look))
+        scores = Scores.read(RESULTS / "simulator" / weights / look)
+        table = overlap_table(scores)
         for first, name, subset in (
-            (f"look `{look}`", "mean over the 15 subsets", MEAN),
+            (f"look `{look}`, {scores.frame['case'].nunique()} subjects", "mean over the 15 subsets", MEAN),
             ("", "FLAIR + T1ce", "FLAIR+T1ce"),
             ("", "all four sequences", "FLAIR+T1ce+T1+T2"),
         ):
