@@ -355,6 +355,27 @@ def masked_fusion(
         for f in maps:
             common = torch.promote_types(common, f.dtype)
         maps = [f.to(common) for f in maps]
-    # The same bytes, read as numbers; of a mask that lies elsewhere or not in a row a copy.
-    there = mask.contiguous().view(torch.uint8).to(first.device, non_blocking=True)
-    return _op(maps, slots, there, weight, bias, float(negative_slope), float(eps), dtype)[0]
+    return _op(maps, slots, _bytes_of(mask, first.device), weight, bias, float(negative_slope), float(eps), dtype)[0]
+
+
+def _bytes_of(mask: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The mask [B, M] as numbers, uint8, on the device: the same memory where it lies there, in a row.
+
+    A mask on the CPU is copied to a GPU once for all calls with the same values: a copy at each call would take longer
+    than a launch, and CUDA refuses it while it captures a graph.
+    """
+    if mask.device == device:
+        return mask.contiguous().view(torch.uint8)
+    if type(mask) is torch.Tensor and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _mask_on(tuple(map(tuple, mask.tolist())), device)
+    return mask.to(device, torch.uint8, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _mask_on(rows: tuple[tuple[bool, ...], ...], device: torch.device) -> torch.Tensor:
+    """These rows as uint8 on the device. Nothing ever writes to it."""
+    with torch.inference_mode(False):  # or else it could not be kept for a backward pass
+        found = torch.tensor(rows, dtype=torch.uint8, device=device)
+    if device.type == "cuda":  # a call on another stream may be the next to read it
+        torch.cuda.current_stream(device).synchronize()
+    return found

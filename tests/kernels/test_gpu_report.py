@@ -204,7 +204,8 @@ def test_the_report_names_each_step_that_fails_hangs_or_is_killed_and_keeps_the_
         "hangs": "import time; print('case 3 of 7', flush=True); time.sleep(600)",
         "passes": "print('all numbers')",
     }
-    steps = [[program(script, name, text, "benchmarks" if name == "hangs" else "compiler")] for name, text in texts.items()]
+    limits = {"hangs": "benchmarks"}
+    steps = [[program(script, name, text, limits.get(name, "compiler"))] for name, text in texts.items()]
 
     class Hurried(subprocess.Popen):
         def wait(self, timeout=None):

@@ -221,6 +221,23 @@ def test_the_mask_is_read_where_it_lies(monkeypatch):
     assert given[0].data_ptr() == mask.data_ptr()
 
 
+def test_a_mask_on_the_cpu_is_copied_once_for_all_calls_with_its_values():
+    """ "meta" stands in for a GPU: a mask is copied there, and cannot be looked at."""
+    from smml_kernels.fusion import op
+
+    there, mask = torch.device("meta"), torch.tensor([[True, False], [True, True]])
+    op._mask_on.cache_clear()
+    with torch.inference_mode():
+        first = op._bytes_of(mask.clone(), there)
+    assert (first.device, first.dtype, first.shape) == (there, torch.uint8, (2, 2))
+    assert not first.is_inference(), "a later call may have to keep it for its backward pass"
+    assert op._bytes_of(mask, there) is first
+    mask[0, 1] = True
+    assert op._bytes_of(mask, there) is not first, "other values, another copy"
+    assert op._bytes_of(mask[:1], there).shape == (1, 2)
+    assert op._mask_on.cache_info().misses == 3
+
+
 def test_the_page_gives_the_ratio_of_two_checkouts():
     row = {"us": 300.0, "launches": 6, "calls": 200}
     text = host_time.page({"masked_fusion": row}, {"masked_fusion": row | {"us": 900.0}}, "words", "abc")
