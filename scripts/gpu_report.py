@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import MagicMock
@@ -45,6 +45,8 @@ _AFTER_BUDGET = 50
 PRESETS = ("tiny", "small")
 IMPLEMENTATIONS = ("torch", "triton")
 _TRAINING_STEPS, _WARM_UP = 8, 3
+# The steps that run now.
+_PROCESSES: list[subprocess.Popen] = []
 # What smml imports to read, score and show cases. A training step on random volumes calls none of it.
 _NOT_NEEDED_TO_TRAIN = ("nibabel", "monai", "nilearn", "pandas", "plotly", "scipy", "SimpleITK", "tqdm")
 
@@ -133,10 +135,24 @@ def main() -> int:
     stem, output = machine.slug(device), asked.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     report = Report(output / f"{stem}-report.md", machine.provenance(device, "make gpu-report", 0))
+    # Who stops this ends its steps, too: each has a session of its own, which hears no Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stage in stages(output, stem, torch.cuda.get_device_capability(device)):
         with ThreadPoolExecutor(len(stage)) as pool:
-            for ended in as_completed([pool.submit(run, step, output) for step in stage]):
-                report.add(ended.result())
+            steps = [pool.submit(run, step, output) for step in stage]
+            try:
+                for ended in as_completed(steps):
+                    report.add(ended.result())
+            except KeyboardInterrupt:
+                reported = {outcome.name for outcome in report.outcomes}
+                for process in list(_PROCESSES):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                for outcome in (step.result() for step in steps):
+                    if outcome.name not in reported:
+                        report.add(replace(outcome, words=f"stopped together with this script; {outcome.words}"))
+                print(f"\ngpu-report: stopped; what is known so far is in {report.file}", file=sys.stderr)
+                return 1
     print("\n" + report.file.read_text())
     return 1 if any(outcome.status == "failed" for outcome in report.outcomes) else 0
 
@@ -204,11 +220,14 @@ def run(step: Step, folder: Path) -> Outcome:
             step.command, cwd=ROOT, env=variables, start_new_session=True, stdout=stream, stderr=subprocess.STDOUT,
             preexec_fn=hear_interrupts,
         )  # fmt: skip
+        _PROCESSES.append(process)
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
             running = _running(file.read_text(errors="replace"))
             _stop(process, GRACE[step.limit])
+        finally:
+            _PROCESSES.remove(process)
     seconds = time.perf_counter() - began
     output = file.read_text(errors="replace")
     last = (output.strip().splitlines() or [""])[-1][:200]
@@ -217,6 +236,8 @@ def run(step: Step, folder: Path) -> Outcome:
         status, words = "failed", f"stopped after {limit} s"
     elif process.returncode and re.search(r"ModuleNotFoundError|No module named", last):
         status, words = "skipped", last
+    elif process.returncode < 0:
+        status, words = "failed", f"killed by {signal.Signals(-process.returncode).name}: {last}"
     elif process.returncode:
         status, words = "failed", f"exit code {process.returncode}: {last}"
     print(f"== {step.name}: {status} in {seconds:.0f} s, {file} {words}", flush=True)

@@ -1,5 +1,7 @@
 """Make .venv and install the project into it, once per change of pyproject.toml or constraints.txt.
 
+With --oldest, make .venv-oldest, with the lowest versions that pyproject.toml allows instead of those pinned.
+
 Runs under whatever Python the machine has, so it uses nothing but the standard library and syntax that any Python
 3 still met can parse; the first thing it does is to say if that Python is too old.
 """
@@ -14,26 +16,42 @@ import time
 MINIMUM = (3, 11)
 NEEDED_GB = 5
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-VENV = os.path.join(ROOT, ".venv")
-STAMP = os.path.join(VENV, "installed")
-PYTHON = os.path.join(VENV, "bin", "python")
 
 
 def main():
     check_python(sys.version_info)
+    if "--oldest" in sys.argv[1:]:
+        check_lowest(sys.version_info)
+        set_up(os.path.join(ROOT, ".venv-oldest"), "the lowest versions that pyproject.toml allows", oldest)
+    else:
+        set_up(os.path.join(ROOT, ".venv"), "versions pinned in constraints.txt", pinned)
+
+
+def set_up(folder, words, install):
+    stamp, python = os.path.join(folder, "installed"), os.path.join(folder, "bin", "python")
     wanted = fingerprint()
-    if read(STAMP) == wanted and os.path.exists(PYTHON):
+    if read(stamp) == wanted and os.path.exists(python):
         return
     check_disk(shutil.disk_usage(ROOT).free)
     started = time.time()
-    print("Setting up .venv (a few minutes, once). Packages come with versions pinned in constraints.txt.", flush=True)
-    make_venv()
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check"]
-    install = ["install", "--progress-bar", "on" if sys.stdout.isatty() else "off"]
-    run(pip + install + ["-c", "constraints.txt", "-e", ".[dev]"])
-    with open(STAMP, "w") as stream:
+    print(f"Setting up {os.path.basename(folder)} (a few minutes, once). Packages come with {words}.", flush=True)
+    make_venv(folder)
+    install(python)
+    with open(stamp, "w") as stream:
         stream.write(wanted)
     print(f"Set-up done in {time.time() - started:.0f} s.", flush=True)
+
+
+def pinned(python):
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    bar = ["--progress-bar", "on" if sys.stdout.isatty() else "off"]
+    run([*pip, "install", *bar, "-c", "constraints.txt", "-e", ".[dev]"])
+
+
+def oldest(python):
+    # pip has no word for the lowest versions, uv has.
+    run([python, "-m", "pip", "--disable-pip-version-check", "install", "--progress-bar", "off", "uv>=0.9"])
+    run([python, "-m", "uv", "pip", "install", "--python", python, "--resolution", "lowest-direct", "-e", ".[dev]"])
 
 
 def check_python(version):
@@ -41,6 +59,15 @@ def check_python(version):
         stop(
             f"Python {MINIMUM[0]}.{MINIMUM[1]} or newer is needed, {sys.executable} is {version[0]}.{version[1]}. "
             "Install a newer one and run `make PYTHON=/path/to/python3.12 ...`"
+        )
+
+
+def check_lowest(version):
+    if tuple(version[:2]) != MINIMUM:
+        wanted = f"{MINIMUM[0]}.{MINIMUM[1]}"
+        stop(
+            f"the lowest versions are those for Python {wanted}, {sys.executable} is another one. "
+            f"Run `make OLDEST_PYTHON=/path/to/python{wanted} test-oldest`"
         )
 
 
@@ -52,9 +79,9 @@ def check_disk(free_bytes):
         )
 
 
-def make_venv():
+def make_venv(folder):
     try:
-        subprocess.run([sys.executable, "-m", "venv", VENV], check=True, capture_output=True, text=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         detail = (error.stdout + error.stderr).strip().splitlines()
         reason = detail[0] if detail else "no message"

@@ -94,6 +94,10 @@ def test_the_set_up_explains_what_is_missing(capsys):
     with pytest.raises(SystemExit):
         setup_environment.check_python((3, 9, 2))
     assert "Python 3.11 or newer is needed" in capsys.readouterr().err
+    setup_environment.check_lowest((3, 11, 7))
+    with pytest.raises(SystemExit):
+        setup_environment.check_lowest((3, 12, 1))
+    assert "are those for Python 3.11" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         setup_environment.check_disk(1e9)
     assert "1.0 GB of free disk" in capsys.readouterr().err

@@ -47,10 +47,11 @@ def markdown(run: Run) -> str:
     """The whole run as Markdown."""
     made, ceilings = run["provenance"], run["ceilings"]
     machine = made["hardware"]
+    cpu = machine["device"] == "cpu"
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     rates = ", ".join(f"{key} {value / 1e9:.3g} GFLOP/s" for key, value in ceilings.items() if "bytes" not in key)
     lines = [
-        f"# Benchmarks of smml_kernels: {machine['device'] if machine['device'] != 'cpu' else machine['cpu']}",
+        f"# Benchmarks of smml_kernels: {machine['cpu'] if cpu else machine['device']}",
         "",
         f"`{made['command']}`, seed {made['seed']}, {made['date']}, commit {made['commit']}.",
         f"{machine['system']}, {machine['cpu']}, threads: {machine['threads']}. {versions}.",
@@ -66,6 +67,7 @@ def markdown(run: Run) -> str:
         "",
         "## Goals",
         "",
+        *([f"On {_processor(machine)}: a ratio of times belongs to one processor.", ""] if cpu else []),
         "| goal | | found |",
         "|---|---|---|",
         *(f"| {t['goal']} | {t['status']} | {t['found']} |" for t in run["targets"]),
@@ -76,6 +78,12 @@ def markdown(run: Run) -> str:
     if run["notes"]:
         lines += ["", "## Notes", "", *(f"- {note}" for note in run["notes"])]
     return "\n".join(lines) + "\n"
+
+
+def _processor(machine: dict[str, Any]) -> str:
+    """What a time on a CPU depends on. Its name may be all that a virtual machine tells."""
+    vectors = machine.get("vectors", "its vector instructions were not recorded")
+    return f"{machine['cpu']} ({vectors}; threads: {machine['threads']})"
 
 
 def _table(rows: list[Row]) -> list[str]:

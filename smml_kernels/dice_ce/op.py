@@ -32,6 +32,7 @@ import triton
 import triton.language as tl
 
 from smml_kernels.common import launch
+from smml_kernels.common.operation import forbid_double_backward, operation
 from smml_kernels.common.targets import check_min_class_weight, check_prediction, check_target, working_dtype
 from smml_kernels.common.tiles import (
     FINISH_WARPS,
@@ -258,7 +259,7 @@ def backward(
     return gradient
 
 
-@torch.library.custom_op("smml_kernels::dice_ce", mutates_args=())
+@operation("dice_ce")
 def _op(
     x: torch.Tensor, target: torch.Tensor, from_logits: bool, min_class_weight: float, group: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -272,7 +273,7 @@ def _(x, target, from_logits, min_class_weight, group):
     return x.new_empty((), dtype=launch.accumulator(x)), coefficients
 
 
-@torch.library.custom_op("smml_kernels::dice_ce_backward", mutates_args=())
+@operation("dice_ce_backward")
 def _backward_op(
     upstream: torch.Tensor, x: torch.Tensor, target: torch.Tensor, coefficients: torch.Tensor, from_logits: bool
 ) -> torch.Tensor:
@@ -290,13 +291,13 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(x, target, output[1])
 
 
-def _differentiate(ctx, upstream, _):
+def _differentiate(ctx, upstream):
     x, target, coefficients = ctx.saved_tensors
     return _backward_op(upstream, x, target, coefficients, ctx.from_logits), None, None, None, None
 
 
-_op.register_autograd(_differentiate, setup_context=_save)
-launch.forbid_double_backward(_backward_op, "dice_ce_loss")
+_op.register_autograd(_differentiate, _save)
+forbid_double_backward(_backward_op, "dice_ce_loss")
 
 
 def dice_ce_loss(

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 
 from smml_kernels.common import launch
+from smml_kernels.common.operation import forbid_double_backward, operation
 from smml_kernels.common.targets import working_dtype
 from smml_kernels.common.tiles import (
     FINISH_WARPS,
@@ -329,7 +330,7 @@ def _gradients(x1: torch.Tensor, x2: torch.Tensor, need1: bool, need2: bool) -> 
     return one, two
 
 
-@torch.library.custom_op("smml_kernels::exchange", mutates_args=())
+@operation("exchange")
 def _op(
     x1: torch.Tensor, x2: torch.Tensor, target: torch.Tensor | None, gate: str, min_class_weight: float, group: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -344,7 +345,7 @@ def _(x1, x2, target, gate, min_class_weight, group):
     return x1.new_empty((), dtype=acc), x1.new_empty((), dtype=acc), coefficients
 
 
-@torch.library.custom_op("smml_kernels::exchange_backward", mutates_args=())
+@operation("exchange_backward")
 def _backward_op(
     upstream12: torch.Tensor,
     upstream21: torch.Tensor,
@@ -370,15 +371,18 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(x1, x2, target, output[2])
 
 
-def _differentiate(ctx, upstream12, upstream21, _):
+def _differentiate(ctx, upstream12, upstream21):
     x1, x2, target, coefficients = ctx.saved_tensors
     need1, need2 = ctx.needs_input_grad[:2]
+    # Where only one loss was used the other's gradient is zero.
+    upstream12 = torch.zeros_like(upstream21) if upstream12 is None else upstream12
+    upstream21 = torch.zeros_like(upstream12) if upstream21 is None else upstream21
     gradient1, gradient2 = _backward_op(upstream12, upstream21, x1, x2, target, coefficients, ctx.gate, need1, need2)
     return gradient1 if need1 else None, gradient2 if need2 else None, None, None, None, None
 
 
-_op.register_autograd(_differentiate, setup_context=_save)
-launch.forbid_double_backward(_backward_op, "exchange_loss")
+_op.register_autograd(_differentiate, _save, differentiable=2)
+forbid_double_backward(_backward_op, "exchange_loss")
 
 
 def exchange_loss(

@@ -23,14 +23,27 @@ the result is the same to the bit in each run.
 A missing map is not read; its gradient is written as exact zeros.
 """
 
+import functools
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from smml_kernels.common import launch
-from smml_kernels.fusion.maps import ENOUGH, arrange, column_sums, is_present, normalised, pick, store, tiling
+from smml_kernels.fusion.maps import (
+    ENOUGH,
+    arrange,
+    column_sums,
+    is_present,
+    normalised,
+    pick,
+    store,
+    strides_of_voxels,
+    tiling,
+)
 
 _BLOCK = 128  # pairs of voxels of a tile of the first pass: one a thread, as each needs 128 numbers
 _PROGRAMS = 4 * ENOUGH
@@ -249,61 +262,136 @@ def backward(
     Returns:
         The gradients in the order of ``wanted``; what is not wanted is empty.
     """
-    device, space = upstream.device, features[0].shape[2:]
-    (batch, modalities), (outputs, columns) = mask.shape, weight.shape
-    channels, voxels = columns // modalities, space.numel()
+    device = upstream.device
+    batch, channels, *space = features[0].shape
+    modalities, outputs = mask.shape[1], weight.shape[0]
     want_weight, want_bias, *want_maps = wanted
     maps, given, strides = arrange(features, slots, modalities)
-    g = upstream.flatten(2)
-    acc = launch.accumulator(*features, weight)
-    options = {"ACC": launch.triton_dtype(acc), "num_warps": 4, **launch.OPTIONS}
+    g_strides = strides_of_voxels(tuple(upstream.shape), upstream.stride())
+    if g_strides is None:
+        upstream = upstream.contiguous()
+        g_strides = upstream.flatten(2).stride()
+    acc = launch.accumulator(features[0], weight)
+    any_map = any(want_maps)
+    plan = _plan(
+        batch, modalities, channels, math.prod(space), outputs, acc, want_weight, want_bias, any_map, _PROGRAMS, ENOUGH
+    )
 
-    def empty(*shape: int, dtype: torch.dtype = acc) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
-
-    d_weight = empty(*(weight.shape if want_weight else (0,)), dtype=weight.dtype)
-    d_bias = empty(outputs if want_bias else 0, dtype=bias_dtype)
+    d_weight = torch.empty(weight.shape if want_weight else 0, dtype=weight.dtype, device=device)
+    d_bias = torch.empty(outputs if want_bias else 0, dtype=bias_dtype, device=device)
     d_maps = [
-        torch.empty(f.shape if want else (0,), dtype=f.dtype, device=device)
+        torch.empty(f.shape if want else 0, dtype=f.dtype, device=device)
         for f, want in zip(features, want_maps, strict=True)
     ]
-
-    most = 4 if acc == torch.float64 else 8
-    cc, co = (min(most, triton.next_power_of_2(n)) for n in (channels, outputs))
-    chunks_c, chunks_o = triton.cdiv(channels, cc), triton.cdiv(outputs, co)
-    of_maps = modalities * chunks_c * chunks_o
-    programs = min(triton.cdiv(voxels, 2 * _BLOCK), max(1, _PROGRAMS // (batch * of_maps)))
-    products = empty(batch, of_maps, programs, 2, cc * co)
-    sums = empty(batch, chunks_o, programs, co)
-    means = empty(batch, columns, 2)
-    # Programs for the products come first and those for the bias last, so that either can be left out.
-    need_products = want_weight or any(want_maps)
-    first, last = (0 if need_products else of_maps), of_maps + (chunks_o if want_bias else 0)
-    sizes = {"M": modalities, "C": channels, "COUT": outputs}
-    padded = triton.next_power_of_2(outputs)
+    products, sums, means = (
+        torch.empty(shape, dtype=acc, device=device)
+        for shape in (plan.products, plan.sums, (batch, modalities * channels, 2))
+    )
     with launch.device_of(upstream):
-        if last > first:
-            _products_kernel[(last - first, programs, batch)](
-                maps, mask, statistics, g, products, sums, first, given, voxels, *strides, *g.stride(),
-                SLOPE=negative_slope, **sizes, CC=cc, CO=co, BLOCK=_BLOCK, **options,
+        if plan.parts_grid is not None:
+            launch.run(
+                _products_kernel, plan.parts_grid, plan.parts, maps, mask, statistics, upstream, products, sums,
+                plan.first_part, given, plan.voxels, *strides, *g_strides, negative_slope,
             )  # fmt: skip
-            start, end = (0 if need_products else columns), columns + want_bias
-            _finish_kernel[(end - start,)](
-                products, sums, mask, weight, means, d_weight, d_bias, start, given, batch, programs, voxels,
-                *weight.stride(), **sizes, CC=cc, CO=co, COUT_PADDED=padded, ROWS=max(1, 1024 // padded),
-                WEIGHT=want_weight, **options,
+            launch.run(
+                _finish_kernel, plan.finish_grid, plan.finish, products, sums, mask, weight, means, d_weight, d_bias,
+                plan.first_column, given, batch, plan.programs, plan.voxels, *weight.stride(),
             )  # fmt: skip
-        if any(want_maps):
+        if any_map:
             gradients, bits = [products] * modalities, 0
             for slot, d, want in zip(slots, d_maps, want_maps, strict=True):
                 gradients[slot] = d
                 bits |= want << slot
-            gradients = tuple(d if d.dtype == maps[0].dtype else d_maps[want_maps.index(True)] for d in gradients)
-            chunk, block = tiling(channels, voxels, batch, acc)
-            tiles = triton.cdiv(channels, chunk) * triton.cdiv(voxels, block)
-            shares = 1 if tiles * batch >= ENOUGH else modalities
-            _gradient_kernel[(tiles * shares, batch)](
-                maps, gradients, mask, statistics, means, weight, g, given, bits, voxels, *strides, *g.stride(),
-                *weight.stride(), SLOPE=negative_slope, **sizes, CC=chunk, SHARES=shares, BLOCK=block, **options,
+            some = d_maps[want_maps.index(True)]
+            gradients = tuple(d if d.dtype == some.dtype else some for d in gradients)
+            launch.run(
+                _gradient_kernel, plan.gradient_grid, plan.gradient, maps, gradients, mask, statistics, means, weight,
+                upstream, given, bits, plan.voxels, *strides, *g_strides, *weight.stride(), negative_slope,
             )  # fmt: skip
     return [d_weight, d_bias, *d_maps]
+
+
+class _Plan(NamedTuple):
+    """Grids and constants of the launches, and shapes of what lies between them.
+
+    Attributes:
+        voxels: of a sample.
+        programs: that share the voxels of a sample in the first pass.
+        products: shape, [B, M C-chunks Cout-chunks, programs, 2, CC CO].
+        sums: shape, [B, Cout-chunks, programs, CO].
+        first_part: number of the first program of the first pass.
+        parts_grid: of the first pass; None where only gradients are wanted that do not need it.
+        parts: its constants and options.
+        first_column: number of the first program that adds partial sums up.
+        finish_grid: of those programs.
+        finish: their constants and options.
+        gradient_grid: of the second pass.
+        gradient: its constants and options.
+    """
+
+    voxels: int
+    programs: int
+    products: tuple[int, ...]
+    sums: tuple[int, ...]
+    first_part: int
+    parts_grid: tuple[int, ...] | None
+    parts: dict
+    first_column: int
+    finish_grid: tuple[int, ...]
+    finish: dict
+    gradient_grid: tuple[int, ...]
+    gradient: dict
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(
+    batch: int, modalities: int, channels: int, voxels: int, outputs: int, acc: torch.dtype, want_weight: bool,
+    want_bias: bool, want_maps: bool, most: int, enough: int,
+) -> _Plan:  # fmt: skip
+    """How the backward pass is launched: it depends on its arguments alone, so that a second call finds it made.
+
+    Args:
+        batch: B.
+        modalities: M.
+        channels: C.
+        voxels: of a sample.
+        outputs: Cout.
+        acc: dtype of the sums.
+        want_weight: whether the gradient of the weight is wanted.
+        want_bias: that of the bias.
+        want_maps: that of any map.
+        most: programs of the first pass, about.
+        enough: programs to keep a GPU busy.
+    """
+    widest = 4 if acc == torch.float64 else 8
+    cc, co = (min(widest, triton.next_power_of_2(n)) for n in (channels, outputs))
+    chunks_c, chunks_o = triton.cdiv(channels, cc), triton.cdiv(outputs, co)
+    of_maps = modalities * chunks_c * chunks_o
+    programs = min(triton.cdiv(voxels, 2 * _BLOCK), max(1, most // (batch * of_maps)))
+    # Programs for the products come first and those for the bias last, so that either can be left out.
+    need_products = want_weight or want_maps
+    first, last = (0 if need_products else of_maps), of_maps + (chunks_o if want_bias else 0)
+    columns = modalities * channels
+    first_column, end = (0 if need_products else columns), columns + want_bias
+    padded = triton.next_power_of_2(outputs)
+    sizes = {"M": modalities, "C": channels, "COUT": outputs, "ACC": launch.triton_dtype(acc), "num_warps": 4}
+    sizes |= launch.OPTIONS
+    chunk, block = tiling(channels, voxels, batch, acc, enough)
+    tiles = triton.cdiv(channels, chunk) * triton.cdiv(voxels, block)
+    shares = 1 if tiles * batch >= enough else modalities
+    return _Plan(
+        voxels=voxels,
+        programs=programs,
+        products=(batch, of_maps, programs, 2, cc * co),
+        sums=(batch, chunks_o, programs, co),
+        first_part=first,
+        parts_grid=(last - first, programs, batch) if last > first else None,
+        parts={**sizes, "CC": cc, "CO": co, "BLOCK": _BLOCK},
+        first_column=first_column,
+        finish_grid=(end - first_column,),
+        finish={
+            **sizes, "CC": cc, "CO": co, "COUT_PADDED": padded, "ROWS": max(1, 1024 // padded), "WEIGHT": want_weight,
+        },
+        gradient_grid=(tiles * shares, batch),
+        gradient={**sizes, "CC": chunk, "SHARES": shares, "BLOCK": block},
+    )  # fmt: skip

@@ -10,6 +10,7 @@ mean only to the third decimal, and so would xhat be. But x - pivot is exact for
 *that* is as small as the spread, so that xhat keeps its digits. A constant channel becomes exactly 0.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -74,19 +75,37 @@ def arrange(
         modalities: M.
 
     Returns:
-        M maps [B, C, V] of the same strides, None replaced by the first that is given; the bits of those given; and
-        the strides. Maps are copied only where their voxels have no common stride or maps differ in strides.
+        M maps of the same strides, None replaced by the first that is given; the bits of those given; and the strides
+        of sample, channel and voxel. Maps are copied only where their voxels have no common stride or maps differ in
+        strides.
     """
-    maps = [f.flatten(2) for f in features]
-    if any(f.stride() != maps[0].stride() for f in maps):
-        maps = [f.contiguous() for f in maps]
-    everyone = [maps[0]] * modalities
-    for slot, f in zip(slots, maps, strict=True):
+    stride = features[0].stride()
+    alike = all(f.stride() == stride for f in features)
+    strides = strides_of_voxels(tuple(features[0].shape), stride) if alike else None
+    if strides is None:
+        features = [f.contiguous() for f in features]
+        strides = features[0].flatten(2).stride()
+    everyone, bits = [features[0]] * modalities, 0
+    for slot, f in zip(slots, features, strict=True):
         everyone[slot] = f
-    return tuple(everyone), sum(1 << slot for slot in slots), maps[0].stride()
+        bits |= 1 << slot
+    return tuple(everyone), bits, strides
 
 
-def tiling(channels: int, voxels: int, others: int, acc: torch.dtype) -> tuple[int, int]:
+@functools.lru_cache(maxsize=256)
+def strides_of_voxels(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """The strides of sample, channel and voxel of a map [B, C, X, Y, Z]; None if its voxels have no common one.
+
+    A launch asks it for tensors of the same shapes again and again, and PyTorch's answer is a new tensor each time.
+    """
+    map = torch.empty_strided(shape, stride, device="meta")
+    try:
+        return map.view(*shape[:2], -1).stride()
+    except RuntimeError:
+        return None
+
+
+def tiling(channels: int, voxels: int, others: int, acc: torch.dtype, enough: int) -> tuple[int, int]:
     """Channels and voxels of a program's tile: as large as registers hold, smaller where programs would be few.
 
     Args:
@@ -94,10 +113,11 @@ def tiling(channels: int, voxels: int, others: int, acc: torch.dtype) -> tuple[i
         voxels: of a sample.
         others: factor of the number of programs, such as the batch.
         acc: dtype of the sums.
+        enough: programs.
     """
     chunk = min(8 if acc == torch.float64 else 16, triton.next_power_of_2(channels))
     block = 512  # 4 voxels a thread, to load 16 bytes of float32
-    while others * triton.cdiv(channels, chunk) * triton.cdiv(voxels, block) < ENOUGH:
+    while others * triton.cdiv(channels, chunk) * triton.cdiv(voxels, block) < enough:
         if block > 128:
             block //= 2
         elif chunk > 4:

@@ -25,15 +25,19 @@ it runs in full float32 (float64 for float64).
 The backward pass is in :mod:`smml_kernels.fusion.backward`.
 """
 
+import functools
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from smml_kernels.common import launch
+from smml_kernels.common.operation import forbid_double_backward, operation
 from smml_kernels.fusion import backward
-from smml_kernels.fusion.maps import arrange, is_present, normalised, pick, store, tiling
+from smml_kernels.fusion.maps import ENOUGH, arrange, is_present, normalised, pick, store, tiling
 from smml_kernels.fusion.reference import check_fusion
 
 _PROGRAMS = 2112  # of the statistics: 16 small ones for every multiprocessor of the largest GPU
@@ -175,35 +179,82 @@ def forward(
     Returns:
         The output, contiguous [B, Cout, X, Y, Z], and the statistics [B, M, C, 3] (0 for missing maps).
     """
-    maps, given, strides = arrange(features, slots, mask.shape[1])
-    batch, channels, voxels = maps[0].shape
+    batch, channels, *space = features[0].shape
     modalities, outputs = mask.shape[1], weight.shape[0]
-    acc = launch.accumulator(*features, weight)
+    maps, given, strides = arrange(features, slots, modalities)
+    acc = launch.accumulator(features[0], weight)
+    plan = _plan(batch, modalities, channels, math.prod(space), outputs, acc, _PROGRAMS, ENOUGH)
     out, statistics = _outputs(features, mask, weight, dtype)
+    partial = torch.empty(plan.partial, dtype=acc, device=out.device)
+    rows, programs, _ = plan.partial
+    with launch.device_of(out):
+        launch.run(_moments_kernel, plan.moments_grid, plan.moments, maps, mask, partial, given, plan.voxels, *strides)
+        launch.run(
+            _statistics_kernel, plan.statistics_grid, plan.statistics, partial, mask, statistics, given, rows, programs,
+            eps,
+        )  # fmt: skip
+        launch.run(
+            _mix_kernel, plan.mix_grid, plan.mix, maps, mask, statistics, weight, bias, out, given, plan.voxels,
+            *strides, *weight.stride(), *bias.stride(), negative_slope,
+        )  # fmt: skip
+    return out, statistics
+
+
+class _Plan(NamedTuple):
+    """Grids and constants of the three launches, and what lies between the first two.
+
+    Attributes:
+        voxels: of a sample.
+        partial: shape of the shares of all channels, [B M C, programs, 4].
+        moments_grid: of the first launch, and so on.
+        moments: its constants and options, and so on.
+    """
+
+    voxels: int
+    partial: tuple[int, int, int]
+    moments_grid: tuple[int, ...]
+    moments: dict
+    statistics_grid: tuple[int, ...]
+    statistics: dict
+    mix_grid: tuple[int, ...]
+    mix: dict
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(
+    batch: int, modalities: int, channels: int, voxels: int, outputs: int, acc: torch.dtype, most: int, enough: int
+) -> _Plan:
+    """How the forward pass is launched: it depends on its arguments alone, so that a second call finds it made.
+
+    Args:
+        batch: B.
+        modalities: M.
+        channels: C.
+        voxels: of a sample.
+        outputs: Cout.
+        acc: dtype of the sums.
+        most: programs of the statistics, about.
+        enough: programs to keep a GPU busy.
+    """
     # Two reads of 16 bytes a thread in float32; a small volume is one tile.
     tile = min(1024, max(128, triton.next_power_of_2(voxels)))
     rows = batch * modalities * channels
-    programs = min(triton.cdiv(voxels, tile), triton.cdiv(_PROGRAMS, rows))
-    partial = torch.empty((rows, programs, 4), dtype=acc, device=out.device)
+    programs = min(triton.cdiv(voxels, tile), triton.cdiv(most, rows))
     padded = triton.next_power_of_2(programs)
     merged = min(triton.next_power_of_2(rows), max(1, 1024 // padded))
-    chunk, block = tiling(outputs, voxels, batch, acc)
-    sizes = {"M": modalities, "C": channels}
-    options = {"ACC": launch.triton_dtype(acc), "num_warps": 4, **launch.OPTIONS}
-    with launch.device_of(out):
-        _moments_kernel[(programs, modalities * channels, batch)](
-            maps, mask, partial, given, voxels, *strides, **sizes, BLOCK=tile, **options,
-        )  # fmt: skip
-        _statistics_kernel[(triton.cdiv(rows, merged),)](
-            partial, mask, statistics, given, rows, programs, EPS=eps, **sizes, ROWS=merged, P=padded, num_warps=4,
-            **launch.OPTIONS,
-        )  # fmt: skip
-        _mix_kernel[(triton.cdiv(outputs, chunk) * triton.cdiv(voxels, block), batch)](
-            maps, mask, statistics, weight, bias, out, given, voxels, *strides, *weight.stride(), *bias.stride(),
-            SLOPE=negative_slope, **sizes, COUT=outputs, CO=chunk, BLOCK=block,
-            **options,
-        )  # fmt: skip
-    return out, statistics
+    chunk, block = tiling(outputs, voxels, batch, acc, enough)
+    sizes = {"M": modalities, "C": channels, "num_warps": 4, **launch.OPTIONS}
+    dtype = launch.triton_dtype(acc)
+    return _Plan(
+        voxels=voxels,
+        partial=(rows, programs, 4),
+        moments_grid=(programs, modalities * channels, batch),
+        moments={**sizes, "BLOCK": tile, "ACC": dtype},
+        statistics_grid=(triton.cdiv(rows, merged),),
+        statistics={**sizes, "ROWS": merged, "P": padded},
+        mix_grid=(triton.cdiv(outputs, chunk) * triton.cdiv(voxels, block), batch),
+        mix={**sizes, "COUT": outputs, "CO": chunk, "BLOCK": block, "ACC": dtype},
+    )
 
 
 def _outputs(
@@ -212,11 +263,11 @@ def _outputs(
     """Memory for what :func:`forward` returns."""
     batch, channels, *space = features[0].shape
     out = torch.empty((batch, weight.shape[0], *space), dtype=dtype, device=features[0].device)
-    acc = launch.accumulator(*features, weight)
+    acc = launch.accumulator(features[0], weight)
     return out, torch.empty((batch, mask.shape[1], channels, 3), dtype=acc, device=out.device)
 
 
-@torch.library.custom_op("smml_kernels::masked_fusion", mutates_args=())
+@operation("masked_fusion")
 def _op(
     features: list[torch.Tensor],
     slots: list[int],
@@ -236,7 +287,7 @@ def _(features, slots, mask, weight, bias, negative_slope, eps, dtype):
     return _outputs(features, mask, weight, dtype)
 
 
-@torch.library.custom_op("smml_kernels::masked_fusion_backward", mutates_args=())
+@operation("masked_fusion_backward")
 def _backward_op(
     upstream: torch.Tensor,
     features: list[torch.Tensor],
@@ -268,7 +319,7 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(mask, weight, output[1], *features)
 
 
-def _differentiate(ctx, upstream, _):
+def _differentiate(ctx, upstream):
     mask, weight, statistics, *features = ctx.saved_tensors
     of_maps, _, _, of_weight, of_bias, *_ = ctx.needs_input_grad
     wanted = [of_weight, of_bias, *of_maps]
@@ -279,8 +330,8 @@ def _differentiate(ctx, upstream, _):
     return d_maps, None, None, d_weight, d_bias, None, None, None
 
 
-_op.register_autograd(_differentiate, setup_context=_save)
-launch.forbid_double_backward(_backward_op, "masked_fusion")
+_op.register_autograd(_differentiate, _save)
+forbid_double_backward(_backward_op, "masked_fusion")
 
 
 def masked_fusion(
@@ -304,5 +355,27 @@ def masked_fusion(
         for f in maps:
             common = torch.promote_types(common, f.dtype)
         maps = [f.to(common) for f in maps]
-    there = mask.to(first.device, torch.uint8, non_blocking=True)
-    return _op(maps, slots, there, weight, bias, float(negative_slope), float(eps), dtype)[0]
+    return _op(maps, slots, _bytes_of(mask, first.device), weight, bias, float(negative_slope), float(eps), dtype)[0]
+
+
+def _bytes_of(mask: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The mask [B, M] as numbers, uint8, on the device: the same memory where it lies there, in a row.
+
+    A mask on the CPU is copied to a GPU once for all calls with the same values: a copy at each call would take longer
+    than a launch, and CUDA refuses it while it captures a graph.
+    """
+    if mask.device == device:
+        return mask.contiguous().view(torch.uint8)
+    if type(mask) is torch.Tensor and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _mask_on(tuple(map(tuple, mask.tolist())), device)
+    return mask.to(device, torch.uint8, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _mask_on(rows: tuple[tuple[bool, ...], ...], device: torch.device) -> torch.Tensor:
+    """These rows as uint8 on the device. Nothing ever writes to it."""
+    with torch.inference_mode(False):  # or else it could not be kept for a backward pass
+        found = torch.tensor(rows, dtype=torch.uint8, device=device)
+    if device.type == "cuda":  # a call on another stream may be the next to read it
+        torch.cuda.current_stream(device).synchronize()
+    return found

@@ -103,9 +103,11 @@ def check_fusion(
     absent = [m for m, f in enumerate(features) if f is None]
     if absent:
         words = f"the mask says that a sample has a modality whose map is None (None: positions {absent})"
-        claimed = mask[:, absent].any()
-        if mask.device.type != "cpu":
-            torch._assert_async(~claimed, words)  # the device looks: the host would have to wait for it
-        elif bool(claimed):
-            raise ValueError(words)
+        if mask.device.type == "cpu":
+            if any(row[m] for row in mask.tolist() for m in absent):
+                raise ValueError(words)
+        else:
+            # The device looks: the host would have to wait for it. Columns one by one, since a list of numbers as an
+            # index is copied to the device, which is a wait as well.
+            torch._assert_async(~torch.stack([mask[:, m] for m in absent]).any(), words)
     return first

@@ -17,6 +17,7 @@ from types import ModuleType
 import torch
 
 from smml_kernels.common import launch
+from smml_kernels.common.operation import forbid_double_backward, operation
 from smml_kernels.dispatch import constant_when_traced
 from smml_kernels.relation import difference, direct, linear
 from smml_kernels.relation.reference import Form, check_tokens, choose_form
@@ -34,7 +35,7 @@ def launchers_of(form: str) -> tuple[ModuleType, dict]:
     return (_FORMS["direct"], {"tf32": precision == "tf32"}) if name == "direct" else (_FORMS[form], {})
 
 
-@torch.library.custom_op("smml_kernels::relation", mutates_args=())
+@operation("relation")
 def _op(
     f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, form: str, group: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -48,7 +49,7 @@ def _(f1, f2, weight, form, group):
     return f1.new_empty((), dtype=launch.accumulator(f1)), *launchers_of(form)[0].saved(f1)
 
 
-@torch.library.custom_op("smml_kernels::relation_backward", mutates_args=())
+@operation("relation_backward")
 def _backward_op(
     upstream: torch.Tensor, f1: torch.Tensor, f2: torch.Tensor, weight: torch.Tensor | None, rows: torch.Tensor,
     moments: torch.Tensor, form: str, group: str,
@@ -68,12 +69,12 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(f1, f2, weight, *output[1:])
 
 
-def _differentiate(ctx, upstream, _rows, _moments):
+def _differentiate(ctx, upstream):
     return *_backward_op(upstream, *ctx.saved_tensors, ctx.form, ctx.group), None, None, None
 
 
-_op.register_autograd(_differentiate, setup_context=_save)
-launch.forbid_double_backward(_backward_op, "relation_loss")
+_op.register_autograd(_differentiate, _save)
+forbid_double_backward(_backward_op, "relation_loss")
 
 
 def relation_loss(

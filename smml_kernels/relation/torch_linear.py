@@ -15,6 +15,11 @@ three more moments P = F1^T diag(sbar) F2, Q1 = F1^T diag(abar) F1, Q2 = F2^T di
     dF1 = sbar o (F2 M^T) + F2 P^T + 2 abar o (F1 A1) + 2 F1 Q1,
     dF2 = sbar o (F1 M)   + F1 P   + 2 bbar o (F2 A2) + 2 F2 Q2.
 
+**Why float64.** Its products are what costs, and a processor multiplies float32 faster. The form without cancellation
+(:mod:`smml_kernels.relation.difference`) makes do with float32 where the branches nearly agree, but not where one is a
+rotated copy of the other: there it loses the digits that tests/kernels/test_torch_linear.py asks for. Nor would it gain
+much: it multiplies more, and its forward pass was little faster where it was tried, with AVX512.
+
 Beyond inputs and gradients it keeps five matrices [N, C] in float64, and three more in the backward pass: memory grows
 with N, not with N^2. Over a process group the moments are added up over the ranks, and each rank differentiates the one
 global loss by its own tokens.

@@ -332,6 +332,8 @@ def test_a_run_writes_a_table_and_a_roofline_without_a_browser(tiny_run):
     folder, _ = tiny_run
     text = (folder / "cpu.md").read_text()
     assert "## relation_loss" in text
+    goals = text.split("## Goals")[1].split("##")[0]
+    assert re.search(rf"On {re.escape(machine.cpu_name())} \((AVX|DEFAULT|NEON|SVE|Z)\w*; threads: \d+\)", goals), goals
     assert "| tidy eager |" in text
     assert "not measured" in text
     assert "No PNG of the roofline: no browser" in text

@@ -243,7 +243,7 @@ def test_upstream_gradients(layout):
 
 def test_large_volumes_and_full_tiles(poisoned_memory, monkeypatch):
     """Tiles as large as on a volume that fills a GPU, programs that walk over many, and sums of several programs."""
-    for name in ("maps.ENOUGH", "backward.ENOUGH"):
+    for name in ("op.ENOUGH", "backward.ENOUGH"):
         monkeypatch.setattr(f"smml_kernels.fusion.{name}", 1)
     monkeypatch.setattr("smml_kernels.fusion.op._PROGRAMS", 4)
     monkeypatch.setattr("smml_kernels.fusion.backward._PROGRAMS", 4)

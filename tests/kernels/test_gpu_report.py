@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -165,6 +166,8 @@ def test_the_steps_fit_into_nine_minutes_and_timings_have_the_gpu_to_themselves(
     budget = float(benchmarks.command[benchmarks.command.index("--budget") + 1])
     from smml_kernels.benchmarks import __main__ as command_line
 
+    asked = command_line._parser().parse_args(benchmarks.command[3:])
+    assert (asked.device, asked.output) == ("cuda", tmp_path)
     assert budget + command_line._GRACE < script.LIMITS["benchmarks"]
 
 
@@ -183,13 +186,7 @@ def test_the_report_grows_with_each_step_and_a_failure_stops_nothing(script, tmp
     ]
     row = '{"preset": "tiny", "patch": 8, "kernels": "torch", "median_ms": 1, "fastest_ms": 1, "peak_mb": 1}'
     steps[2][0].command[-1] = f"print('warming up'); print({row!r})"
-    monkeypatch.setattr(script, "why_not_here", lambda: "")
-    monkeypatch.setattr(script, "stages", lambda output, stem, capability: steps)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    made = machine.provenance(CPU, "make gpu-report", 0)
-    monkeypatch.setattr(machine, "slug", lambda device: "some-gpu")
-    monkeypatch.setattr(machine, "provenance", lambda device, command, seed: made)
-    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--output", str(tmp_path)])
+    prepare(script, steps, tmp_path, monkeypatch)
     assert script.main() == 1
     assert "| fails | failed |" in (tmp_path / "looks.log").read_text(), "written before the next step began"
     rows = re.findall(r"^\| (.+?) \| (passed|failed|skipped) \|", report.read_text(), re.MULTILINE)
@@ -197,6 +194,80 @@ def test_the_report_grows_with_each_step_and_a_failure_stops_nothing(script, tmp
     assert set(rows[1:3]) == {("looks", "passed"), ("beside", "passed")}
     assert rows[3] == ("training step, tiny, torch", "passed")
     assert "| tiny | 8 | torch | 1.0 | 1.0 | 1 |" in report.read_text()
+
+
+def test_the_report_names_each_step_that_fails_hangs_or_is_killed_and_keeps_the_rest(script, tmp_path, monkeypatch):
+    texts = {
+        "fails": "print('first line'); raise SystemExit('broken')",
+        "is killed": "import os, signal; print('half a table', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+        "breaks": "print('some numbers', flush=True); import os; os.abort()",
+        "hangs": "import time; print('case 3 of 7', flush=True); time.sleep(600)",
+        "passes": "print('all numbers')",
+    }
+    limits = {"hangs": "benchmarks"}
+    steps = [[program(script, name, text, limits.get(name, "compiler"))] for name, text in texts.items()]
+
+    class Hurried(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout == script.LIMITS["benchmarks"]:
+                while "case 3" not in (tmp_path / "hangs.log").read_text():
+                    time.sleep(0.05)
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(script.subprocess, "Popen", Hurried)
+    prepare(script, steps, tmp_path, monkeypatch)
+    assert script.main() == 1
+    text = (tmp_path / "some-gpu-report.md").read_text()
+    rows = dict(re.findall(r"^\| ([a-z ]+?) \| (?:passed|failed|skipped) \| \d+ \| (.*) \|$", text, re.MULTILINE))
+    assert rows == {
+        "fails": "exit code 1: broken",
+        "is killed": "killed by SIGKILL: half a table",
+        "breaks": "killed by SIGABRT: some numbers",
+        "hangs": f"stopped after {script.LIMITS['benchmarks']} s",
+        "passes": "",
+    }
+    assert "hangs, was running when it was stopped:\n\n- `" in text
+    for name, words in (("fails", "first line"), ("is killed", "half a table"), ("passes", "all numbers")):
+        assert words in (tmp_path / f"{name}.log").read_text(), "what it printed is kept"
+
+
+def prepare(script, steps, folder, monkeypatch):
+    """The script's main runs these steps and writes into the folder, as if there were a GPU."""
+    monkeypatch.setattr(script, "why_not_here", lambda: "")
+    monkeypatch.setattr(script, "stages", lambda output, stem, capability: steps)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    made = machine.provenance(CPU, "make gpu-report", 0)
+    monkeypatch.setattr(machine, "slug", lambda device: "some-gpu")
+    monkeypatch.setattr(machine, "provenance", lambda device, command, seed: made)
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--output", str(folder)])
+
+
+@pytest.mark.parametrize("word", ["SIGINT", "SIGTERM"])
+def test_whoever_stops_the_report_ends_its_steps_and_keeps_what_is_known(script, tmp_path, monkeypatch, word, capsys):
+    child = (
+        "import os, signal, time\n"
+        "print('measuring', os.getpid(), flush=True)\n"
+        f"os.kill({os.getpid()}, signal.{word})\n"
+        "time.sleep(600)"
+    )
+    steps = [[program(script, "passes", "print(1)")], [program(script, "is running", child)]]
+    steps.append([program(script, "never starts", "print(2)")])
+    prepare(script, steps, tmp_path, monkeypatch)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert script.main() == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    text = (tmp_path / "some-gpu-report.md").read_text()
+    assert "| passes | passed |" in text
+    assert re.search(r"\| is running \| failed \| \d+ \| stopped together with this script; killed by SIGKILL", text)
+    assert not (tmp_path / "never starts.log").exists()
+    process = int((tmp_path / "is running.log").read_text().split()[1])
+    assert ended(process), "it must not go on"
+    assert "some-gpu-report.md" in capsys.readouterr().err
 
 
 def test_a_training_step_needs_none_of_the_packages_that_read_cases():
