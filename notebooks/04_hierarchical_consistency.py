@@ -216,7 +216,8 @@ Markdown(f"Forward and backward: direct {direct / (N * N * C):.0f} N²C operatio
          f"there.")  # fmt: skip
 
 # %% [markdown]
-# The GPU kernels change over at fewer tokens: their linear form runs nearer the device's speed (notebook 9).
+# The GPU kernels change over at fewer tokens, because on a GPU their linear form took less time an operation
+# ([measured](../smml_kernels/relation/op.py)).
 #
 # ## Token weights: look where the prediction is unsure
 #

@@ -2,7 +2,8 @@
 
 ``torch.library.custom_op`` does the same for any signature, and looks at every argument of every call for it: lists are
 taken apart and put together again, outputs are compared with inputs, and gradients of what nobody differentiates are
-filled with zeros. For a small volume that takes longer than the kernels. Here it is known what an operation looks like:
+filled with zeros. That was about a fifth of what a call of a loss cost the host (benchmarks/results/host.md). Here it
+is known what an operation looks like:
 
 - some tensors, of which at most one argument is a list of them, and plain values, all positional and without defaults;
 - outputs are new memory;
