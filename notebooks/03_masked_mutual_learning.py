@@ -228,6 +228,7 @@ Markdown(f"From the largest to the smallest window the predicted volume goes fro
 # Branch 1 is given one sequence, branch 2 another, and the colour is $c_2 - c_1$: blue where branch 1 has the lower
 # error and would teach, orange where branch 2 would.
 
+
 # %%
 def who_teaches(encoding):
     """c2 - c1 in nats at every voxel, [D, H, W], when branch 1 sees FLAIR and 2 T1ce, and when 1 sees T2 and 2 T1."""
