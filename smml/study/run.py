@@ -130,7 +130,8 @@ class _Forecast:
         if not self._count:
             return "no training is left"
         hours = (time.monotonic() - self._begin) / 3600 * self._left / self._done
-        return f"{self._count} trainings left, about {hours:.1f} hours at this pace"
+        trainings = "training" if self._count == 1 else "trainings"
+        return f"{self._count} {trainings} left, about {hours:.1f} hours at this pace"
 
 
 def is_report(folder: Path) -> bool:

@@ -293,7 +293,7 @@ def test_the_forecast_weighs_what_each_training_costs(monkeypatch):
     monkeypatch.setattr(study_run.time, "monotonic", lambda: next(clock))
     forecast = study_run._Forecast([1.0, 2.0, 2.0])
     assert forecast.after(1.0) == "2 trainings left, about 4.0 hours at this pace"
-    assert forecast.after(2.0) == "1 trainings left, about 3.3 hours at this pace"
+    assert forecast.after(2.0) == "1 training left, about 3.3 hours at this pace"
     assert forecast.after(2.0) == "no training is left"
 
 
