@@ -122,6 +122,7 @@ def serve() -> None:
             child = os.fork()
             if child == 0:
                 status = 1
+                os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Gloo of PyTorch 2.10 greets on stdout
                 try:
                     if count > 1:
                         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
