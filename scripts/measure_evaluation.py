@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3, help="cohort seed: pictures and timings")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--busy", metavar="WHAT", help="what else ran on the machine, for the page")
     parser.add_argument("--output", type=Path, default=HOME)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -116,8 +117,10 @@ def serve(arguments: argparse.Namespace) -> None:
 
 def provenance(arguments: argparse.Namespace, trees: dict[str, Path]) -> dict:
     """Command, commits, versions and hardware."""
+    of_size = f"--threads {arguments.threads} --repeats {arguments.repeats} --cases {arguments.cases}"
     return {
-        "command": "python scripts/measure_evaluation.py --before FOLDER",
+        "command": f"python scripts/measure_evaluation.py --before FOLDER {of_size}",
+        "beside": arguments.busy,
         "commits": {name: commit(tree) for name, tree in trees.items()},
         "cases": arguments.cases,
         "spacing": arguments.spacing,
@@ -134,13 +137,15 @@ def table(found: dict) -> str:
     """The page."""
     made, seconds, ratio = found["made by"], found["seconds"], found["ratio"]
     subsets = made["subsets"] if isinstance(made["subsets"], str) else ", ".join(made["subsets"])
+    busy = f"beside {made['beside']}; " if made["beside"] else ""
     together = {name: sum(parts.values()) for name, parts in seconds.items()}
     lines = [
         "# What an evaluation costs",
         "",
         f"`{made['command']}`: {made['cases']} **simulated** cases (seed {made['seed']}, {made['spacing']:g} mm), "
         f"`{made['checkpoint']}`, subsets: {subsets}; Dice, HD95 and NSD of both branches and their mean, rows kept on "
-        f"disk. {made['threads']} threads, medians of {made['repeats']}, the trees taking turns; {made['processor']}, "
+        f"disk. Threads: {made['threads']}; {busy}medians of {made['repeats']}, the trees taking turns; "
+        f"{made['processor']}, "
         f"torch {made['torch']}. Commit {made['commits']['now']}, before: {made['commits']['before']}.",
         "",
         "| part | before, s | now, s | now over before |",
