@@ -145,8 +145,8 @@ def table(found: dict) -> str:
         f"`{made['command']}`: {made['cases']} **simulated** cases (seed {made['seed']}, {made['spacing']:g} mm), "
         f"`{made['checkpoint']}`, subsets: {subsets}; Dice, HD95 and NSD of both branches and their mean, rows kept on "
         f"disk. Threads: {made['threads']}; {busy}medians of {made['repeats']}, the trees taking turns; "
-        f"{made['processor']}, "
-        f"torch {made['torch']}. Commit {made['commits']['now']}, before: {made['commits']['before']}.",
+        f"{made['processor']}, torch {made['torch']}. Commit {made['commits']['now']}, "
+        f"before: {made['commits']['before']}.",
         "",
         "| part | before, s | now, s | now over before |",
         "|---|-:|-:|-:|",
