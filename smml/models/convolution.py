@@ -97,11 +97,12 @@ def _instance_norm(maps: torch.Tensor) -> torch.Tensor:
 def _has_onednn(maps: torch.Tensor) -> bool:
     """Whether oneDNN computes convolutions of these maps, with vectors, and PyTorch is not compiling them itself."""
     return (
-        maps.device.type == "cpu"
+        # First, as the compiler cannot look into what follows, and would compile the network in pieces.
+        not torch.compiler.is_compiling()
+        and maps.device.type == "cpu"
         and torch.backends.mkldnn.is_available()
         # Elsewhere it computes 3-D convolutions one number at a time.
         and platform.machine() in ("x86_64", "AMD64")
-        and not torch.compiler.is_compiling()
     )
 
 

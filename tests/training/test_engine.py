@@ -143,6 +143,18 @@ def test_compiling_marks_the_parts_that_are_tensors_only_and_renames_no_weight()
     assert "branches.0" not in marked
 
 
+def test_what_is_compiled_is_compiled_as_a_whole():
+    student = fresh()[0].branches[0]
+    levels = student.encoders[0](torch.rand(2, 1, 32, 32, 32))
+    torch.compiler.reset()
+    # "fullgraph" refuses whatever the compiler cannot look into; the backend only runs what was traced.
+    for part, argument in (
+        (student.encoders[0], torch.rand(2, 1, 32, 32, 32)),
+        (student.fusion_decoder.decoder, levels),
+    ):
+        torch.compile(part, fullgraph=True, backend="eager")(argument)
+
+
 # ---------------------------------------------------------------- averaged weights
 
 
