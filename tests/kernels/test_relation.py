@@ -228,9 +228,10 @@ def test_near_agreement_keeps_the_digits_of_the_definition(form, copy, magnitude
         f2 = f2 @ torch.linalg.qr(randn(8, 8, seed=3))[0]
     if "scaled" in copy:
         f2 = 37 * f2
-    # The linear form is as good as float64.
+    # The linear form is as good as float64. On a GPU the eager form's matrix product is another one, and happens to be
+    # four times nearer (an H200).
     eager = n_by_n if form == "direct" else reference.relation_loss
-    loss, *_ = compare(f1, f2, weights(48) / 48, form, eager)
+    loss, *_ = compare(f1, f2, weights(48) / 48, form, eager, rounded=form == "direct" and DEVICE == "cuda")
     assert 0.01 * magnitude < loss < 10 * magnitude
 
 
