@@ -22,14 +22,19 @@ def main() -> None:
     parser.add_argument("--hardware", required=True, help="what it was trained on")
     parser.add_argument("--data", required=True, help="what it was trained on: the command that makes the cohort")
     parser.add_argument("--weights", help="what the run started from, where not from random weights")
+    parser.add_argument(
+        "--window", type=int, help="edge of the windows, where validation chose another than the default"
+    )
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.run)
     # The moving average, where the run kept one: it is what predicts.
     half = {name: tensor.to(torch.float16) for name, tensor in (checkpoint.ema or checkpoint.weights).items()}
     made = {"commit": arguments.commit, "hardware": arguments.hardware, "data": arguments.data}
     made["weights"] = arguments.weights
+    window = arguments.window or checkpoint.window
     path = SHIPPED / f"{arguments.name}.safetensors"
-    save_checkpoint(replace(checkpoint, weights=half, ema=None, training=None, config=checkpoint.config | made), path)
+    config = checkpoint.config | made
+    save_checkpoint(replace(checkpoint, weights=half, ema=None, training=None, config=config, window=window), path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")
 
 

@@ -155,7 +155,7 @@ class Predictor:
             refine: whether the refinement networks have the last word; by default if the checkpoint has them.
             sam: the SAM that makes the priors; by default the one of the name or file that the checkpoint was trained
                 with, and a warning if its weights are not the same any more.
-            window: largest edge of the sliding window in voxels; None: that of the checkpoint's patch.
+            window: largest edge of the sliding window in voxels; None: the checkpoint's, or what its patch gives.
             overlap: of neighbouring windows.
             device: torch device that computes.
             keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
@@ -178,7 +178,7 @@ class Predictor:
             checkpoint.build(),
             checkpoint.spacing,
             patch=checkpoint.patch,
-            window=window,
+            window=checkpoint.window if window is None else window,
             overlap=overlap,
             device=device,
             keep_bytes=keep_bytes,

@@ -44,7 +44,7 @@ class Checkpoint:
         student: the size of the students.
         weights: state dictionary of :class:`SMML`.
         spacing: voxel edges in mm that the model was trained at.
-        patch: edge of the training patch in voxels, the window of inference.
+        patch: edge of the training patch in voxels.
         step: training steps done.
         config: the training configuration; with refinement ``sam`` is the fingerprint of the SAM's weights.
         training: optimiser and random states, None in shipped weights.
@@ -60,6 +60,8 @@ class Checkpoint:
             it (:mod:`smml.data.prevalence`).
         intervals: of the volumes that it finds (:mod:`smml.models.intervals`); None where none were fitted.
         gains: what a further sequence is expected to bring (:mod:`smml.models.gains`); None likewise.
+        window: edge in voxels of the windows that it predicts with, where somebody chose one for these weights; None:
+            it follows from the patch (:func:`smml.inference.windows.default_window`).
     """
 
     student: StudentConfig
@@ -79,6 +81,7 @@ class Checkpoint:
     prevalence: dict[Region, float] | None = None
     intervals: VolumeIntervals | None = None
     gains: Gains | None = None
+    window: int | None = None
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -96,6 +99,7 @@ class Checkpoint:
             "prevalence": self.prevalence,
             "intervals": None if self.intervals is None else self.intervals.to_dict(),
             "gains": None if self.gains is None else self.gains.to_dict(),
+            "window": self.window,
         }
 
     def build(self) -> SMML:
@@ -212,8 +216,11 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
     ):
         raise InputError(f"spacing must be three edges of {low:g} to {high:g} mm, found {spacing!r:.80}")
     low, high = _PATCHES
-    if type(patch) is not int or not low <= patch <= high or patch % 16:
-        raise InputError(f"patch must be a whole number from {low} to {high}, divisible by 16, found {patch!r:.80}")
+    # Files that are older than the choice of a window have none.
+    window = facts.get("window")
+    for name, edge in (("patch", patch), ("window", patch if window is None else window)):
+        if type(edge) is not int or not low <= edge <= high or edge % 16:
+            raise InputError(f"{name} must be a whole number from {low} to {high}, divisible by 16, found {edge!r:.80}")
     if type(step) is not int or not 0 <= step < 2**62:
         raise InputError(f"step must be a whole number that is not negative, found {step!r:.80}")
     for name, kind in (("config", dict), ("versions", dict), ("refinement", str), ("training", dict | None)):
@@ -242,6 +249,7 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         prevalence=check_prevalence(facts.get("prevalence")),
         intervals=VolumeIntervals.from_dict(facts.get("intervals")),
         gains=Gains.from_dict(facts.get("gains")),
+        window=window,
     )
 
 

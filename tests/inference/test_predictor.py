@@ -126,6 +126,14 @@ def test_the_window_follows_from_the_patch_with_and_without_a_checkpoint(model, 
     assert Predictor.from_checkpoint(tmp_path, window=32).window == 32
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "weights.safetensors"])
+def test_weights_keep_the_window_that_was_chosen_for_them(model, tmp_path, name):
+    chosen = Checkpoint(model.config, model.state_dict(), (3.0, 3.0, 3.0), 48, window=48)
+    save_checkpoint(chosen, tmp_path / name)
+    assert Predictor.from_checkpoint(tmp_path / name).window == 48
+    assert Predictor.from_checkpoint(tmp_path / name, window=32).window == 32
+
+
 def test_encodings_that_are_not_kept_are_made_once_for_many_subsets(model, monkeypatch):
     predictor = Predictor(model, None, window=32, keep_bytes=0)
     encoding = predictor.encode(make_case((32, 32, 32)))

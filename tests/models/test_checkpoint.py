@@ -399,6 +399,8 @@ def test_a_size_out_of_its_range_is_refused_by_name(change, said):
         ({"patch": 40}, "patch must be a whole number from 32 to 1024, divisible by 16, found 40"),
         ({"patch": 10**9}, "patch must be"),
         ({"patch": 48.0}, "patch must be"),
+        ({"window": 40}, "window must be a whole number from 32 to 1024, divisible by 16, found 40"),
+        ({"window": True}, "window must be"),
         ({"step": -1}, "step must be"),
         ({"step": math.inf}, "step must be"),
         ({"temperatures": [1.0, 1.0, 1.0]}, "temperatures must be 4 numbers from 0.1 to 10, one for each number of"),
