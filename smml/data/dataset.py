@@ -22,6 +22,7 @@ from smml.data.layouts import CaseFiles, find_cases
 from smml.data.preprocessing import LATEST, PreparedCase, find_preprocessing, prepare
 from smml.data.reading import read_case
 from smml.data.resampling import divided
+from smml.data.shared import SharedCases
 from smml.errors import InputError
 from smml.modalities import SUBSETS, subset_mask
 
@@ -55,7 +56,8 @@ class CohortDataset(Dataset):
         tumour_share: share of the patches that are centred on a tumour voxel; the rest are centred on any brain voxel,
             because a network that never sees healthy tissue raises false alarms there.
         cache_bytes: prepared cases are kept in memory up to this size in all; the others are read again each time. The
-            processes of a loader, each of which keeps cases of its own, have equal shares of it.
+            processes of a loader keep them in common (:mod:`smml.data.shared`); where they cannot, each keeps cases of
+            its own, in equal shares of it.
         preprocessing: version of how images are prepared; None is the newest.
         appearance: strength of the changes of contrast, bias, noise and resolution (:mod:`smml.data.appearance`); 0
             makes none. They are part of ``augment``.
@@ -106,10 +108,11 @@ class CohortDataset(Dataset):
         find_preprocessing(self.preprocessing)
         self._kept: dict[int, tuple[PreparedCase, dict[str, np.ndarray]]] = {}
         self._kept_bytes, self.cache_bytes = 0, cache_bytes
+        self._shared = SharedCases.of(len(self.cases), cache_bytes)
 
     def __getstate__(self) -> dict:
         """Everything but the kept cases: a loader process that is spawned prepares its own."""
-        return vars(self) | {"_kept": {}, "_kept_bytes": 0}
+        return vars(self) | {"_kept": {}, "_kept_bytes": 0, "_shared": None}
 
     def __len__(self) -> int:
         return self.samples
@@ -118,9 +121,15 @@ class CohortDataset(Dataset):
         """Case ``number``, from memory if it is kept there."""
         if number in self._kept:
             return self._kept[number]
+        worker = get_worker_info()  # None outside a loader's processes
+        if worker is not None and self._shared is not None:
+            entry = self._shared.get(number)
+            if entry is None:
+                entry = self._prepare(number)
+                self._shared.put(number, entry)
+            return entry
         entry = self._prepare(number)
         size = entry[0].image.nbytes + _label_of(entry[0]).nbytes + sum(places.nbytes for places in entry[1].values())
-        worker = get_worker_info()  # None outside a loader's processes
         if self._kept_bytes + size <= self.cache_bytes // (1 if worker is None else worker.num_workers):
             self._kept_bytes += size
             self._kept[number] = entry

@@ -90,7 +90,7 @@ class TrainingConfig:
         seed: of weights, samples, masks and augmentation.
         checkpoint_every: steps between checkpoints.
         workers: processes that load data (0: the training process does it).
-        cache: memory for prepared cases, GiB, over all of a rank's processes together; what does not fit is read again
+        cache: memory for prepared cases, GiB, which all of a rank's processes share; what does not fit is read again
             for each patch.
         device: torch device; a ``torch.device`` is kept as its name.
 

@@ -21,6 +21,9 @@ from smml.errors import InputError
 from smml.modalities import MODALITIES, SUBSETS, mask_subset, subset_mask, subsets_of
 
 PATCH = 32
+forked = pytest.mark.skipif(
+    torch.multiprocessing.get_context().get_start_method() != "fork", reason="processes share memory if they are forked"
+)
 ALL = torch.ones(4, dtype=torch.bool)
 
 
@@ -353,17 +356,53 @@ class Counted(CohortDataset):
         return torch.tensor([len(self._kept), sum(sizes)])
 
 
-def test_the_processes_of_a_loader_share_the_memory_limit(tmp_path):
+def three_spheres(folder: Path) -> int:
+    """Three cases; bytes that one of them takes, prepared."""
     for number in (1, 2, 3):
-        write_sphere(tmp_path, number=number)
-    dataset = Counted(tmp_path, patch=PATCH, samples=12)
-    size = int(dataset[0][1] / dataset[0][0])
-    limit = int(2.9 * size)  # with the indices, two cases and not three; half of it, one
+        write_sphere(folder, number=number)
+    kept, size = Counted(folder, patch=PATCH, samples=12)[0].tolist()
+    return size // kept
+
+
+def test_processes_that_share_no_memory_have_equal_shares_of_its_limit(tmp_path):
+    limit = int(2.9 * three_spheres(tmp_path))  # with the indices, two cases and not three; half of it, one
     kept = {}
     for workers in (0, 2):
         fresh = Counted(tmp_path, patch=PATCH, samples=12, cache_bytes=limit)
+        fresh._shared = None  # as where they are not forked
         kept[workers] = max(int(row[0, 0]) for row in DataLoader(fresh, num_workers=workers))
     assert kept == {0: 2, 2: 1}
+
+
+class Noted(CohortDataset):
+    """Notes each case that is prepared, by whichever process."""
+
+    def _prepare(self, number):
+        with open(self.cases[0].label.parent.parent / "notes", "a") as notes:
+            notes.write(f"{number}\n")
+        return super()._prepare(number)
+
+
+@forked
+@pytest.mark.parametrize(("fits", "again"), [(4, False), (1.5, True)])
+def test_the_processes_of_a_loader_prepare_what_fits_once_for_all_of_them(tmp_path, fits, again):
+    dataset = Noted(tmp_path, patch=PATCH, samples=12, cache_bytes=int(fits * three_spheres(tmp_path)))
+    own = CohortDataset(tmp_path, patch=PATCH, samples=12)
+    own._shared = None
+    plain = list(DataLoader(own, num_workers=1, batch_size=None))
+    numbers = {int(np.random.default_rng([0, i]).integers(3)) for i in range(12)}
+    counts = []
+    for _ in range(2):
+        for index, sample in enumerate(DataLoader(dataset, num_workers=2, batch_size=None)):
+            assert_same(sample, plain[index])
+        counts.append(len((tmp_path / "notes").read_text().split()))
+    assert len(numbers) == 3
+    if again:
+        assert counts[1] >= counts[0] + 2
+    else:
+        # Both may begin with the same one.
+        assert counts[0] <= 6
+        assert counts[1] == counts[0]
 
 
 # ---------------------------------------------------------------- priors
