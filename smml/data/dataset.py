@@ -56,8 +56,8 @@ class CohortDataset(Dataset):
         tumour_share: share of the patches that are centred on a tumour voxel; the rest are centred on any brain voxel,
             because a network that never sees healthy tissue raises false alarms there.
         cache_bytes: prepared cases are kept in memory up to this size in all; the others are read again each time. The
-            processes of a loader keep them in common (:mod:`smml.data.shared`); where they cannot, each keeps cases of
-            its own, in equal shares of it.
+            processes of a loader, each of which keeps cases of its own, have equal shares of it, unless they share.
+        share: let the processes of a loader keep cases in common, where they can (:mod:`smml.data.shared`).
         preprocessing: version of how images are prepared; None is the newest.
         appearance: strength of the changes of contrast, bias, noise and resolution (:mod:`smml.data.appearance`); 0
             makes none. They are part of ``augment``.
@@ -78,6 +78,7 @@ class CohortDataset(Dataset):
         augment: bool = True,
         tumour_share: float = 0.6,
         cache_bytes: int = 4 * 2**30,
+        share: bool = False,
         preprocessing: int | None = None,
         appearance: float = 0.0,
         priors: Priors | None = None,
@@ -108,7 +109,7 @@ class CohortDataset(Dataset):
         find_preprocessing(self.preprocessing)
         self._kept: dict[int, tuple[PreparedCase, dict[str, np.ndarray]]] = {}
         self._kept_bytes, self.cache_bytes = 0, cache_bytes
-        self._shared = SharedCases.of(len(self.cases), cache_bytes)
+        self._shared = SharedCases.of(len(self.cases), cache_bytes) if share else None
 
     def __getstate__(self) -> dict:
         """Everything but the kept cases: a loader process that is spawned prepares its own."""

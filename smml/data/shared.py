@@ -44,7 +44,9 @@ class SharedCases:
             cases: how many there are.
             size: bytes at most; 0 shares nothing.
         """
-        if size <= 0 or torch.multiprocessing.get_context().get_start_method() != "fork":
+        # The first is the default. Asked without allow_none it would be fixed, and nobody could choose any more.
+        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+        if size <= 0 or method != "fork":
             return None
         try:
             return cls(cases, size)

@@ -175,6 +175,7 @@ class _Run:
             preprocessing=config.preprocessing,
             appearance=config.appearance,
             cache_bytes=round(config.cache * 2**30),
+            share=config.workers > 0,
         )
         shares(config, ranks, 0, 1)  # refuses a batch that is too small, before anything is written
         if ranks.first:

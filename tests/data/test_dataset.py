@@ -15,15 +15,13 @@ from torch.utils.data import DataLoader
 from smml.data.case import Case
 from smml.data.dataset import CohortDataset, draw_masks
 from smml.data.layouts import find_cases
+from smml.data.shared import SharedCases
 from smml.data.simulation.cohort import simulate_cohort
 from smml.data.writing import write_case
 from smml.errors import InputError
 from smml.modalities import MODALITIES, SUBSETS, mask_subset, subset_mask, subsets_of
 
 PATCH = 32
-forked = pytest.mark.skipif(
-    torch.multiprocessing.get_context().get_start_method() != "fork", reason="processes share memory if they are forked"
-)
 ALL = torch.ones(4, dtype=torch.bool)
 
 
@@ -369,7 +367,6 @@ def test_processes_that_share_no_memory_have_equal_shares_of_its_limit(tmp_path)
     kept = {}
     for workers in (0, 2):
         fresh = Counted(tmp_path, patch=PATCH, samples=12, cache_bytes=limit)
-        fresh._shared = None  # as where they are not forked
         kept[workers] = max(int(row[0, 0]) for row in DataLoader(fresh, num_workers=workers))
     assert kept == {0: 2, 2: 1}
 
@@ -383,12 +380,12 @@ class Noted(CohortDataset):
         return super()._prepare(number)
 
 
-@forked
+@pytest.mark.skipif(SharedCases.of(1, 1) is None, reason="processes share memory if they are forked")
 @pytest.mark.parametrize(("fits", "again"), [(4, False), (1.5, True)])
 def test_the_processes_of_a_loader_prepare_what_fits_once_for_all_of_them(tmp_path, fits, again):
-    dataset = Noted(tmp_path, patch=PATCH, samples=12, cache_bytes=int(fits * three_spheres(tmp_path)))
+    limit = int(fits * three_spheres(tmp_path))
+    dataset = Noted(tmp_path, patch=PATCH, samples=12, cache_bytes=limit, share=True)
     own = CohortDataset(tmp_path, patch=PATCH, samples=12)
-    own._shared = None
     plain = list(DataLoader(own, num_workers=1, batch_size=None))
     numbers = {int(np.random.default_rng([0, i]).integers(3)) for i in range(12)}
     counts = []
