@@ -249,6 +249,7 @@ def _score_case(predictor: Predictor, item: CaseFiles | Case, what: Scored) -> I
                 surface = SurfaceScores(math.nan, math.nan)
                 if what.distances:
                     surface = surface_scores(found, truth[region], case.spacing, one_empty=what.one_empty)
+                overlap = dice(found, truth[region])
                 rows.append(
                     {
                         "case": case.id,
@@ -256,10 +257,10 @@ def _score_case(predictor: Predictor, item: CaseFiles | Case, what: Scored) -> I
                         "modalities": len(result.subset),
                         "output": output,
                         "region": region,
-                        "dice": dice(found, truth[region]),
+                        "dice": overlap,
                         "hd95": surface.hd95,
                         "nsd": surface.nsd,
-                        "dice_post": dice(scheme.region(post, region), truth[region]),
+                        "dice_post": overlap if post is labels else dice(scheme.region(post, region), truth[region]),
                         "truth_ml": float(truth[region].sum()) * voxel / 1000,
                         "predicted_ml": float(found.sum()) * voxel / 1000,
                     }

@@ -48,7 +48,10 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     Returns:
         A score in [0, 1].
     """
-    both = torch.from_numpy(np.stack([prediction, truth]))[:, None, None].float()
+    either = prediction | truth
+    # Background of both counts for nothing; without it a small region of a whole head takes a tenth of the time.
+    box = bounding_box(either) if either.any() else (slice(1),) * either.ndim
+    both = torch.from_numpy(np.stack([prediction[box], truth[box]]))[:, None, None].float()
     return float(compute_dice(both[0], both[1], ignore_empty=False))
 
 

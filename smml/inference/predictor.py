@@ -383,8 +383,9 @@ class Predictor:
         cropped, shape = encoding.plan.crop(branches), encoding.case.shape
         probabilities = torch.empty(branches.shape[1], *shape)
         kept = torch.empty(*branches.shape[:2], *shape) if keep else None
-        uncertainty, highest = torch.zeros(shape), torch.full((2, *shape), -1.0)
-        branch_labels = torch.zeros(2, *shape, dtype=torch.uint8)
+        uncertainty = torch.zeros(shape)
+        labels, highest = torch.zeros(shape, dtype=torch.uint8), torch.full(shape, -1.0)
+        branch_labels, branch_highest = labels.repeat(2, 1, 1, 1), highest.repeat(2, 1, 1, 1)
         temperature = 1.0 if self.temperatures is None or student is not None else self.temperatures[len(names) - 1]
         # Class by class: all of them and both branches at once would be the largest thing in memory by far.
         for k in range(branches.shape[1]):
@@ -392,13 +393,12 @@ class Predictor:
             torch.add(both[0], both[1], out=probabilities[k]).div_(2)
             if kept is not None:
                 kept[:, k] = both
-            higher = both > highest
-            branch_labels[higher] = k
-            torch.maximum(highest, both, out=highest)
+            # Labels before the temperature, which brings two that were almost equal so close that they may round to one
+            # number.
+            _label_(labels, highest, probabilities[k], k)
+            _label_(branch_labels, branch_highest, both, k)
             if temperature == 1:
                 uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
-        # Before the temperature, which brings two that were almost equal so close that they may round to one number.
-        labels = probabilities.argmax(dim=0).to(torch.uint8)
         if temperature != 1:
             temper_(probabilities, temperature)
             # Where the branches spoke, and not on the case's own grid: there it would take as long again to bring all
@@ -535,6 +535,15 @@ class Predictor:
         if probabilities is not None:
             write_probabilities(segmentation.probabilities, probabilities, affine, header=header, layout=layout)
         return Path(path)
+
+
+def _label_(labels: torch.Tensor, highest: torch.Tensor, probability: torch.Tensor, k: int) -> None:
+    """Give class ``k`` the voxels where it is the likeliest so far: after the last class ``labels`` is the argmax.
+
+    Several times as fast as ``argmax`` over classes that lie apart in memory, and as it, the first of equals wins.
+    """
+    labels.masked_fill_(probability > highest, k)
+    torch.maximum(highest, probability, out=highest)
 
 
 def _asked(case: Case, subset: str | Iterable[str]) -> Subset:

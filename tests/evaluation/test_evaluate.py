@@ -78,6 +78,20 @@ def test_distances_that_do_not_exist_are_left_out_and_counted(scores):
     assert summary_table(penalised).loc["FLAIR", "HD95 ET"] == pytest.approx(373.13)
 
 
+def test_a_small_et_that_is_not_there_costs_nothing_once_it_is_relabelled():
+    class Alarmed(Oracle):
+        def segment(self, case, names):
+            result = super().segment(case, names)
+            # 27 voxels of 8 mm3.
+            result.labels[4:7, 4:7, 4:7] = 3
+            return result
+
+    rows = evaluate(Alarmed(), [made_case(et=False)], ["all"], progress=False).frame.set_index("region")
+    assert rows.loc["ET", ["dice", "dice_post"]].tolist() == [0, 1]
+    assert rows.loc["WT", ["dice", "dice_post"]].tolist() == [1, 1]
+    assert rows.loc["TC", ["dice", "dice_post"]].tolist() == [1, 1]
+
+
 def test_a_case_that_lacks_sequences_is_scored_on_what_it_has():
     scores = evaluate(Oracle(), [made_case(modalities=("flair", "t1"))], progress=False)
     assert set(scores.frame["subset"]) == {"FLAIR", "T1", "FLAIR+T1"}

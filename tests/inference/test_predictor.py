@@ -1,5 +1,6 @@
 """Prediction: encode once, fuse any subset, and give the result back on the case's own grid."""
 
+import copy
 import dataclasses
 
 import nibabel as nib
@@ -178,6 +179,18 @@ def test_probabilities_are_blended_to_a_distribution_and_labels_are_their_argmax
     np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-5)
     assert np.array_equal(result.labels, result.probabilities.argmax(0))
     assert result.labels.dtype == np.uint8
+
+
+def test_of_equally_likely_classes_the_first_is_the_label(model):
+    undecided = copy.deepcopy(model)
+    for branch in undecided.branches:
+        for parameter in branch.fusion_decoder.head.parameters():
+            parameter.data.zero_()
+    predictor = Predictor(undecided, None, window=32)
+    result = predictor.segment(predictor.encode(make_case()), "flair")
+    assert len(np.unique(result.probabilities)) == 1
+    assert not result.labels.any()
+    assert not result.branch_labels.any()
 
 
 def test_a_modality_that_is_not_asked_for_changes_no_bit(model):
