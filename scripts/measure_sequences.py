@@ -13,7 +13,6 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,8 +24,8 @@ from smml.evaluation.evaluate import evaluate
 from smml.evaluation.report import write_report
 from smml.evaluation.tables import MEAN, format_table
 from smml.files import write_text
-from smml.inference import Encoding, Predictor, Segmentation
-from smml.modalities import Subset, subset_name
+from smml.inference import Predictor, Segmentation
+from smml.modalities import subset_name
 from smml.runs import made_line, made_with
 
 ED = 2
@@ -46,8 +45,8 @@ def main() -> None:
             folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed, look=arguments.look
         )
         cases = [read_case(file) for file in files]
-        recorder = OedemaRecorder(predictor)
-        scores = evaluate(recorder, cases)
+        recorder = OedemaRecorder()
+        scores = evaluate(predictor, cases, observe=recorder)
         oedema = recorder.means()
     write_report(scores, arguments.output, f"{arguments.checkpoint} on {arguments.cases} simulated cases")
     table = summary_table(scores).join(oedema)
@@ -95,23 +94,17 @@ def as_markdown(report: dict, cases: int) -> str:
 
 
 class OedemaRecorder:
-    """A predictor that also notes, for each segmentation that `evaluate` asks for, how well it found the class ED."""
+    """Notes, for each segmentation of an evaluation, how well it found the class ED."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor, self.scheme, self.rows = predictor, predictor.scheme, []
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
 
-    def encode(self, case: Case) -> Encoding:
-        return self.predictor.encode(case)
-
-    def segment_all(self, encoding: Encoding, subsets: list[Subset]) -> Iterator[Segmentation]:
-        truth = encoding.case.label == ED
-        for result in self.predictor.segment_all(encoding, subsets):
-            found = result.labels == ED
-            if truth.any():
-                recall = boundary_recall(found, truth, tolerance=2.0)
-                row = {"subset": subset_name(result.subset), "Dice ED": dice(found, truth), "ED recall": recall}
-                self.rows.append(row)
-            yield result
+    def __call__(self, case: Case, result: Segmentation) -> None:
+        found, truth = result.labels == ED, case.label == ED
+        if truth.any():
+            recall = boundary_recall(found, truth, tolerance=2.0)
+            row = {"subset": subset_name(result.subset), "Dice ED": dice(found, truth), "ED recall": recall}
+            self.rows.append(row)
 
     def means(self) -> pd.DataFrame:
         """Mean Dice of ED and recall of its boundary at 2 voxels, a row a subset."""

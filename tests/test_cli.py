@@ -712,7 +712,7 @@ def test_evaluate_shows_its_table_even_if_it_cannot_write_it_and_then_has_nothin
     def full(*_):
         raise InputError("table.md: writing failed (No space left on device)")
 
-    def scored(predictor, case, what):
+    def scored(predictor, case, what, _):
         for name in module._names_of_rows(predictor, case, what):
             numbers = {"modalities": 1, "dice": 0.5, "hd95": 2.0, "nsd": 0.5, "dice_post": 0.5, "truth_ml": 1.0}
             key = dict(zip(("case", "subset", "output", "region"), name, strict=True))

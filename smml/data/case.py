@@ -61,6 +61,11 @@ class Case:
         return {name: find_brain(volume) for name, volume in self.volumes.items()}
 
     @property
+    def brain(self) -> np.ndarray:
+        """Where any of the modalities has brain, bool [X, Y, Z]."""
+        return np.logical_or.reduce([brain.mask for brain in self.brains.values()])
+
+    @property
     def scheme(self) -> LabelScheme:
         """Label values of the layout."""
         return layout_named(self.layout).scheme

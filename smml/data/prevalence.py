@@ -37,7 +37,7 @@ def measure_prevalence(cases: Sequence[CaseFiles | Case], *, progress: bool = Tr
         case = item if isinstance(item, Case) else read_case(item)
         if case.label is None:
             raise InputError(f"case {case.id}: has no segmentation; measure the prevalence on labelled cases")
-        brain = np.logical_or.reduce([brain.mask for brain in case.brains.values()])
+        brain = case.brain
         voxel = float(np.prod(case.spacing)) / 1000
         brain_ml += voxel * int(brain.sum())
         for region in REGIONS:

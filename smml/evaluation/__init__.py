@@ -3,7 +3,7 @@
 from smml.evaluation.added import Loss, added_sequences, format_added, largest_loss
 from smml.evaluation.bootstrap import Interval, bootstrap_mean
 from smml.evaluation.by_number import by_number_of_sequences
-from smml.evaluation.calibration import Calibration, format_calibration
+from smml.evaluation.calibration import Calibration, OutputCalibration, format_calibration
 from smml.evaluation.compare import Comparison, compare, comparison_page, format_comparison, published
 from smml.evaluation.conformal import conformal_quantile, fit_intervals, format_intervals, measure_intervals
 from smml.evaluation.evaluate import evaluate
@@ -31,6 +31,7 @@ __all__ = [
     "Interval",
     "LesionScores",
     "Loss",
+    "OutputCalibration",
     "Scores",
     "SurfaceScores",
     "added_sequences",

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from smml.data.case import Case
 from smml.data.labels import REGIONS, LabelScheme
 from smml.evaluation.sheets import Sheet, number
+from smml.inference import Segmentation
 from smml.modalities import MODALITIES
 
 # As many as MONAI takes.
@@ -83,6 +85,72 @@ class Calibration:
             errors = np.abs(self.probability - self.inside).sum(axis=-1) / self.voxels.sum(axis=-1)
         rows = pd.RangeIndex(1, len(MODALITIES) + 1, name="sequences")
         return pd.DataFrame(errors, index=rows, columns=list(REGIONS))
+
+
+class BrainVoxels:
+    """The voxels of a labelled case that count: those of the brain, which is that of any of its sequences.
+
+    So every subset has the same voxels.
+
+    Args:
+        case: with a label and at least one modality.
+
+    Attributes:
+        labels: memory values of the truth, uint8 [N].
+    """
+
+    def __init__(self, case: Case) -> None:
+        assert case.label is not None, "whoever scores a case has seen its label"
+        self._inside = np.flatnonzero(case.brain)
+        self.labels = case.scheme.learnt(case.label.reshape(-1)[self._inside])
+
+    def of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes in these voxels, [K, X, Y, Z] -> [K, N]."""
+        return probabilities.reshape(len(probabilities), -1)[:, self._inside]
+
+
+class OutputCalibration:
+    """Calibration of each output over an evaluation, added up from its segmentations as they come.
+
+    An instance is what :func:`smml.evaluation.evaluate` takes as ``observe``.
+
+    Attributes:
+        sums: by output, as ``evaluate`` names them: "student", "branch 1" and "branch 2" where branches are scored, and
+            "refined".
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Calibration] = {}
+        self._seen: tuple[Case, BrainVoxels] | None = None
+
+    def __call__(self, case: Case, segmentation: Segmentation) -> None:
+        """Add the voxels of a segmentation.
+
+        Args:
+            case: with its label.
+            segmentation: of this case.
+        """
+        if self._seen is None or self._seen[0] is not case:
+            self._seen = case, BrainVoxels(case)
+        inside = self._seen[1]
+        student = segmentation.student or segmentation
+        outputs = {"student": student.probabilities}
+        if student.branches is not None:
+            outputs |= {f"branch {number}": said for number, said in enumerate(student.branches, start=1)}
+        if segmentation.refined:
+            outputs["refined"] = segmentation.probabilities
+        for output, said in outputs.items():
+            own = Calibration.of(inside.of(said), inside.labels, len(segmentation.subset), case.scheme)
+            self.sums[output] = self.sums.get(output, Calibration.empty()) + own
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each ``output``, number of ``sequences`` and ``region`` that was seen: its ``ece``, 0 to 1."""
+        tables = [
+            sums.errors().rename_axis(columns="region").stack().rename("ece").reset_index().assign(output=output)
+            for output, sums in self.sums.items()
+        ]
+        columns = ["output", "sequences", "region", "ece"]
+        return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def format_calibration(before: Calibration, after: Calibration, temperatures: tuple[float, ...]) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,13 @@ from smml.evaluation.kept import LESION_COLUMNS, KeptRows
 from smml.evaluation.lesions import check_rules, lesion_scores
 from smml.evaluation.metrics import SurfaceScores, dice, surface_scores
 from smml.evaluation.scores import Scores
-from smml.inference import Predictor
+from smml.inference import Predictor, Segmentation
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
 from smml.ranks import Ranks
 from smml.runs import files_digest
+
+# Told of each segmentation of each case.
+Observe = Callable[[Case, Segmentation], None]
 
 # A predicted ET below this volume becomes NCR in the post-processed score (500 voxels at 1 mm; docs/CONVENTIONS.md).
 SMALL_ET_MM3 = 500.0
@@ -51,6 +54,7 @@ def evaluate(
     branches: bool = False,
     lesion_wise: str | None = None,
     keep: str | os.PathLike | None = None,
+    observe: Observe | None = None,
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> Scores:
@@ -70,6 +74,8 @@ def evaluate(
         keep: a folder for the rows of each case as soon as it is done (:mod:`smml.evaluation.kept`). The same
             evaluation called again goes on behind them, and ends with the rows of one that was never interrupted,
             which have six digits. None keeps them in memory alone.
+        observe: called with each case and each of its segmentations, in the process that made them; not with those of
+            a case that was scored before. With ``branches`` the segmentations hold each branch's own probabilities.
         ranks: the processes that share out the cases; all of them must call, and each gets all rows.
         progress: show a progress bar.
 
@@ -108,7 +114,7 @@ def evaluate(
     check_cases(unseen, ranks=ranks, progress=progress)
     if kept is not None:
         kept.begin()
-    return score_cases(predictor, cases, what, kept=kept, ranks=ranks, progress=progress)
+    return score_cases(predictor, cases, what, kept=kept, observe=observe, ranks=ranks, progress=progress)
 
 
 def score_cases(
@@ -117,6 +123,7 @@ def score_cases(
     what: Scored,
     *,
     kept: KeptRows | None = None,
+    observe: Observe | None = None,
     ranks: Ranks,
     progress: bool = False,
 ) -> Scores:
@@ -128,6 +135,7 @@ def score_cases(
         what: is scored of each.
         kept: the rows of the first cases, to which those of the others are added as they come; None keeps them in
             memory alone.
+        observe: as in :func:`evaluate`.
         ranks: the processes that share out the cases; all of them must call, and each gets all rows.
         progress: show a progress bar.
 
@@ -151,7 +159,7 @@ def score_cases(
             for place in ranks.deal(len(some)):
                 goal = bar.n + len(what.subsets)
                 by_case[some[place]] = []
-                for scored in _score_case(predictor, cases[some[place]], what):
+                for scored in _score_case(predictor, cases[some[place]], what, observe):
                     by_case[some[place]] += scored
                     bar.update()
                 # The subsets that the case lacks count as done.
@@ -226,14 +234,18 @@ def check_labelled(cases: Sequence[CaseFiles | Case], predictor: Predictor) -> N
             )
 
 
-def _score_case(predictor: Predictor, item: CaseFiles | Case, what: Scored) -> Iterator[list[dict]]:
+def _score_case(
+    predictor: Predictor, item: CaseFiles | Case, what: Scored, observe: Observe | None
+) -> Iterator[list[dict]]:
     """The rows of a case, from one after the other of the subsets of what it has."""
     case = item if isinstance(item, Case) else read_case(item)
     scheme, voxel, possible = case.scheme, float(np.prod(case.spacing)), set(subsets_of(case.modalities))
     truth = {region: scheme.region(case.label, region) for region in REGIONS}
-    for result in predictor.segment_all(
-        predictor.encode(case), [subset for subset in what.subsets if subset in possible]
-    ):
+    asked = [subset for subset in what.subsets if subset in possible]
+    watched = observe is not None and what.branches
+    for result in predictor.segment_all(predictor.encode(case), asked, branches=watched):
+        if observe is not None:
+            observe(case, result)
         student = result.student or result
         outputs = {"student": student.labels}
         if what.branches:

@@ -20,7 +20,7 @@ from smml.data.checking import check_cases
 from smml.data.layouts import CaseFiles
 from smml.data.reading import read_case
 from smml.errors import InputError
-from smml.evaluation.calibration import Calibration
+from smml.evaluation.calibration import BrainVoxels, Calibration
 from smml.evaluation.evaluate import check_labelled
 from smml.inference import Predictor
 from smml.modalities import MODALITIES, SUBSETS, subsets_of
@@ -157,11 +157,7 @@ def _voxels(
     with tqdm(total=total, desc="calibrating", unit="subset", disable=not progress) as bar:
         for item in cases:
             case = item if isinstance(item, Case) else read_case(item)
-            brain = np.logical_or.reduce([brain.mask for brain in case.brains.values()])
-            inside = np.flatnonzero(brain)
-            assert case.label is not None  # check_labelled saw it
-            labels = case.scheme.learnt(case.label.reshape(-1)[inside])
+            inside = BrainVoxels(case)
             for result in students.segment_all(students.encode(case), subsets_of(case.modalities)):
-                said = result.probabilities
-                yield len(result.subset), said.reshape(len(said), -1)[:, inside], labels
+                yield len(result.subset), inside.of(result.probabilities), inside.labels
                 bar.update()

@@ -97,7 +97,7 @@ class ContributionSums:
         self._case = case
         self._prevalence = {region: float(prevalence[region]) for region in REGIONS}
         self._missing = set(subsets_of(case.modalities))
-        self._brain = np.flatnonzero(np.logical_or.reduce([brain.mask for brain in case.brains.values()]))
+        self._brain = np.flatnonzero(case.brain)
         n = len(case.modalities)
         self._values = np.empty((n, len(REGIONS), len(self._brain)), np.float32)
         for row, region in enumerate(REGIONS):

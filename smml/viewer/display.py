@@ -63,8 +63,7 @@ class Display:
             raise InputError(f"case {case.id}: no modality was read; name at least one of {', '.join(MODALITIES)}")
         turn = nib.io_orientation(case.affine)
         affine = case.affine @ nib.orientations.inv_ornt_aff(turn, case.shape)
-        brain = np.logical_or.reduce([found.mask for found in case.brains.values()])
-        brain = nib.apply_orientation(brain, turn)
+        brain = nib.apply_orientation(case.brain, turn)
         spacing = nib.affines.voxel_sizes(affine).tolist()
         box = []
         for axis, edge in enumerate(spacing):

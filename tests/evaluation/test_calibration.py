@@ -2,8 +2,10 @@
 
 import functools
 import operator
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from monai.metrics import CalibrationErrorMetric
@@ -11,7 +13,14 @@ from monai.metrics import CalibrationErrorMetric
 from smml.data import Case
 from smml.data.labels import BRATS_2023, REGIONS
 from smml.errors import InputError
-from smml.evaluation import Calibration, fit_temperature, fit_temperatures, format_calibration, measure_calibration
+from smml.evaluation import (
+    Calibration,
+    OutputCalibration,
+    fit_temperature,
+    fit_temperatures,
+    format_calibration,
+    measure_calibration,
+)
 from smml.evaluation.calibration import BINS
 from smml.figures import reliability_figure
 from smml.inference import Segmentation
@@ -129,7 +138,7 @@ class TooSure:
         assert self.prior is None
         return case
 
-    def segment_all(self, case, subsets):
+    def segment_all(self, case, subsets, *, branches=False):
         assert self.temperatures is None
         inside = case.volumes["flair"] != 0
         for subset in subsets:
@@ -182,6 +191,30 @@ def test_what_is_measured_is_every_voxel_of_the_brain_without_and_with_the_tempe
     plain.temperatures = None
     same = measure_calibration(plain, list(cohort(1)), progress=False)
     assert same[0] is same[1]
+
+
+def test_each_output_of_an_evaluation_is_measured_as_it_goes():
+    """Over the same voxels as by itself; branches and what was refined stand apart."""
+    watched, cases = OutputCalibration(), list(cohort())
+    plain = TooSure()
+    plain.temperatures = plain.prior = None
+    for case in cases:
+        for student in plain.segment_all(plain.encode(case), SUBSETS):
+            turned = student.probabilities[::-1]
+            student = replace(student, branches=np.stack([student.probabilities, turned]))
+            watched(case, replace(student, probabilities=turned, student=student))
+    alone, _ = measure_calibration(plain, cases, progress=False)
+    assert set(watched.sums) == {"student", "branch 1", "branch 2", "refined"}
+    for output in ("student", "branch 1"):
+        np.testing.assert_array_equal(watched.sums[output].probability, alone.probability)
+        np.testing.assert_array_equal(watched.sums[output].inside, alone.inside)
+    np.testing.assert_array_equal(watched.sums["refined"].probability, watched.sums["branch 2"].probability)
+    frame = watched.frame()
+    assert frame.groupby("output").size().to_dict() == dict.fromkeys(watched.sums, 12)
+    found = frame[frame["output"] == "student"].pivot(index="sequences", columns="region", values="ece")
+    pd.testing.assert_frame_equal(found[list(REGIONS)], alone.errors(), check_names=False)
+    assert frame[frame["output"] == "refined"]["ece"].min() > 0.1, "classes in the wrong order"
+    assert OutputCalibration().frame().empty
 
 
 def test_a_cohort_without_a_complete_case_is_measured_and_not_fitted_on():

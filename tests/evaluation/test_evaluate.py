@@ -26,7 +26,7 @@ class Oracle:
     def encode(self, case):
         return case
 
-    def segment_all(self, case, subsets):
+    def segment_all(self, case, subsets, *, branches=False):
         return (self.segment(case, subset) for subset in subsets)
 
     def segment(self, case, names):
@@ -67,6 +67,15 @@ def test_the_table_has_the_fields_order_and_means_by_hand(scores):
     # Without T1ce: ET of case a is missed (0), case b has none and none is found (1).
     assert table.loc["FLAIR", "Dice ET"] == pytest.approx(0.5)
     assert table.loc["mean", "Dice ET"] == pytest.approx((8 * 1 + 7 * 0.5) / 15)
+
+
+def test_an_observer_is_told_of_each_segmentation_of_each_case():
+    told, cases = [], [made_case("a"), made_case("b", modalities=("flair", "t1"))]
+    evaluate(Oracle(), cases, observe=lambda case, result: told.append((case, result.subset)), progress=False)
+    expected = [(cases[0], subset) for subset in SUBSETS]
+    expected += [(cases[1], subset) for subset in SUBSETS if set(subset) <= {"flair", "t1"}]
+    assert [(case.id, subset) for case, subset in told] == [(case.id, subset) for case, subset in expected]
+    assert all(one is two for (one, _), (two, _) in zip(told, expected, strict=True))
 
 
 def test_distances_that_do_not_exist_are_left_out_and_counted(scores):
