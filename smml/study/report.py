@@ -20,13 +20,15 @@ from smml.errors import InputError
 from smml.evaluation.added import Loss, added_sequences, largest_loss, losses_sheet
 from smml.evaluation.bootstrap import bootstrap_mean
 from smml.evaluation.by_number import by_number_of_sequences
+from smml.evaluation.calibration import BINS
+from smml.evaluation.metrics import NSD_TOLERANCE
 from smml.evaluation.scores import Scores
 from smml.evaluation.sheets import Kind, Sheet, number
 from smml.evaluation.tables import MEAN, overlap_table
 from smml.files import check_target, replacing, write_text
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 from smml.study.presets import ARMS, EVERY_ARM, arm_label
-from smml.study.run import PATIENTS, REPORT_SCORES, SETTINGS, is_report, reported_runs, run_name
+from smml.study.run import CALIBRATION, PATIENTS, REPORT_SCORES, SETTINGS, is_report, reported_runs, run_name
 from smml.study.variance import variance_parts
 from smml.study.witnesses import SUBSETS as WITNESSED
 from smml.study.witnesses import cases_of, summarise, witnesses_sheet
@@ -38,7 +40,10 @@ _WANTED = 2.5
 # Options that came after the first runs, each with the one that switches on what it weighs. Runs that do not name them
 # had w_min = 0.05, which is no longer the default.
 _LATER = {"gate_min_class_weight": "pixel_weight", "refinement_min_class_weight": "refinement"}
-COLUMNS = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95", "truth_ml", "predicted_ml"]
+COLUMNS = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95", "nsd", "truth_ml", "predicted_ml"]
+
+
+_CALIBRATED = ["arm", "seed", "sequences", "region", "ece"]
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,21 @@ class Study:
     Attributes:
         settings: its preset.
         scores: a row each of ``arm``, ``seed``, ``case``, ``subset``, ``output``, ``region``, ``dice`` (0 to 1),
-            ``hd95`` (mm) and the region's true and predicted volume, ``truth_ml`` and ``predicted_ml`` (ml); every arm
-            has the rows of the output that counts, a trained one "branch 1" and "student" too.
+            ``hd95`` (mm), ``nsd`` (0 to 1; not in the first study) and the region's true and predicted volume,
+            ``truth_ml`` and ``predicted_ml`` (ml); every arm has the rows of the output that counts, a trained one
+            "branch 1" and "student" too.
         runs: options, versions, commit and hardware of each training, by "ARM-seedN", with its minutes.
         patients: the same trainings on labelled patients, as :func:`smml.study.witnesses.summarise` has them; None
             where none were scored.
+        calibration: a row each of ``arm``, ``seed``, number of ``sequences``, ``region`` and ``ece`` (0 to 1), of the
+            output that counts; None where it was not measured.
     """
 
     settings: dict
     scores: pd.DataFrame
     runs: dict[str, dict]
     patients: pd.DataFrame | None = None
+    calibration: pd.DataFrame | None = None
 
     @property
     def arms(self) -> list[str]:
@@ -146,10 +155,15 @@ def read_study(output: str | os.PathLike, report: str | os.PathLike | None = Non
         raise InputError(f"{output}: holds no study ({SETTINGS} is missing); run `smml study` first")
     settings = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
     if (output / REPORT_SCORES).exists():
-        patients = pd.read_csv(output / PATIENTS) if (output / PATIENTS).exists() else None
-        return Study(settings["preset"], pd.read_csv(output / REPORT_SCORES), settings["runs"], patients)
+        patients, calibration = (
+            pd.read_csv(output / name) if (output / name).exists() else None for name in (PATIENTS, CALIBRATION)
+        )
+        return Study(settings["preset"], pd.read_csv(output / REPORT_SCORES), settings["runs"], patients, calibration)
     earlier = read_study(report) if report is not None and reported_runs(report, settings) else None
-    frames, witnessed, runs = [], [], {}
+    frames: list[pd.DataFrame] = []
+    witnessed: list[pd.DataFrame] = []
+    calibrated: list[pd.DataFrame] = []
+    runs: dict[str, dict] = {}
     for name, arm in EVERY_ARM.items():
         trained = arm.trained_as or name
         for seed in settings["seeds"]:
@@ -161,10 +175,11 @@ def read_study(output: str | os.PathLike, report: str | os.PathLike | None = Non
                 frame[frame["output"].isin({arm.output, *(() if arm.trained_as else ("student", "branch 1"))})]
             )
             runs[path.stem] = _facts(path)
-            of_patients = path.with_name(f"{path.stem}-{PATIENTS}")
-            if of_patients.exists():
-                rows = pd.read_csv(of_patients).assign(arm=name, seed=seed)
-                witnessed.append(summarise(rows[rows["output"] == arm.output]))
+            for file, parts in ((PATIENTS, witnessed), (CALIBRATION, calibrated)):
+                beside = path.with_name(f"{path.stem}-{file}")
+                if beside.exists():
+                    rows = pd.read_csv(beside).assign(arm=name, seed=seed)
+                    parts.append(rows[rows["output"] == arm.output])
     if not frames and earlier is None:
         raise InputError(f"{output}: no arm of the study is done yet; run `smml study` to its end")
     here = [frame[COLUMNS] for frame in frames]
@@ -173,7 +188,8 @@ def read_study(output: str | os.PathLike, report: str | os.PathLike | None = Non
         settings,
         _together(here, before.scores),
         {name: (before.runs | runs)[name] for name in sorted(before.runs | runs)},
-        _together(witnessed, before.patients) if witnessed else before.patients,
+        _together([summarise(rows) for rows in witnessed], before.patients) if witnessed else before.patients,
+        _together([rows[_CALIBRATED] for rows in calibrated], before.calibration) if calibrated else before.calibration,
     )
 
 
@@ -229,7 +245,7 @@ def compare_arms(study: Study) -> pd.DataFrame:
 def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
     """Write ``scores.csv.gz``, ``study.json`` (preset, provenance of each run) and ``study.md``; returns the latter.
 
-    Where patients were scored, ``patients.csv`` is written too.
+    Where patients were scored ``patients.csv`` is written too, and ``calibration.csv`` where that was measured.
 
     Args:
         study: of :func:`read_study`.
@@ -248,8 +264,9 @@ def write_study(study: Study, folder: str | os.PathLike, title: str) -> Path:
         gzip.GzipFile("scores.csv", "wb", fileobj=stream, mtime=0) as packed,
     ):
         study.scores.to_csv(packed, index=False)
-    if study.patients is not None:
-        write_text(folder / PATIENTS, study.patients.to_csv(index=False, float_format="%.5g"))
+    for name, rows in ((PATIENTS, study.patients), (CALIBRATION, study.calibration)):
+        if rows is not None:
+            write_text(folder / name, rows.to_csv(index=False, float_format="%.5g"))
     write_text(folder / SETTINGS, json.dumps({"preset": study.settings, "runs": study.runs}, indent=1) + "\n")
     write_text(folder / REPORT, format_study(study, title))
     return folder / REPORT
@@ -277,7 +294,7 @@ def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | N
             f"{folder}: is the folder of a study, whose {SETTINGS} the report would replace; name another folder for "
             "the report (--results), or none: it is then written to report/ inside the study"
         )
-    for name in (REPORT_SCORES, SETTINGS, REPORT, PATIENTS):
+    for name in (REPORT_SCORES, SETTINGS, REPORT, PATIENTS, CALIBRATION):
         check_target(folder / name)
 
 
@@ -342,7 +359,7 @@ would need with these cases, a dash where the cases alone make it wider.
 Dice over the cases that have the region; missed: the share of them in which nothing of it is found; false alarms: the
 share of the others in which some of it is called.
 
-## By subset, mean Dice over WT, TC and ET
+{_surfaces_and_volumes(study)}{_calibration(study)}## By subset, mean Dice over WT, TC and ET
 
 {_lines(_subset_table(study))}
 
@@ -424,6 +441,56 @@ def _apart_sheet(study: Study) -> Sheet:
         cells = [number(float(mean[f"{head} {region}"])) for head in heads for region in REGIONS]
         rows.append((EVERY_ARM[name].title, *cells))
     return Sheet(tuple(columns), tuple(rows))
+
+
+def _surfaces_and_volumes(study: Study) -> str:
+    """A row per arm: NSD and how far volumes are off, where the region is there; nothing where no NSD was kept."""
+    if "nsd" not in study.scores:
+        return ""
+    columns: list[tuple[str, Kind]] = [("arm", "word")]
+    columns += [(f"NSD {region}, %", "share") for region in REGIONS]
+    columns += [(f"volume error {region}, ml", "number") for region in REGIONS]
+    rows = []
+    for name in study.arms:
+        own = study.rows(name)
+        own = own[own["truth_ml"] > 0]
+        own = own.assign(off=(own["predicted_ml"] - own["truth_ml"]).abs())
+        # As for Dice: over the cases, then over the subsets.
+        means = own.groupby(["region", "subset"])[["nsd", "off"]].mean().groupby("region").mean().reindex(REGIONS)
+        cells = [*(number(100 * value) for value in means["nsd"]), *(number(value) for value in means["off"])]
+        rows.append((EVERY_ARM[name].title, *cells))
+    return f"""## Surfaces and volumes, mean over the subsets
+
+{Sheet(tuple(columns), tuple(rows)).markdown()}
+
+Over the cases that have the region. NSD: the share of both surfaces within {NSD_TOLERANCE:g} mm of each other, which
+between voxels of {study.settings["spacing"]:g} mm is hard to get; volume error: the mean distance in ml between what is
+found and what is there.
+
+"""
+
+
+def _calibration(study: Study) -> str:
+    """A row per arm: the calibration error of each region, and by number of sequences."""
+    if study.calibration is None:
+        return ""
+    columns: list[tuple[str, Kind]] = [("arm", "word")]
+    columns += [(f"ECE {region}, %", "number") for region in REGIONS]
+    columns += [(f"ECE from {count}, %", "number") for count in range(1, len(MODALITIES) + 1)]
+    rows = []
+    for name in (name for name in study.arms if name in set(study.calibration["arm"])):
+        own = 100 * study.calibration[study.calibration["arm"] == name].groupby(["region", "sequences"])["ece"].mean()
+        means = [own.groupby("region").mean().reindex(REGIONS), own.groupby("sequences").mean()]
+        rows.append((EVERY_ARM[name].title, *(number(value, 2) for part in means for value in part)))
+    return f"""## Calibration
+
+{Sheet(tuple(columns), tuple(rows)).markdown()}
+
+Expected calibration error over the brain's voxels of all held-out subjects together, {BINS} bins: of each region, the
+mean over one to four sequences, and from each number of sequences, the mean over the regions; then over the seeds. Less
+is better.
+
+"""
 
 
 def _protocol(study: Study) -> str:

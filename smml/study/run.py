@@ -4,7 +4,8 @@
     OUTPUT/cohort/                simulated subjects
     OUTPUT/runs/ARM-seedN/        a training run (:func:`smml.training.train`)
     OUTPUT/scores/ARM-seedN.csv   its scores; whoever is interrupted goes on after the last of these
-    OUTPUT/scores/ARM-seedN-patients.csv   those of labelled patients, where a folder of them was named
+    OUTPUT/scores/ARM-seedN-calibration.csv   its calibration error by number of sequences
+    OUTPUT/scores/ARM-seedN-patients.csv   scores on labelled patients, where a folder of them was named
 
 Networks as small as the CPU preset's gain little from a second thread: on a CPU, several trainings run side by side
 with a thread each.
@@ -21,12 +22,13 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from smml.data import CaseFiles, find_cases, simulate_cohort
 from smml.data.checking import check_cases
 from smml.errors import InputError
-from smml.evaluation import evaluate
+from smml.evaluation import OutputCalibration, evaluate
 from smml.files import write_text
 from smml.inference import Predictor
 from smml.locks import claimed
@@ -37,6 +39,7 @@ from smml.workers import in_processes
 
 SETTINGS = "study.json"
 REPORT_SCORES = "scores.csv.gz"
+CALIBRATION = "calibration.csv"
 PATIENTS = "patients.csv"
 
 
@@ -170,12 +173,18 @@ def _train_and_score(
     predictor = Predictor.from_checkpoint(result.checkpoint, device=device, window=config.patch)
     for file in (CONFIG, LOG):
         shutil.copyfile(run / file, _beside(scores, file))
-    # The held-out subjects' last, as their presence says that the arm is done.
-    for cases, path in ((patients, _beside(scores, PATIENTS)), (held_out, scores)):
-        if cases:
-            frame = evaluate(predictor, cases, branches=True, progress=progress).frame
-            write_text(path, frame.drop(columns=["modalities"]).to_csv(index=False, float_format="%.5g"))
+    # The held-out subjects' scores last, as their presence says that the arm is done.
+    if patients:
+        _write(evaluate(predictor, patients, branches=True, progress=progress).frame, _beside(scores, PATIENTS))
+    calibration = OutputCalibration()
+    scored = evaluate(predictor, held_out, branches=True, observe=calibration, progress=progress)
+    _write(calibration.frame(), _beside(scores, CALIBRATION))
+    _write(scored.frame, scores)
     return arm, seed
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    write_text(path, frame.drop(columns="modalities", errors="ignore").to_csv(index=False, float_format="%.5g"))
 
 
 def reported_runs(report: str | os.PathLike | None, settings: dict) -> Collection[str]:
@@ -227,7 +236,7 @@ def _scores(output: Path, arm: str, seed: int) -> Path:
 
 
 def _beside(scores: Path, file: str) -> Path:
-    """Where the run's own ``config.json`` or ``log.csv`` is kept beside its scores."""
+    """Where another file of the run is kept beside its scores."""
     scores.parent.mkdir(parents=True, exist_ok=True)
     return scores.with_name(f"{scores.stem}-{file}")
 

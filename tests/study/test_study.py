@@ -82,7 +82,8 @@ def made_study(effects: dict[str, float], seeds: int = 3, cases: int = 12, sprea
                     for region in REGIONS:
                         dice = float(np.clip(level[case] + effect + noise[case], 0, 1))
                         volumes = (10.0 * (case > 0), 15.0)  # the first case has none
-                        rows.append((arm, seed, f"case{case}", subset, ARMS[arm].output, region, dice, 5.0, *volumes))
+                        where = (arm, seed, f"case{case}", subset, ARMS[arm].output, region)
+                        rows.append((*where, dice, 5.0, dice / 2, *volumes))
     settings = {"preset": "smoke"} | study_preset("smoke").to_dict() | {"seeds": list(range(seeds))}
     return Study(settings, pd.DataFrame(rows, columns=COLUMNS), {})
 
@@ -103,6 +104,29 @@ def test_the_report_has_dice_by_number_of_sequences_and_the_dearest_sequence_of_
     lost = re.search(rf"\| {re.escape(ARMS['pair'].title)} \| (\S+) \| (\S+) \| ET \| (\S+) \| 12 \|", text)
     assert {lost[1], lost[2]} == {"FLAIR", "T2"}
     assert float(lost[3]) == pytest.approx(-30)
+
+
+def test_the_report_has_surfaces_volumes_and_calibration_where_they_were_kept():
+    study = made_study({"single": 0.0, "pair": 0.1}, spread=0.0)
+    scores = study.scores
+    # Where there is nothing to find neither counts.
+    scores.loc[scores["truth_ml"] == 0, ["nsd", "predicted_ml"]] = (1.0, 500.0)
+    scores.loc[(scores["arm"] == "pair") & (scores["region"] == "TC"), "predicted_ml"] = 7.0
+    there = scores[(scores["truth_ml"] > 0) & (scores["arm"] == "pair")]
+    nsd = " | ".join([f"{100 * there['nsd'].mean():.1f}"] * 3)
+    assert f"| {ARMS['pair'].title} | {nsd} | 5.0 | 3.0 | 5.0 |" in study_report._surfaces_and_volumes(study)
+    assert study_report._calibration(study) == ""
+    told = [
+        ("pair", seed, sequences, region, 0.001 * sequences * (1 + place) + 0.0001 * (seed - 1))
+        for seed in range(3)
+        for sequences in (1, 2, 3, 4)
+        for place, region in enumerate(REGIONS)
+    ]
+    told = dataclasses.replace(study, calibration=pd.DataFrame(told, columns=study_report._CALIBRATED))
+    row = f"| {ARMS['pair'].title} | 0.25 | 0.50 | 0.75 | 0.20 | 0.40 | 0.60 | 0.80 |"
+    assert row in study_report._calibration(told)
+    assert ARMS["single"].title not in study_report._calibration(told)
+    assert study_report._surfaces_and_volumes(dataclasses.replace(study, scores=scores.drop(columns="nsd"))) == ""
 
 
 def test_each_arm_differs_from_its_parent_in_what_its_title_says():
@@ -198,12 +222,17 @@ def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
     assert outputs == {("single", "branch 1"): 45, ("pair", "student"): 45, ("pair", "branch 1"): 45}
     assert load_checkpoint(folder / "runs" / "pair-seed0").config["pixel_weight"] == 0
     assert set(windows) == {32}, "windows as large as the patches, whatever the predictor's default"
+    counts = found.calibration.groupby("arm").size().to_dict()
+    assert counts == {"single": 12, "pair": 12}, "numbers of sequences times regions, of the output that counts"
+    one, both = (found.calibration.loc[found.calibration["arm"] == arm, "ece"] for arm in ("single", "pair"))
+    assert not np.array_equal(one, both)
 
     # Again: nothing is trained a second time, and the committed form reads back as what it was made from.
     monkeypatch.setattr(study_run, "train", lambda *_, **__: pytest.fail("trained again"))
     run_study(folder, "smoke", arms=["single", "pair"], progress=False)
     committed = read_study(write_study(found, tmp_path / "results", "title").parent)
     pd.testing.assert_frame_equal(committed.scores, found.scores)
+    pd.testing.assert_frame_equal(committed.calibration, found.calibration)
     assert (committed.runs, committed.settings) == (found.runs, found.settings)
     assert set(json.loads((tmp_path / "results" / "study.json").read_text())["runs"]) == {"pair-seed0"}
 
