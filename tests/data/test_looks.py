@@ -2,11 +2,13 @@
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from smml.data.layouts import find_cases
 from smml.data.reading import read_case
@@ -84,10 +86,11 @@ def test_labels_do_not_depend_on_the_look(index):
     typical, varied = (subject(index, look) for look in LOOKS)
     assert typical.kind == varied.kind == subject_kind(SEED, index)
     np.testing.assert_array_equal(typical.labels, varied.labels)
-    # A share of the heads is imaged as with "typical".
+    # A share of the heads is imaged as with "typical", but for the white matter deep in them.
     plain = Draws(SEED, index, "look").chance(LOOKS["varied"].plain)
+    alike = Draws(SEED, index, "deep white").between(*LOOKS["varied"].deep_white) <= 0
     for name in MODALITIES:
-        assert np.array_equal(typical.volumes[name], varied.volumes[name]) == plain
+        assert np.array_equal(typical.volumes[name], varied.volumes[name]) == (plain and alike)
 
 
 def test_a_share_of_varied_heads_is_imaged_as_typical_ones():
@@ -96,6 +99,34 @@ def test_a_share_of_varied_heads_is_imaged_as_typical_ones():
     # The first six, which the test above looks at, are of both kinds.
     assert set(plain[:6]) == {False, True}
     assert LOOKS["typical"].plain == 0
+
+
+def test_deep_white_matter_is_brighter_on_flair_and_t2_and_nothing_else_is(monkeypatch):
+    (index,) = indices(1, "healthy")
+    (_, parts), before = simulate_anatomy(SEED, index, spacing=4), subject(index, "typical")
+    monkeypatch.setitem(LOOKS, "typical", replace(LOOKS["typical"], deep_white=(1.0, 1.0)))
+    after = simulate_subject(SEED, index, spacing=4)
+    np.testing.assert_array_equal(after.labels, before.labels)
+    brain = before.volumes["t1"] > 0
+    depth = ndimage.distance_transform_edt(brain, sampling=4.0)
+    white = parts["white"] > 0.9
+    deep, shallow = white & (depth > 30), brain & (depth < 8)
+
+    def lift(name: str) -> np.ndarray:
+        """In standard deviations of the brain."""
+        was, now = (each.volumes[name].astype(float) for each in (before, after))
+        return (now - was) / was[brain].std()
+
+    assert lift("flair")[deep].mean() > 0.5
+    assert 0.1 < lift("t2")[deep].mean() < lift("flair")[deep].mean()
+    assert -0.4 < lift("t1")[deep].mean() <= 0.05
+    other = brain & (depth > 20) & (parts["white"] < 0.02)
+    assert np.abs(lift("flair")[other]).mean() < 0.3 * lift("flair")[deep].mean()
+    for name in MODALITIES:
+        assert np.abs(lift(name)[shallow]).mean() < 0.05
+    # Alike on both sides: the subject's x axis points to the right.
+    left, right = np.array_split(np.where(deep, lift("flair"), np.nan), 2)
+    assert np.nanmean(left) == pytest.approx(np.nanmean(right), rel=0.3)
 
 
 def test_another_spacing_shows_the_same_images_with_other_voxels():

@@ -6,7 +6,7 @@ beside the lesion.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,8 +42,9 @@ class Look:
         strip: standard deviation in mm of how far the stripping is off.
         remains: share of heads where stripping leaves parts below and beside the brain.
         cut: share of heads whose field of view ends early.
-        plain: share of heads that are imaged as with ``TYPICAL``: without them a network meets hardly any sharp head,
-            which is what scanners aim at.
+        deep_white: how much brighter than the rest the white matter far below the surface is, in levels of FLAIR.
+        plain: share of heads that are otherwise imaged as with ``TYPICAL``: without them a network meets hardly any
+            sharp head, which is what scanners aim at.
     """
 
     version: int
@@ -62,6 +63,7 @@ class Look:
     strip: float
     remains: float
     cut: float
+    deep_white: Range = (0.0, 0.0)
     plain: float = 0.0
 
 
@@ -84,7 +86,7 @@ TYPICAL = Look(
     cut=0.08,
 )
 VARIED = Look(
-    version=3,
+    version=4,
     freedom=1.0,
     texture=(0.0, 0.3),
     uneven=(0.1, 0.9),
@@ -100,6 +102,7 @@ VARIED = Look(
     strip=1.4,
     remains=0.5,
     cut=0.2,
+    deep_white=(-0.8, 1.2),
     plain=0.4,
 )
 LOOKS = {"typical": TYPICAL, "varied": VARIED}
@@ -135,7 +138,7 @@ def image(
         nothing, at least 1 elsewhere; zeros are at the same places in all of them.
     """
     if Draws(seed, index, "look").chance(look.plain):
-        look = TYPICAL
+        look = replace(TYPICAL, deep_white=look.deep_white)
     contrasts = draw_contrasts(Draws(seed, index, "contrast"), freedom=look.freedom)
     draws, grain = Draws(seed, index, "image"), Draws(seed, index, "grain")
     keep = torch.zeros_like(head.brain, dtype=torch.bool)
@@ -153,6 +156,7 @@ def image(
     middle = _middle(head, draws)
     centre = draws.normal(look.centre)
     slices = _draw_slices(look, draws)
+    deep_white = _deep_white(parts, head, window, look, Draws(seed, index, "deep white"))
     images = {}
     for name in MODALITIES:
         # Sequences of one examination share much of their profile and often their slices.
@@ -161,7 +165,7 @@ def image(
         if draws.chance(0.6):
             slices = _draw_slices(look, draws)
         contrast = contrasts[name]
-        signal = _signal(name, scene, contrast, look, draws)
+        signal = _signal(name, scene, contrast, look, draws) + deep_white.get(name, 0.0)
         signal = along_axes(signal[None], _point_spread(window, draws.between(*look.blur), slices))[0]
         brightness = (contrast.mean + contrast.deviation * signal).clamp_min(0.02 * contrast.mean) / contrast.mean
         gamma = math.exp(draws.normal(look.gamma))
@@ -220,6 +224,26 @@ def _signal(name: str, scene: _Scene, contrast: Contrast, look: Look, draws: Dra
         if tissue in parts:
             signal[box] += parts[tissue][box] * values
     return signal
+
+
+def _deep_white(
+    parts: dict[str, torch.Tensor], head: Head, window: Window, look: Look, draws: Draws
+) -> dict[str, torch.Tensor]:
+    """What white matter far below the surface adds to levels, by modality; nothing in many heads.
+
+    Its water relaxes more slowly than that of the white matter below the cortex: in some heads the centrum semiovale
+    and the corona radiata are bands on FLAIR as bright as grey matter, alike on both sides, which are no oedema. What
+    seeps into it is as much brighter.
+    """
+    amount = draws.between(*look.deep_white)
+    if amount <= 0:
+        return {}
+    begin, width = draws.between(8.0, 20.0), draws.between(6.0, 16.0)
+    inner = ((head.maps["depth"] - begin) / width).clamp(0, 1)
+    uneven = (1 + 0.35 * noise(window, 25.0, draws.generator)[0]).clamp(0.2, 2.0)
+    field = amount * inner * inner * (3 - 2 * inner) * uneven * (parts["white"] + parts["ED"])
+    darker = -draws.between(0.0, 0.3)
+    return {"flair": field, "t2": draws.between(0.2, 0.8) * field, "t1": darker * field, "t1ce": darker * field}
 
 
 def _draw_slices(look: Look, draws: Draws) -> tuple[int, float, float] | None:
