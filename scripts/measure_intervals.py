@@ -5,7 +5,7 @@
 Fits intervals and the table of gains to the subjects of one cohort and measures both on those of another, over the 15
 subsets. Scores are kept in ``--work`` case by case: what was interrupted goes on with the same command, and
 ``smml intervals WORK/fit --checkpoint small --output NEW.safetensors`` puts what was fitted into the weights. With
-``small`` at 2 mm a subject takes 50 s on one core, so that 200 and 100 subjects take two hours on two.
+``small`` at 2 mm a subject takes 45 s on one core, so that 200 and 100 subjects take two hours on two.
 
 Writes intervals.json (with command, seeds, versions and hardware) and intervals.md.
 """
