@@ -572,6 +572,7 @@ def _provenance(study: Study) -> str:
         return ", ".join(sorted({json.dumps(run[key]).strip('"') for run in study.runs.values()}))
 
     minutes = np.array([run["minutes"] for run in study.runs.values()])
+    trainings = "training" if len(minutes) == 1 else "trainings"
     arms = "" if study.arms == study.planned else f" --arms {','.join(study.arms)}"
     unnamed = {
         option: sum(bool(run[switch]) and option not in run for run in study.runs.values())
@@ -579,7 +580,7 @@ def _provenance(study: Study) -> str:
     }
     early = ", ".join(f"`{option}` ({count})" for option, count in unnamed.items() if count)
     return (
-        f"`smml study FOLDER --preset {study.settings['preset']}{arms}`: {len(minutes)} trainings of "
+        f"`smml study FOLDER --preset {study.settings['preset']}{arms}`: {len(minutes)} {trainings} of "
         f"{minutes.min():.0f} to {minutes.max():.0f} minutes, {minutes.sum():.0f} in all, evaluation not counted; "
         f"{each('hardware')}; commit {each('commit')}; versions {each('versions')}. Options of every run: `{SETTINGS}` "
         "beside this file; every score: `scores.csv.gz`."

@@ -73,7 +73,7 @@ def test_the_table_of_the_sequences_is_made_again_to_the_byte(folder):
         assert {column: report["means"][name][column] for column in row.index} == pytest.approx(row.to_dict(), abs=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["cpu", "probe"])
+@pytest.mark.parametrize("preset", ["cpu", "cpu2", "probe"])
 def test_the_report_of_the_study_is_made_again_to_the_byte(preset, tmp_path):
     folder = RESULTS / "study" / preset
     study = read_study(folder)
