@@ -41,8 +41,6 @@ _WANTED = 2.5
 # had w_min = 0.05, which is no longer the default.
 _LATER = {"gate_min_class_weight": "pixel_weight", "refinement_min_class_weight": "refinement"}
 COLUMNS = ["arm", "seed", "case", "subset", "output", "region", "dice", "hd95", "nsd", "truth_ml", "predicted_ml"]
-
-
 _CALIBRATED = ["arm", "seed", "sequences", "region", "ece"]
 
 

@@ -175,16 +175,17 @@ def _train_and_score(
         shutil.copyfile(run / file, _beside(scores, file))
     # The held-out subjects' scores last, as their presence says that the arm is done.
     if patients:
-        _write(evaluate(predictor, patients, branches=True, progress=progress).frame, _beside(scores, PATIENTS))
+        witnessed = evaluate(predictor, patients, branches=True, progress=progress)
+        _write(witnessed.frame.drop(columns="modalities"), _beside(scores, PATIENTS))
     calibration = OutputCalibration()
     scored = evaluate(predictor, held_out, branches=True, observe=calibration, progress=progress)
     _write(calibration.frame(), _beside(scores, CALIBRATION))
-    _write(scored.frame, scores)
+    _write(scored.frame.drop(columns="modalities"), scores)
     return arm, seed
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
-    write_text(path, frame.drop(columns="modalities", errors="ignore").to_csv(index=False, float_format="%.5g"))
+    write_text(path, frame.to_csv(index=False, float_format="%.5g"))
 
 
 def reported_runs(report: str | os.PathLike | None, settings: dict) -> Collection[str]:

@@ -42,7 +42,8 @@ class Look:
         strip: standard deviation in mm of how far the stripping is off.
         remains: share of heads where stripping leaves parts below and beside the brain.
         cut: share of heads whose field of view ends early.
-        deep_white: how much brighter than the rest the white matter far below the surface is, in levels of FLAIR.
+        deep_white: how much brighter than the rest the white matter far below the surface is, in levels of FLAIR; where
+            a draw is below 0 it is no brighter.
         plain: share of heads that are otherwise imaged as with ``TYPICAL``: without them a network meets hardly any
             sharp head, which is what scanners aim at.
     """
