@@ -84,7 +84,8 @@ def _clip_gradients(model: SMML, limit: float) -> torch.Tensor:
     limit = limit if limit > 0 else float("inf")
     networks = [*model.branches, *(model.refinements or ())]
     norms = [torch.nn.utils.clip_grad_norm_(network.parameters(), limit) for network in networks]
-    return torch.stack(norms).square().sum().sqrt()
+    # A network that has no gradient yet, as a refinement before its start, gives a zero on the CPU.
+    return sum(norm.square().to(norms[0].device) for norm in norms).sqrt()
 
 
 def micro_batches(samples: range, count: int) -> list[range]:
