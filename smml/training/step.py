@@ -85,7 +85,7 @@ def _clip_gradients(model: SMML, limit: float) -> torch.Tensor:
     networks = [*model.branches, *(model.refinements or ())]
     norms = [torch.nn.utils.clip_grad_norm_(network.parameters(), limit) for network in networks]
     # A network that has no gradient yet, as a refinement before its start, gives a zero on the CPU.
-    return sum(norm.square().to(norms[0].device) for norm in norms).sqrt()
+    return torch.stack([norm.to(norms[0].device) for norm in norms]).square().sum().sqrt()
 
 
 def micro_batches(samples: range, count: int) -> list[range]:

@@ -133,6 +133,15 @@ def test_bfloat16_computes_the_networks_and_leaves_weights_and_losses_in_float32
     assert totals[1] == pytest.approx(totals[0], rel=0.02)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a network without a gradient answers on the CPU only there")
+def test_on_a_gpu_a_refinement_without_a_gradient_does_not_stop_the_step():
+    model = SMML(NARROW, refine=True).train().cuda()
+    batch = {name: tensor.cuda() for name, tensor in batch_of(range(2)).items()}
+    config = run_config(refinement="tiny", device="cuda")
+    row = take_step(model, torch.optim.Adam(model.parameters()), [batch], config, 0, Ranks())
+    assert 0 < row["gradient_norm"] < math.inf
+
+
 def test_compiling_marks_the_parts_that_are_tensors_only_and_renames_no_weight():
     model, _ = fresh()
     names = list(model.state_dict())
