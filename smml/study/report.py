@@ -101,7 +101,9 @@ class Study:
         output = output or EVERY_ARM[arm].output
         return self.scores[(self.scores["arm"] == arm) & (self.scores["output"] == output)]
 
-    def values(self, arm: str, measure: str, *, column: str = "dice", output: str | None = None) -> pd.DataFrame:
+    def values(
+        self, arm: str, measure: str, *, column: str = "dice", output: str | None = None, present: bool = False
+    ) -> pd.DataFrame:
         """Per seed (rows) and case (columns), the mean over the subsets; NaN is left out.
 
         Args:
@@ -109,21 +111,25 @@ class Study:
             measure: a region, or "mean" for the mean of all three.
             column: "dice" (0 to 1) or "hd95" (mm).
             output: as for :meth:`rows`.
+            present: only where the case has the region; of a case that has two of the three, "mean" is theirs.
         """
         rows = self.rows(arm, output)
         rows = rows if measure == "mean" else rows[rows["region"] == measure]
+        rows = rows[rows["truth_ml"] > 0] if present else rows
         by_region = rows.groupby(["seed", "case", "region"])[column].mean()
         return by_region.groupby(["seed", "case"]).mean().unstack("case")
 
-    def difference(self, arm: str, parent: str, measure: str = "mean") -> pd.DataFrame:
+    def difference(self, arm: str, parent: str, measure: str = "mean", *, present: bool = False) -> pd.DataFrame:
         """Dice of an arm less that of another (0 to 1), per seed (rows) and case (columns) that both have.
 
         Args:
             arm: its name.
             parent: the other's name.
             measure: as for :meth:`values`.
+            present: as for :meth:`values`.
         """
-        return (self.values(arm, measure) - self.values(parent, measure)).dropna()
+        own, other = (self.values(name, measure, present=present) for name in (arm, parent))
+        return (own - other).dropna()
 
     def volume_ratio(self, arm: str, region: str) -> float:
         """Predicted over true volume of a region, all subsets, seeds and cases that have it added up; 1 is right.
@@ -212,11 +218,12 @@ def _facts(scores: Path) -> dict:
     }
 
 
-def compare_arms(study: Study) -> pd.DataFrame:
+def compare_arms(study: Study, *, present: bool = False) -> pd.DataFrame:
     """Each arm against its parents, over the seeds that both have.
 
     Args:
         study: of :func:`read_study`.
+        present: only over the cases that have the region (:meth:`Study.values`).
 
     Returns:
         A row per pair: ``arm``, ``parent``, ``seeds`` (how many), and for WT, TC, ET and their mean the difference in
@@ -228,7 +235,7 @@ def compare_arms(study: Study) -> pd.DataFrame:
         for parent in EVERY_ARM[name].parents:
             if parent not in study.arms:
                 continue
-            pairs = {measure: study.difference(name, parent, measure) for measure in MEASURES}
+            pairs = {measure: study.difference(name, parent, measure, present=present) for measure in MEASURES}
             by_seed = pairs["mean"].mean(axis=1)
             if by_seed.empty:
                 continue
@@ -312,16 +319,7 @@ def format_study(study: Study, title: str) -> str:
         if EVERY_ARM[name].trained_as is None:
             one, two = (study.values(name, "mean", output=o).to_numpy().mean() for o in ("branch 1", "student"))
             alone.append(f"| {EVERY_ARM[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
-    changes = ["| arm | against | " + " | ".join(MEASURES) + " | sign by seed |", "|---|---|" + "---:|" * 5]
     compared = compare_arms(study)
-    for _, row in compared.iterrows():
-        cells = [
-            f"{100 * row[m]:+.1f} ({100 * row[f'{m} low']:+.1f} to {100 * row[f'{m} high']:+.1f})" for m in MEASURES
-        ]
-        signs = row["signs mean"].replace("-", "−")
-        changes.append(
-            "| " + " | ".join([EVERY_ARM[row["arm"]].title, EVERY_ARM[row["parent"]].title, *cells, signs]) + " |"
-        )
     unfinished = "**Unfinished: not all of its arms, or not all of their seeds, are here.**\n\n"
     state = "" if study.complete else unfinished
     return f"""# {title}
@@ -334,9 +332,14 @@ def format_study(study: Study, title: str) -> str:
 
 ## Differences, in Dice points, paired by case and seed
 
-{_lines(changes)}
+{_lines(_difference_lines(compared))}
 
 {_many_comparisons(study, compared)}
+
+Over the cases that have the region only: the table above also counts each case without it, with 1 where an arm calls
+none of it and with 0 where it calls any.
+
+{_lines(_difference_lines(compare_arms(study, present=True)))}
 
 ## Where the width of these intervals comes from
 
@@ -376,6 +379,20 @@ have the region, all three regions.
 
 {_provenance(study)}
 """
+
+
+def _difference_lines(compared: pd.DataFrame) -> list[str]:
+    """The table of :func:`compare_arms`, in Dice points."""
+    lines = ["| arm | against | " + " | ".join(MEASURES) + " | sign by seed |", "|---|---|" + "---:|" * 5]
+    for _, row in compared.iterrows():
+        cells = [
+            f"{100 * row[m]:+.1f} ({100 * row[f'{m} low']:+.1f} to {100 * row[f'{m} high']:+.1f})" for m in MEASURES
+        ]
+        signs = row["signs mean"].replace("-", "−")
+        lines.append(
+            "| " + " | ".join([EVERY_ARM[row["arm"]].title, EVERY_ARM[row["parent"]].title, *cells, signs]) + " |"
+        )
+    return lines
 
 
 def _many_comparisons(study: Study, compared: pd.DataFrame) -> str:

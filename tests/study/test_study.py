@@ -347,6 +347,25 @@ def test_differences_are_paired_by_seed_and_case():
     assert ("refined", "both") not in changes.index
 
 
+def test_where_a_region_is_what_an_arm_gains_by_calling_nothing_elsewhere_does_not_count():
+    study = made_study({"single": 0.0, "pair": 0.0}, spread=0.002)
+    quiet = study.scores["case"].isin(sorted(study.scores["case"].unique())[:3]) & (study.scores["region"] == "ET")
+    called = study.scores["arm"] == "single"
+    scores = study.scores.assign(
+        truth_ml=(~quiet).astype(float),
+        dice=study.scores["dice"].mask(quiet & called, 0.0).mask(quiet & ~called, 1.0),
+    )
+    study = Study(study.settings, scores, {})
+    everywhere, there = (compare_arms(study, present=present).iloc[0] for present in (False, True))
+    cases = scores["case"].nunique()
+    assert everywhere["ET"] == pytest.approx(3 / cases, abs=0.01)
+    assert everywhere["mean"] == pytest.approx(1 / cases, abs=0.01)
+    assert there["ET"] == pytest.approx(0, abs=0.01)
+    assert there["mean"] == pytest.approx(0, abs=0.01)
+    assert study.values("pair", "ET", present=True).shape[1] == cases - 3
+    assert study.values("pair", "mean", present=True).shape[1] == cases
+
+
 @pytest.mark.parametrize(("seed", "case", "rest"), [(0.0, 0.0, 1.0), (2.0, 0.0, 1.0), (0.0, 3.0, 1.0), (1.0, 2.0, 3.0)])
 def test_the_variance_is_parted_among_seeds_cases_and_the_rest(seed, case, rest):
     """Drawn with known parts, the estimate is right in the mean over many tables."""
