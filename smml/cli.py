@@ -378,7 +378,7 @@ def compare(
 @app.command()
 def study(
     output: Annotated[Path, typer.Argument(help="Folder of the study, made or completed.")],
-    preset: Annotated[str, typer.Option(help="Sizes: cpu, cpu2 (two cores), probe, gpu or smoke.")] = "cpu",
+    preset: Annotated[str, typer.Option(help="Sizes: cpu, cpu2 (two cores), probe, probe2, gpu or smoke.")] = "cpu",
     arms: Annotated[str | None, typer.Option(help="Only these arms, such as pair,both; default: the preset's.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Only these of the preset's seeds, such as 0,2.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the report of what is there.")] = False,

@@ -149,6 +149,9 @@ def test_each_arm_differs_from_its_parent_in_what_its_title_says():
     assert all(changed(f"{arm}-even", arm) == {"gate_min_class_weight"} for arm in ("pixel", "both", "refined"))
     assert changed("refined-even", "both-even") == changed("refined-flat", "both-even") == {"refinement"}
     assert changed("refined-flat", "refined-even") == {"refinement_min_class_weight"}
+    weighted = {"pair": "pair", "both": "both-even", "refined": "refined-flat"}
+    assert all(changed(f"{arm}-unweighted", of) == {"min_class_weight"} for arm, of in weighted.items())
+    assert changed("both-unweighted", "pair-unweighted") == {"pixel_weight", "feature_weight"}
     assert all(changed(name, "both-even") == {"gate"} for name in READINGS if name.startswith("gate-"))
     assert config["pair"]["pixel_weight"] == config["pair"]["feature_weight"] == 0
     assert config["both"]["pixel_weight"] == config["both"]["feature_weight"] == 1
