@@ -147,7 +147,7 @@ def matched(rows: pd.DataFrame, arm: str, other: str) -> dict[str, dict[str, flo
 def curve(rows: pd.DataFrame, arm: str, region: str) -> pd.DataFrame:
     """Dice and false alarms in per cent, and the volume: a row per factor, means over the seeds."""
     own = rows[(rows["arm"] == arm) & (rows["region"] == region)].groupby("factor")[["dice", DICE, ALARMS, "volume"]]
-    return own.mean() * (100, 100, 100, 1)
+    return own.mean() * pd.Series({"dice": 100, DICE: 100, ALARMS: 100, "volume": 1})
 
 
 def as_markdown(rows: pd.DataFrame, report: dict, arms: list[str], seeds: list[int]) -> str:
