@@ -9,6 +9,7 @@ import gzip
 import json
 import math
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -584,9 +585,13 @@ def _scores(study: Study, arm: str) -> Scores:
 
 def _provenance(study: Study) -> str:
     def each(key: str) -> str:
-        return ", ".join(sorted({json.dumps(run[key]).strip('"') for run in study.runs.values()}))
+        """The values of all trainings; of several, each with the number of trainings that have it."""
+        found = Counter(json.dumps(run[key]).strip('"') for run in study.runs.values())
+        return ", ".join(value if len(found) == 1 else f"{value} ({found[value]})" for value in sorted(found))
 
     minutes = np.array([run["minutes"] for run in study.runs.values()])
+    least, most = (f"{value:.0f}" for value in (minutes.min(), minutes.max()))
+    lasting = f"{most} minutes" if least == most else f"{least} to {most} minutes"
     trainings = "training" if len(minutes) == 1 else "trainings"
     arms = "" if study.arms == study.planned else f" --arms {','.join(study.arms)}"
     unnamed = {
@@ -596,7 +601,7 @@ def _provenance(study: Study) -> str:
     early = ", ".join(f"`{option}` ({count})" for option, count in unnamed.items() if count)
     return (
         f"`smml study FOLDER --preset {study.settings['preset']}{arms}`: {len(minutes)} {trainings} of "
-        f"{minutes.min():.0f} to {minutes.max():.0f} minutes, {minutes.sum():.0f} in all, evaluation not counted; "
+        f"{lasting}, {minutes.sum():.0f} in all, evaluation not counted; "
         f"{each('hardware')}; commit {each('commit')}; versions {each('versions')}. Options of every run: `{SETTINGS}` "
         "beside this file; every score: `scores.csv.gz`."
         + (f" Runs made before an option was one do not name it; it was 0.05 there: {early}." if early else "")
