@@ -32,7 +32,7 @@ from smml.study.presets import ARMS, EVERY_ARM, arm_label
 from smml.study.run import CALIBRATION, PATIENTS, REPORT_SCORES, SETTINGS, is_report, reported_runs, run_name
 from smml.study.variance import variance_parts
 from smml.study.witnesses import SUBSETS as WITNESSED
-from smml.study.witnesses import cases_of, summarise, witnesses_sheet
+from smml.study.witnesses import cases_of, differences_sheet, summarise, witnesses_sheet
 
 REPORT = "study.md"
 MEASURES = (*REGIONS, "mean")
@@ -320,7 +320,7 @@ def format_study(study: Study, title: str) -> str:
         if EVERY_ARM[name].trained_as is None:
             one, two = (study.values(name, "mean", output=o).to_numpy().mean() for o in ("branch 1", "student"))
             alone.append(f"| {EVERY_ARM[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
-    compared = compare_arms(study)
+    compared, there = (compare_arms(study, present=present) for present in (False, True))
     unfinished = "**Unfinished: not all of its arms, or not all of their seeds, are here.**\n\n"
     state = "" if study.complete else unfinished
     return f"""# {title}
@@ -340,7 +340,7 @@ def format_study(study: Study, title: str) -> str:
 Over the cases that have the region only: the table above also counts each case without it, with 1 where an arm calls
 none of it and with 0 where it calls any.
 
-{_lines(_difference_lines(compare_arms(study, present=True)))}
+{_lines(_difference_lines(there))}
 
 ## Where the width of these intervals comes from
 
@@ -349,7 +349,7 @@ none of it and with 0 where it calls any.
 Of the mean Dice, in points, from an analysis of variance of the paired differences: the share of their variance that
 comes from training seeds, from the cases, and from neither alone; and how many seeds an interval of {_WANTED:g} points
 would need with these cases, a dash where the cases alone make it wider.
-{_patients(study)}
+{_patients(study, there)}
 ## What averaging two students brings by itself
 
 {_lines(alone)}
@@ -430,17 +430,27 @@ def _widths_sheet(study: Study, compared: pd.DataFrame) -> Sheet:
     return Sheet(tuple(columns), tuple(rows))
 
 
-def _patients(study: Study) -> str:
+def _patients(study: Study, compared: pd.DataFrame) -> str:
+    """The patients' scores, and their differences beside those of :func:`compare_arms` where the region is."""
     if study.patients is None:
         return ""
+    sheet, apart = differences_sheet(study.patients, compared)
+    pairs = ", ".join(f"{arm_label(arm)} against {arm_label(parent)}" for arm, parent in apart)
     return f"""
 ## Patients, as witnesses
+
+Where they point the other way than the simulated subjects that have the region: {pairs or "nowhere"}.
 
 {witnesses_sheet(study.patients).markdown()}
 
 Real patients, on whom nothing was chosen; Dice over those that have the region ({cases_of(study.patients)}), averaged
 over the seeds. The last column is the most that any of these trainings calls ET in a patient without it, from
 {", ".join(WITNESSED)}.
+
+{sheet.markdown()}
+
+Dice points, mean over the nine columns above, by seed; beside it the difference on the simulated subjects that have the
+region, over all subsets. No interval: so few patients are no sample.
 """
 
 

@@ -50,6 +50,54 @@ def witnesses_sheet(patients: pd.DataFrame) -> Sheet:
     return Sheet(tuple(columns), tuple(rows))
 
 
+def differences_by_seed(patients: pd.DataFrame, arm: str, parent: str) -> pd.Series:
+    """Dice of an arm less that of another, for each seed that both have: the mean over :data:`SUBSETS` and regions.
+
+    Args:
+        patients: of :func:`summarise`.
+        arm: its name.
+        parent: the other's name.
+
+    Returns:
+        Differences (-1 to 1) by seed; empty where no seed has both.
+    """
+    own = patients[patients["subset"].isin(SUBSETS)].pivot_table(
+        index="seed", columns=["arm", "subset", "region"], values="dice"
+    )
+    if not {arm, parent} <= set(own.columns.get_level_values("arm")):
+        return pd.Series(dtype=float)
+    return (own[arm] - own[parent]).mean(axis=1, skipna=False).dropna()
+
+
+def differences_sheet(patients: pd.DataFrame, compared: pd.DataFrame) -> tuple[Sheet, list[tuple[str, str]]]:
+    """A row per pair of arms: the difference on the patients beside that on the simulated subjects.
+
+    Args:
+        patients: of :func:`summarise`.
+        compared: of :func:`smml.study.compare_arms` over the cases that have the region, as patients' Dice counts.
+
+    Returns:
+        The table, in Dice points, and the pairs whose two differences have opposite signs.
+    """
+    columns: tuple[tuple[str, Kind], ...] = (
+        ("arm", "word"), ("against", "word"), ("patients, mean", "number"), ("least seed", "number"),
+        ("largest seed", "number"), ("sign by seed", "word"), ("simulated, mean", "number"),
+    )  # fmt: skip
+    rows, apart = [], []
+    for row in compared.to_dict("records"):
+        found = 100 * differences_by_seed(patients, row["arm"], row["parent"])
+        if found.empty:
+            continue
+        simulated = 100 * row["mean"]
+        titles = (EVERY_ARM[row["arm"]].title, EVERY_ARM[row["parent"]].title)
+        signs = "".join("+" if value > 0 else "−" if value < 0 else "0" for value in found)
+        cells = [f"{value:+.1f}" for value in (found.mean(), found.min(), found.max())]
+        rows.append((*titles, *cells, signs, f"{simulated:+.1f}"))
+        if found.mean() * simulated < 0:
+            apart.append((row["arm"], row["parent"]))
+    return Sheet(columns, tuple(rows)), apart
+
+
 def cases_of(patients: pd.DataFrame) -> str:
     """How many patients have each region, over :data:`SUBSETS`, as words.
 

@@ -42,7 +42,7 @@ from smml.study import run as study_run
 from smml.study.presets import StudyPreset
 from smml.study.report import COLUMNS, distance_cell
 from smml.study.variance import VarianceParts, variance_parts
-from smml.study.witnesses import summarise
+from smml.study.witnesses import differences_by_seed, differences_sheet, summarise
 from smml.training import TrainingConfig
 from smml.training.step import take_step
 
@@ -318,6 +318,30 @@ def test_a_patients_dice_counts_where_the_region_is():
     assert found.loc["ET", ["dice", "cases", "false_ml"]].tolist() == [0.5, 1, 3.0]
     assert found.loc["WT", ["dice", "cases"]].tolist() == [pytest.approx(0.7), 2]
     assert math.isnan(found.loc["WT", "false_ml"])
+
+
+def test_patients_that_contradict_the_simulated_subjects_are_named():
+    columns = ["arm", "seed", "subset", "region", "dice", "cases", "false_ml"]
+    dice = {"single": (0.5, 0.6, 0.4), "pair": (0.6, 0.5, 0.2), "both-even": (0.7, 0.7)}
+    rows = [
+        (arm, seed, subset, region, value, 5, math.nan)
+        for arm, values in dice.items()
+        for seed, value in enumerate(values)
+        for subset in ("FLAIR", "T1ce", "FLAIR+T1ce", "T2")
+        for region in REGIONS
+    ]
+    # A subset that not every patient has does not count.
+    patients = pd.DataFrame(rows, columns=columns).assign(dice=lambda d: d["dice"].mask(d["subset"] == "T2", 0.0))
+    assert differences_by_seed(patients, "pair", "single").round(6).to_dict() == {0: 0.1, 1: -0.1, 2: -0.2}
+    assert differences_by_seed(patients, "both-even", "pair").round(6).to_dict() == {0: 0.1, 1: 0.2}
+    assert differences_by_seed(patients, "wide", "pair").empty
+    pairs = [("pair", "single"), ("both-even", "pair"), ("wide", "pair")]
+    compared = pd.DataFrame(pairs, columns=["arm", "parent"]).assign(mean=0.03)
+    sheet, apart = differences_sheet(patients, compared)
+    assert apart == [("pair", "single")]
+    assert [row[2:] for row in sheet.rows] == [
+        ("-6.7", "-20.0", "+10.0", "+−−", "+3.0"), ("+15.0", "+10.0", "+20.0", "++", "+3.0")
+    ]  # fmt: skip
 
 
 def test_the_forecast_weighs_what_each_training_costs(monkeypatch):
