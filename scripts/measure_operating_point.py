@@ -61,7 +61,8 @@ def main() -> None:
     rows.to_csv(arguments.output / "operating-point.csv", index=False, float_format="%.5g")
     report = {
         "what": "simulated subjects only",
-        "command": "python " + " ".join(sys.argv),
+        # Where the study lies is no one else's business.
+        "command": "python " + " ".join("STUDY" if word == str(arguments.study) else word for word in sys.argv),
         "preset": settings["preset"],
         "subjects": sizes.held_out_cases,
         "cohort seed": sizes.data_seed + 1,
