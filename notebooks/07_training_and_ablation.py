@@ -332,14 +332,15 @@ display(Markdown("\n".join(lines)))
 # %%
 points = pd.read_csv(folder / "operating-point" / "operating-point.csv")
 means = points.groupby(["arm", "factor"])[["dice", "dice_present", "false_alarms"]].mean().mul(100).round(1)
-display(means.loc["pair"].rename(columns=lambda name: name.replace("_", " ") + ", %"))
+print(f"(b), training seeds {sorted(points['seed'].unique())}, means over WT, TC and ET")
+display(means.loc["pair"].set_axis(["Dice, all cases, %", "Dice where the region is, %", "false alarms, %"], axis=1))
 lazy, as_it_is = means.loc["pair", 64], means.loc["pair", 1]
 assert lazy["dice"] > as_it_is["dice"]
 assert lazy["dice_present"] < as_it_is["dice_present"]
 matched = json.loads((folder / "operating-point" / "operating-point.json").read_text("utf-8"))["matched"]
 for arm, regions in matched.items():
     for region, row in regions.items():
-        print(f"{region}: with {row['false alarms']:.0f} % false alarms as {arm_label(arm)} has, (b) reaches a Dice of "
+        print(f"{region}, Dice where both raise {row['false alarms']:.0f} % false alarms: {arm_label('pair')} "
               f"{row['pair']:.1f}, {arm_label(arm)} {row[arm]:.1f}")  # fmt: skip
 
 # %% [markdown]
