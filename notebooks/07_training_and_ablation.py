@@ -332,7 +332,7 @@ display(Markdown("\n".join(lines)))
 # %%
 points = pd.read_csv(folder / "operating-point" / "operating-point.csv")
 means = points.groupby(["arm", "factor"])[["dice", "dice_present", "false_alarms"]].mean().mul(100).round(1)
-print(f"(b), training seeds {sorted(points['seed'].unique())}, means over WT, TC and ET")
+print(f"(b), training seeds {sorted(points['seed'].unique().tolist())}, means over WT, TC and ET")
 display(means.loc["pair"].set_axis(["Dice, all cases, %", "Dice where the region is, %", "false alarms, %"], axis=1))
 lazy, as_it_is = means.loc["pair", 64], means.loc["pair", 1]
 assert lazy["dice"] > as_it_is["dice"]
