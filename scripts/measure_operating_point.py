@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from smml.data import REGIONS, CaseFiles, read_case, simulate_cohort
 from smml.evaluation.metrics import dice
 from smml.files import write_text
-from smml.inference import Predictor, Segmentation
+from smml.inference import Predictor
 from smml.runs import made_line, made_with
 from smml.study.presets import EVERY_ARM, arm_label, study_preset
 from smml.study.run import run_name
@@ -79,12 +79,12 @@ def main() -> None:
 def score(study: Path, arm: str, seed: int, window: int, files: CaseFiles) -> pd.DataFrame:
     """Dice and volumes of one subject from each subset, with each factor."""
     predictor, case = _predictor(study, arm, seed, window), read_case(files)
-    truth, scheme = case.label, predictor.scheme
-    ml = float(abs(np.linalg.det(case.affine[:3, :3]))) / 1000
-    true = {region: scheme.region(truth, region) for region in REGIONS}
+    scheme, ml = predictor.scheme, float(np.prod(case.spacing)) / 1000
+    true = {region: scheme.region(case.label, region) for region in REGIONS}
+    one_branch = EVERY_ARM[arm].output == "branch 1"
     rows = []
-    for segmentation in predictor.segment_all(predictor.encode(case), branches=True):
-        probabilities = probabilities_of(segmentation, EVERY_ARM[arm].output)
+    for segmentation in predictor.segment_all(predictor.encode(case), branches=one_branch):
+        probabilities = segmentation.branches[0] if one_branch else segmentation.probabilities
         for factor in FACTORS:
             labels = np.concatenate([factor * probabilities[:1], probabilities[1:]]).argmax(axis=0)
             for region in REGIONS:
@@ -99,14 +99,6 @@ def _predictor(study: Path, arm: str, seed: int, window: int) -> Predictor:
     """A training of the study, loaded once for all its subjects."""
     run = study / "runs" / run_name(EVERY_ARM[arm].trained_as or arm, seed)
     return Predictor.from_checkpoint(run, window=window, refine=EVERY_ARM[arm].output == "refined")
-
-
-def probabilities_of(segmentation: Segmentation, output: str) -> np.ndarray:
-    """Class probabilities [K, X, Y, Z] of the output that counts for an arm."""
-    if output != "branch 1":
-        return segmentation.probabilities
-    assert segmentation.branches is not None  # asked for
-    return segmentation.branches[0]
 
 
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:

@@ -237,7 +237,7 @@ _CPU2 = StudyPreset(
 STUDIES: dict[str, StudyPreset] = {
     "cpu": _CPU,
     "cpu2": _CPU2,
-    # To look for reasons on subjects and seeds of which no reported figure is made.
+    # To look for reasons on subjects and seeds of which no figure of a study is made.
     "probe": replace(_CPU, held_out_cases=8, data_seed=330, seeds=(10, 11)),
     "probe2": replace(
         _CPU2,

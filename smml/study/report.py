@@ -11,6 +11,7 @@ import math
 import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from smml.files import check_target, replacing, write_text
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 from smml.study.presets import ARMS, EVERY_ARM, arm_label
 from smml.study.run import CALIBRATION, PATIENTS, REPORT_SCORES, SETTINGS, is_report, reported_runs, run_name
-from smml.study.variance import variance_parts
+from smml.study.variance import signs, variance_parts
 from smml.study.witnesses import SUBSETS as WITNESSED
 from smml.study.witnesses import cases_of, differences_sheet, summarise, witnesses_sheet
 
@@ -68,7 +69,7 @@ class Study:
     patients: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
 
-    @property
+    @cached_property
     def arms(self) -> list[str]:
         """Arms that have scores, in table order."""
         present = set(self.scores["arm"])
@@ -99,8 +100,12 @@ class Study:
             arm: its name.
             output: "student", "branch 1" or "refined"; None takes the one that counts for the arm.
         """
-        output = output or EVERY_ARM[arm].output
-        return self.scores[(self.scores["arm"] == arm) & (self.scores["output"] == output)]
+        return self._by_output.get((arm, output or EVERY_ARM[arm].output), self.scores[:0])
+
+    @cached_property
+    def _by_output(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """The scores by arm and output: a report asks for each of them hundreds of times."""
+        return dict(iter(self.scores.groupby(["arm", "output"])))
 
     def values(
         self, arm: str, measure: str, *, column: str = "dice", output: str | None = None, present: bool = False
@@ -244,7 +249,7 @@ def compare_arms(study: Study, *, present: bool = False) -> pd.DataFrame:
             for measure, pair in pairs.items():
                 interval = bootstrap_mean(pair.to_numpy())
                 row |= {measure: interval.mean, f"{measure} low": interval.low, f"{measure} high": interval.high}
-            rows.append(row | {"signs mean": "".join("+" if v > 0 else "-" if v < 0 else "0" for v in by_seed)})
+            rows.append(row | {"signs mean": signs(by_seed)})
     return pd.DataFrame(rows)
 
 

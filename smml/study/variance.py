@@ -1,6 +1,7 @@
 """What the width of a difference's interval comes from: training seeds, held-out cases, or both together."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,15 @@ class VarianceParts:
         if left <= 0:
             return None
         return max(1, math.ceil((self.seed + self.rest / self.cases) / left))
+
+
+def signs(values: Iterable[float]) -> str:
+    """The sign of each value, such as "++-0".
+
+    Args:
+        values: differences, one a training seed.
+    """
+    return "".join("+" if value > 0 else "-" if value < 0 else "0" for value in values)
 
 
 def variance_parts(values: np.ndarray) -> VarianceParts:

@@ -5,6 +5,7 @@ import pandas as pd
 from smml.data.labels import REGIONS
 from smml.evaluation.sheets import Kind, Sheet, number
 from smml.study.presets import EVERY_ARM
+from smml.study.variance import signs
 
 # The subsets that nearly every patient has.
 SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce")
@@ -90,9 +91,8 @@ def differences_sheet(patients: pd.DataFrame, compared: pd.DataFrame) -> tuple[S
             continue
         simulated = 100 * row["mean"]
         titles = (EVERY_ARM[row["arm"]].title, EVERY_ARM[row["parent"]].title)
-        signs = "".join("+" if value > 0 else "−" if value < 0 else "0" for value in found)
         cells = [f"{value:+.1f}" for value in (found.mean(), found.min(), found.max())]
-        rows.append((*titles, *cells, signs, f"{simulated:+.1f}"))
+        rows.append((*titles, *cells, signs(found).replace("-", "−"), f"{simulated:+.1f}"))
         if found.mean() * simulated < 0:
             apart.append((row["arm"], row["parent"]))
     return Sheet(columns, tuple(rows)), apart

@@ -133,7 +133,9 @@ def test_bfloat16_computes_the_networks_and_leaves_weights_and_losses_in_float32
     assert totals[1] == pytest.approx(totals[0], rel=0.02)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a network without a gradient answers on the CPU only there")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs an NVIDIA GPU, where weights and a missing norm differ in device"
+)
 def test_on_a_gpu_a_refinement_without_a_gradient_does_not_stop_the_step():
     model = SMML(NARROW, refine=True).train().cuda()
     batch = {name: tensor.cuda() for name, tensor in batch_of(range(2)).items()}
