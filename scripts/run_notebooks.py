@@ -125,16 +125,15 @@ def write_page(notebook: NotebookNode, path: Path) -> None:
 def without_widgets(outputs: Iterable[NotebookNode]) -> Iterator[NotebookNode]:
     """The outputs that a page without a kernel can show.
 
-    A widget becomes the picture that stands beside it, or nothing (a progress bar).
+    A widget becomes the picture in its own output, or nothing: of a progress bar there is none, and the viewer's
+    stands before it in an output of its own.
     """
     for output in outputs:
         data = output.get("data", {})
-        if WIDGET in data:
-            if "image/png" in data:
-                yield NotebookNode({**output, "data": NotebookNode({"image/png": data["image/png"]})})
-        elif not data.get("text/html", "").startswith('<div class="smml-still-'):
-            # Left out: the viewer's picture once more, for fronts that look for the widget alone.
+        if WIDGET not in data:
             yield output
+        elif "image/png" in data:
+            yield NotebookNode({**output, "data": NotebookNode({"image/png": data["image/png"]})})
 
 
 def copy_mathjax(folder: Path) -> None:

@@ -81,7 +81,11 @@ class Controls:
             layout=short,
         )
         self.source = widgets.Dropdown(
-            options=[state.source], value=state.source, disabled=not predicts, layout=widgets.Layout(width="105px")
+            options=[state.source],
+            value=state.source,
+            disabled=not predicts,
+            tooltip="whose prediction",
+            layout=widgets.Layout(width="105px"),
         )
         self.regions = {
             region: widgets.Checkbox(
@@ -89,10 +93,13 @@ class Controls:
             )
             for region in REGIONS
         }
-        self.compared = widgets.Dropdown(options=REGIONS, value=state.compared, layout=widgets.Layout(width="62px"))
+        self.compared = widgets.Dropdown(
+            options=REGIONS, value=state.compared, tooltip="region", layout=widgets.Layout(width="62px")
+        )
         self.contributor = widgets.Dropdown(
             options=[(DISPLAY_NAMES[name], name) for name in case.modalities],
             value=state.contributor,
+            tooltip="sequence",
             layout=widgets.Layout(width="76px"),
         )
         self.opacity = widgets.FloatSlider(

@@ -72,8 +72,10 @@ class Display:
             first, last = (hit[0], hit[-1]) if hit.size else (0, brain.shape[axis] - 1)
             box.append((max(0, int(first) - wide), min(brain.shape[axis], int(last) + 1 + wide)))
         home: list[float] = [(first + end) / 2 for first, end in box]
-        if case.label is not None and case.label.any():
-            tumour = nib.apply_orientation(case.label, turn) > 0
+        # Not all that has a label is tumour: a resection cavity is none.
+        tumour = np.zeros(0, bool) if case.label is None else case.scheme.region(case.label, "WT")
+        if tumour.any():
+            tumour = nib.apply_orientation(tumour, turn)
             for axis in range(3):
                 area = tumour.sum(axis=tuple(a for a in range(3) if a != axis))
                 # The middle of the widest slices, where several are equal.

@@ -15,6 +15,8 @@ from smml.figures.theme import REGION_COLOURS
 
 # Triangles that stay fluent in a browser without a graphics card.
 _MOST_VOXELS = 72**3
+# What a labelled voxel counts at least, just above the level of the surface.
+_INSIDE = 0.55
 
 
 def surface(field: np.ndarray, level: float, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,9 +122,9 @@ def mesh_figure(
         place = case.affine.copy()
         place[:3, 3] += case.affine[:3, :3] @ first
         smooth = ndimage.gaussian_filter(inside[box].astype(np.float32), 0.7)
-        # A speck of one voxel would fall below one half once it is smoothed.
-        level = min(0.5, 0.9 * float(smooth.max()))
-        _add(figure, smooth, place, region, REGION_COLOURS[region], opacities[region], level)
+        # Smoothing alone would put specks and threads below one half: what is labelled stays inside the surface.
+        smooth = np.maximum(smooth, _INSIDE * inside[box])
+        _add(figure, smooth, place, region, REGION_COLOURS[region], opacities[region])
     axes = {
         f"{name}axis": {"title": {"text": f"{text} (mm)"}, "backgroundcolor": "white", "gridcolor": "#dddddd"}
         for name, text in zip("xyz", ("left – right", "back – front", "bottom – top"), strict=True)
@@ -146,9 +148,8 @@ def _add(
     name: str,
     colour: str,
     opacity: float,
-    level: float = 0.5,
 ) -> None:
-    vertices, triangles = surface(field, level, affine)
+    vertices, triangles = surface(field, 0.5, affine)
     if not len(triangles):
         return
     x, y, z = vertices.astype(np.float32).T

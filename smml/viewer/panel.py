@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 
 from smml.data.case import Case
-from smml.data.labels import REGIONS, Region
-from smml.figures.theme import CLASS_COLOURS, REGION_COLOURS
+from smml.data.labels import REGIONS, LabelScheme, Region
+from smml.figures.theme import REGION_COLOURS
 from smml.inference import Contributions
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, Subset, subset_name
 from smml.models.intervals import Volume
@@ -19,7 +19,11 @@ from smml.viewer.state import ViewState
 from smml.viewer.worker import RegionScore, RegionScores, Result
 
 # Names of the parts that are seen when all three nested regions are painted.
-_PARTS = {"WT": "oedema (WT outside TC)", "TC": "necrotic core (TC outside ET)", "ET": "enhancing tumour (ET)"}
+_PARTS = {
+    "WT": "oedema (WT outside TC)",
+    "TC": "core that does not enhance (TC outside ET)",
+    "ET": "enhancing tumour (ET)",
+}
 _WHOLE = {"WT": "whole tumour (WT)", "TC": "tumour core (TC)", "ET": "enhancing tumour (ET)"}
 
 
@@ -134,7 +138,7 @@ def contributions_html(found: Contributions | None, state: ViewState) -> str:
         cells = []
         for region in REGIONS:
             painted = name == DISPLAY_NAMES[state.contributor] and region == state.compared
-            cells.append(_cell(sums[region], "font-weight:bold;background:#e8f1fb" if painted else ""))
+            cells.append(_cell(sums[region], "font-weight:bold;background:rgba(0,114,178,.25)" if painted else ""))
         rows.append(f"<tr><td>{name}</td>{''.join(cells)}</tr>")
     note = (
         f"Shapley values of the {len(found.modalities)} sequences that the case has, whatever is checked above: what a "
@@ -157,7 +161,8 @@ def contribution_sums(found: Contributions) -> dict[str, dict[Region, str]]:
 
 # Styles of cells and of what stands below a table.
 _RIGHT = "text-align:right;padding-left:18px"
-_NOTE = "max-width:62em;color:#555;font-size:90%"
+# Opacity, not a grey: a notebook's theme may be dark.
+_NOTE = "max-width:62em;opacity:.8;font-size:90%"
 
 
 def _cell(text: str, style: str = "") -> str:
@@ -264,11 +269,18 @@ def _bar(score: RegionScore, x: float, floor: float, width: float, full: float, 
     )
 
 
-def class_html(name: str) -> str:
-    """A class name with its colour before it."""
-    colour = CLASS_COLOURS.get(name)
-    square = f"<span style='color:{colour};-webkit-text-stroke:.4px #555'>■</span> " if colour else ""
-    return square + escape(name)
+def class_html(scheme: LabelScheme, value: int) -> str:
+    """The name of a class, and before it the colour in which the planes show it: that of its innermost region.
+
+    Args:
+        scheme: names the label values.
+        value: in memory; the background and what is in no region has no colour.
+    """
+    inside = [region for region in REGIONS if value in scheme.regions[region]]
+    square = (
+        f"<span style='color:{REGION_COLOURS[inside[-1]]};-webkit-text-stroke:.4px #555'>■</span> " if inside else ""
+    )
+    return square + escape(scheme.classes[value])
 
 
 def heading_html(case: Case, display: Display) -> str:
@@ -303,9 +315,9 @@ def readout_html(
         " &nbsp;".join(f"{DISPLAY_NAMES[name]} {volume[voxel]:.4g}" for name, volume in case.volumes.items()),
     ]
     if case.label is not None:
-        words.append(f"truth {class_html(case.scheme.classes[int(case.label[voxel])])}")
+        words.append(f"truth {class_html(case.scheme, int(case.label[voxel]))}")
     if result is not None:
-        words.append(f"predicted {class_html(result.scheme.classes[int(result.labels[state.source][voxel])])}")
+        words.append(f"predicted {class_html(result.scheme, int(result.labels[state.source][voxel]))}")
         if result.uncertainty is not None:
             words.append(f"uncertainty {float(result.uncertainty[voxel]):.2f}")
     if state.overlay == "contribution" and contribution is not None:
@@ -316,12 +328,22 @@ def readout_html(
     return f"<div style='font-variant-numeric:tabular-nums;line-height:1.5'>{separator.join(words)}</div>"
 
 
-def spoken(case: Case, display: Display, state: ViewState, plane: str) -> str:
-    """What a screen reader says of a plane."""
+def spoken(case: Case, display: Display, state: ViewState, plane: str, result: Result | None = None) -> str:
+    """What a screen reader says of a plane: its slice, what lies under the crosshair, and its sides.
+
+    Args:
+        case: with at least one modality.
+        display: where its voxels lie.
+        state: what is shown.
+        plane: "axial", "coronal" or "sagittal".
+        result: the segmentation; None if there is none.
+    """
     axis = NORMAL[plane]
     first, end = display.box[axis]
-    sides = display.sides(plane)
-    return (
-        f"{plane} plane of {case.id}, slice {state.position[axis]} of {first} to {end - 1}, {sides['left']} on the "
-        f"left, {sides['top']} at the top"
-    )
+    sides, voxel = display.sides(plane), display.file_voxel(state.position)
+    words = [f"{plane} plane of {case.id}, slice {state.position[axis]} of {first} to {end - 1}"]
+    if case.label is not None:
+        words.append(f"truth {case.scheme.classes[int(case.label[voxel])]}")
+    if result is not None:
+        words.append(f"predicted {result.scheme.classes[int(result.labels[state.source][voxel])]}")
+    return ", ".join([*words, f"{sides['left']} on the left", f"{sides['top']} at the top"])

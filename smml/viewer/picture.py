@@ -40,8 +40,8 @@ def viewer_picture(
     Args:
         case: with at least one modality.
         segmentation: to paint; None paints the truth, if there is one.
-        overlay: "prediction", "truth", "difference", "uncertainty", "contribution" or "none"; by default what there
-            is.
+        overlay: "prediction", "truth", "difference", "uncertainty", "contribution" or "none"; by default the
+            prediction, without one the truth, without both none.
         position: crosshair, index into the case's arrays; None takes the tumour's widest slices.
         shown: modality under the paint; None takes the first that was given to the model.
         contributions: of the case, for the overlay "contribution" (:func:`smml.inference.contributions`).
@@ -53,12 +53,17 @@ def viewer_picture(
         uint8 [rows, columns, 3].
 
     Raises:
-        InputError: no modality, an unknown overlay, modality or region, a position outside the case, or the overlay
-            "contribution" without contributions.
+        InputError: no modality, an unknown overlay, modality or region, a position outside the case, or an overlay of
+            what is not there: a truth, a segmentation, contributions.
     """
-    overlay = overlay or ("prediction" if segmentation is not None else "truth")
+    there = "truth" if case.label is not None else "none"
+    overlay = overlay or ("prediction" if segmentation is not None else there)
     if overlay not in OVERLAYS:
         raise InputError(f"overlay must be one of {', '.join(OVERLAYS)}, found {overlay!r}")
+    if overlay in ("truth", "difference") and case.label is None:
+        raise InputError(f"overlay {overlay!r} needs a truth, but case {case.id} has none; take another overlay")
+    if overlay in ("prediction", "difference", "uncertainty") and segmentation is None:
+        raise InputError(f"overlay {overlay!r} needs a segmentation, found None; pass one of a predictor")
     if shown is not None and shown not in case.volumes:
         raise InputError(f"shown must be one of {', '.join(case.volumes)} that case {case.id} has, found {shown!r}")
     if region not in REGIONS:

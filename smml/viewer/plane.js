@@ -34,7 +34,16 @@ function render({ model, el }) {
     } while (waiting);
     decoding = false;
   }
-  const name = () => canvas.setAttribute("aria-label", model.get("label"));
+  // A reader who cannot see it hears where the keys went; the name of a canvas is read only when it gets the focus.
+  const heard = document.createElement("div");
+  heard.className = "smml-heard";
+  heard.setAttribute("aria-live", "polite");
+  el.appendChild(heard);
+  const name = () => {
+    canvas.setAttribute("aria-label", model.get("label"));
+    if (document.activeElement === canvas || el.getRootNode().activeElement === canvas)
+      heard.textContent = model.get("label");
+  };
 
   // Motion is gathered and sent once a frame of the browser: a fast wheel must not fill the kernel's queue.
   let pending = null;
@@ -69,7 +78,8 @@ function render({ model, el }) {
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
-    send({ kind: "wheel", steps: -Math.sign(event.deltaY) },
+    // With Shift browsers turn the wheel sideways.
+    send({ kind: "wheel", steps: -Math.sign(event.deltaY || event.deltaX) * (event.shiftKey ? 5 : 1) },
       (old, next) => ({ ...old, steps: old.steps + next.steps }));
   }, { passive: false });
   canvas.addEventListener("keydown", (event) => {
@@ -77,7 +87,9 @@ function render({ model, el }) {
     if (!/^(Arrow|Page|Home$|.$)/.test(event.key)) return;
     event.preventDefault();
     event.stopPropagation();
-    model.send({ kind: "key", key: event.key, fast: event.shiftKey });
+    // With Shift these two keys carry other signs, which differ from layout to layout.
+    const shifted = event.shiftKey ? { Comma: ",", Period: "." }[event.code] : undefined;
+    model.send({ kind: "key", key: shifted || event.key, fast: event.shiftKey });
   });
 
   function message(content, buffers) {

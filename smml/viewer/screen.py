@@ -57,7 +57,7 @@ class Screen:
             frame = encode_png(render_plane(state, self._display, layers, plane, self._sizes[plane]))
             with canvas.hold_sync():
                 canvas.png = frame
-                canvas.label = panel.spoken(self._case, self._display, state, plane)
+                canvas.label = panel.spoken(self._case, self._display, state, plane, result)
         with self.following():
             self._follow(state)
 
@@ -105,9 +105,9 @@ class Screen:
     def status(self, message: str, working: str, result: Result | None) -> None:
         """The line beside the checks: a message to the reader first, then what is being done, then what is shown."""
         if message:
-            text = f"<span style='color:#b04a00'>⚠ {panel.escape(message)}</span>"
+            text = f"{_sign('⚠', '#D55E00')} {panel.escape(message)}"
         elif working:
-            text = f"<span style='color:#0072B2'>◌ {panel.escape(working)} …</span>"
+            text = f"{_sign('◌', '#0072B2')} {panel.escape(working)} …"
         elif result is not None:
             text = f"● segmented from {subset_name(result.subset, ' + ')}"
         else:
@@ -134,3 +134,8 @@ class Screen:
         c.contributor.disabled = state.overlay != "contribution"
         for box in c.regions.values():
             box.disabled = state.overlay not in ("prediction", "truth")
+
+
+def _sign(text: str, colour: str) -> str:
+    """A sign in a colour that stands on light and dark themes alike; words take the theme's own."""
+    return f"<span style='color:{colour}' aria-hidden='true'>{text}</span>"

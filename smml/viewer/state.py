@@ -152,7 +152,8 @@ class ViewState:
             case {"kind": "key", "key": "Home"}:
                 return replace(self, position=display.home)
             case {"kind": "key", "key": str(key)}:
-                return self._after_letter(key, choices)
+                # Caps Lock changes no meaning.
+                return self._after_letter(key.lower(), choices)
         return self
 
     def _after_letter(self, key: str, choices: Mapping[str, tuple[str, ...]]) -> "ViewState":

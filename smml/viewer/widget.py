@@ -21,7 +21,7 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 
 from smml.data.case import Case
 from smml.errors import InputError
@@ -96,6 +96,7 @@ class ModalityViewer:
         self._lock = threading.RLock()
         self._closed = False
         self._message = self._working = ""
+        self._still: DisplayHandle | None = None
         self.controls = Controls(
             case, self._display, self._state, predicts=predictor is not None, interactive=interactive
         )
@@ -172,7 +173,7 @@ class ModalityViewer:
                 early = "source" in fields and self._result is None and self._worker is not None
                 hint = "; other predictions can be chosen once there is one: call wait() first" if early else ""
                 raise InputError(f"show: {error}{hint}") from error
-            self._set(state)
+            self._set(state, again="given" in fields)
 
     def wait(self, timeout: float | None = 60.0) -> bool:
         """Wait until the segmentation is on screen; False if the time was not enough.
@@ -249,14 +250,23 @@ class ModalityViewer:
     def _ipython_display_(self, **_) -> None:
         # A notebook that is opened without its kernel says that the widget's model is missing, and looks no further
         # into the same output. So the picture is an output of its own, which the canvases hide where they are drawn.
-        canvas = next(iter(self.controls.planes.values()))
+        canvas, bundle = next(iter(self.controls.planes.values())), self._repr_mimebundle_()
         if not self._closed and canvas.has_trait("still"):
-            canvas.still = canvas.still or f"smml-still-{uuid.uuid4().hex}"
-            png = base64.b64encode(encode_png(self.picture(), small=True)).decode()
-            text = f"ModalityViewer of {self.case.id}, a picture"
-            image = f'<img alt="{html.escape(text)}" src="data:image/png;base64,{png}">'
-            display({"text/html": f'<div class="{canvas.still}">{image}</div>', "text/plain": text}, raw=True)
-        display(self._repr_mimebundle_(), raw=True)
+            with self._lock:
+                canvas.still = canvas.still or f"smml-still-{uuid.uuid4().hex}"
+                handle = display(self._still_bundle(canvas.still), raw=True, display_id=True)
+                # Drawn once more with the first segmentation: what is saved must not say that there is none.
+                self._still = handle if self._result is None and self._worker is not None else None
+            # Once is enough.
+            del bundle["image/png"]
+        display(bundle, raw=True)
+
+    def _still_bundle(self, name: str) -> dict[str, str]:
+        """The view as a picture in an element of this class, for a front that shows no widget."""
+        png = base64.b64encode(encode_png(self.picture(), small=True)).decode()
+        text = f"ModalityViewer of {self.case.id}, a picture"
+        image = f'<img alt="{html.escape(text)}" src="data:image/png;base64,{png}">'
+        return {"text/html": f'<div class="{name}">{image}</div>', "text/plain": text}
 
     # What a browser calls
 
@@ -288,6 +298,7 @@ class ModalityViewer:
     def _connect(self) -> None:
         """Have controls and planes heard; weakly, because ipywidgets keeps every widget until it is closed."""
         c, apply, handle = self.controls, _weakly(self._apply), _weakly(self.handle)
+        give = _weakly(self._give)
         for plane, canvas in c.planes.items():
             canvas.on_msg(lambda _, event, __, plane=plane: handle(plane, event))
         for plane, slider in c.slices.items():
@@ -296,7 +307,7 @@ class ModalityViewer:
             box.observe(lambda _, name=name: apply(ViewState.toggled, name), "value")
         for name, button in c.named_subsets.items():
             given = self.case.modalities if name == "all" else NAMED_SUBSETS[name]
-            button.on_click(lambda _, given=given: apply(ViewState.changed, given=given))
+            button.on_click(lambda _, given=given: give(given))
         for field in NAMESAKES:
             control = getattr(c, field)
             control.observe(lambda change, field=field: apply(ViewState.changed, **{field: change["new"]}), "value")
@@ -328,6 +339,12 @@ class ModalityViewer:
             if not self._closed and not self._screen.follows:
                 self._set(change(self._state, *arguments, **fields))
 
+    def _give(self, given: Subset) -> None:
+        """A button of a subset, which also asks again for what failed or was cancelled."""
+        with self._lock:
+            if not self._closed:
+                self._set(self._state.changed(given=given), again=True)
+
     def _set_auto_window(self) -> None:
         self._apply(lambda state: state.with_window(*intensity_window(self.case.volumes[state.shown])))
 
@@ -341,12 +358,9 @@ class ModalityViewer:
                 return
             self._worker.cancel()
             self._busy("", None)
-            if self._result is None:
-                self._set(self._state, "cancelled; change a check to try again")
-                return
-            # Back to what is on screen, so that checks and picture agree, without another wish.
-            self._state = self._state.changed(given=self._result.subset)
-            self._set(self._state, "cancelled")
+            self._give_up("cancelled")
+            if self._result is not None:
+                self._worker.request_scores(self._result, self._state.source)
 
     def _snapshot(self) -> None:
         shown = "" if self._result is None else "_" + subset_name(self._result.subset)
@@ -386,6 +400,7 @@ class ModalityViewer:
                     self._on_done(event)
                 case "scored":
                     self._tell()
+                    self._complete_still()
                 case "contributed":
                     self._set(self._state, self._message)
                 case "failed":
@@ -406,27 +421,52 @@ class ModalityViewer:
         if wanted and event.result is not None and event.result is not self._result:
             self._take(event.result)
             self._set(self._state, self._message)
+        self._complete_still()
+
+    def _complete_still(self) -> None:
+        """Draw the picture that stands in for the widget once more, as soon as it has segmentation and scores."""
+        if self._still is None or self._result is None:
+            return
+        if self.case.label is None or (self._result.subset, self._state.source) in self.scores:
+            still, self._still = self._still, None
+            canvas = next(iter(self.controls.planes.values()))
+            still.update(self._still_bundle(canvas.still), raw=True)
 
     def _on_failed(self, event: Event) -> None:
         self._busy("", None)
-        self._set(self._state, f"from {subset_name(event.subset)}: {event.message}")
+        message = f"from {subset_name(event.subset)}: {event.message}"
+        if event.wished:
+            self._give_up(message)
+        else:
+            self._set(self._state, message)
 
     # State, worker and screen; each is called with the lock held
 
-    def _set(self, state: ViewState, message: str = "") -> None:
+    def _give_up(self, message: str) -> None:
+        """The last wish brings nothing: back to what is on screen, so that checks and picture agree."""
+        if self._result is None:
+            self._set(self._state, f"{message}; press a subset to try again")
+            return
+        # In force before it is set, which then sees no other wish in it.
+        self._state = self._state.changed(given=self._result.subset)
+        self._set(self._state, message)
+
+    def _set(self, state: ViewState, message: str = "", *, again: bool = False) -> None:
         """Put a state in force, ask the worker for what it lacks, and bring the screen in line.
 
         Args:
             state: to show.
             message: to the reader, beside the checks.
+            again: ask for the subset even if it was asked for before, as long as its result is not there.
         """
         if self._closed:
             return
         before, self._state, self._message = self._state, state, message
-        if state.given != before.given:
+        missing = self._result is None or self._result.subset != state.given
+        if state.given != before.given or (again and missing):
             self._wish()
         elif state.source != before.source and self._result is not None and self._worker is not None:
-            self._worker.request_scores(self._result.subset, state.source)
+            self._worker.request_scores(self._result, state.source)
         if state.overlay == "contribution" != before.overlay and self._worker is not None:
             self._worker.request_contributions()
         self._screen.draw(self._state, self._result, self._contribution())
@@ -450,7 +490,7 @@ class ModalityViewer:
         if self._state.source not in names:
             self._state = self._state.changed(source=names[0])
         if self._worker is not None:
-            self._worker.request_scores(result.subset, self._state.source)
+            self._worker.request_scores(result, self._state.source)
         self._busy("", None)
 
     def _busy(self, text: str, share: float | None) -> None:

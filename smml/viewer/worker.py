@@ -175,6 +175,8 @@ class _Job:
     kind: Literal["wish", "score", "contributions", "rest"]
     subset: Subset
     source: str = ""
+    # What to score: the cache may have let it go meanwhile.
+    result: Result | None = None
 
     @property
     def wished(self) -> bool:
@@ -262,11 +264,11 @@ class Worker:
             self._state.notify_all()
             return seen
 
-    def request_scores(self, subset: Subset, source: str) -> None:
-        """Score a cached result against the truth, announced as "scored"; nothing happens without a truth."""
+    def request_scores(self, result: Result, source: str) -> None:
+        """Score one source of a result against the truth, announced as "scored"; nothing happens without a truth."""
         with self._state:
-            if self._case.label is not None and (subset, source) not in self.scores:
-                self._to_score.append(_Job(self._generation, "score", subset, source))
+            if self._case.label is not None and (result.subset, source) not in self.scores:
+                self._to_score.append(_Job(self._generation, "score", result.subset, source, result))
                 self._state.notify_all()
 
     def request_contributions(self) -> None:
@@ -338,8 +340,7 @@ class Worker:
                 job, self._wish = self._wish, None
                 return job
             if self._to_score:
-                job = self._to_score.popleft()
-                return _Job(self._generation, "score", job.subset, job.source)
+                return replace(self._to_score.popleft(), generation=self._generation)
             if self._contributions_wanted:
                 self._contributions_wanted = False
                 return _Job(self._generation, "contributions", self._case.modalities)
@@ -378,11 +379,11 @@ class Worker:
         if job.kind == "contributions":
             self._contribute(job)
             return
-        result = self.cache.get(job.subset)
         if job.kind == "score":
-            if result is not None and job.source in result.labels:
-                self._score(job, result, job.source)
+            if job.result is not None and job.source in job.result.labels:
+                self._score(job, job.result, job.source)
             return
+        result = self.cache.get(job.subset)
         if result is None:
             if job.kind == "rest" and any(subset == job.subset for subset, _ in self.scores):
                 return

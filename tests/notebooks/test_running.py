@@ -52,7 +52,7 @@ def test_a_process_that_has_ended_and_was_not_waited_for_has_no_memory():
 
 def test_a_page_sets_its_equations_without_a_network_and_shows_no_trace_of_a_widget(tmp_path):
     bar = {run_notebooks.WIDGET: {"model_id": "1"}, "text/plain": "simulating cases:   0%|"}
-    viewer = {run_notebooks.WIDGET: {"model_id": "2"}, "image/png": "aGVhZA=="}
+    viewer = {run_notebooks.WIDGET: {"model_id": "2"}, "text/plain": "ModalityViewer of a case"}
     still = {"text/html": '<div class="smml-still-3"><img src="data:image/png;base64,aGVhZA=="></div>'}
     outputs = [nbformat.v4.new_output("display_data", data=data) for data in (bar, still, viewer)]
     cells = [
@@ -67,4 +67,5 @@ def test_a_page_sets_its_equations_without_a_network_and_shows_no_trace_of_a_wid
     assert (tmp_path / run_notebooks.MATHJAX).stat().st_size > 1_000_000
     assert "simulating cases" not in page
     assert page.count("aGVhZA==") == 1
+    assert "ModalityViewer" not in page
     assert cells[1].outputs == outputs  # the notebook itself keeps them, for a front with a kernel

@@ -104,6 +104,11 @@ def test_toggling_and_moving_put_the_right_pixels_on_screen(small_cohort, tmp_pa
         page.mouse.wheel(0, -100)
         twin.handle("axial", {"kind": "wheel", "steps": 1})
         assert_shows(page, twin, "wheel")
+        page.keyboard.down("Shift")
+        page.mouse.wheel(0, 100)
+        page.keyboard.up("Shift")
+        twin.handle("axial", {"kind": "wheel", "steps": -5})
+        assert_shows(page, twin, "wheel with Shift")
         point = (0.31, 0.62)
         page.mouse.click(box["x"] + point[0] * box["width"], box["y"] + point[1] * box["height"])
         twin.handle("axial", {"kind": "point", "x": point[0], "y": point[1]})
@@ -111,7 +116,12 @@ def test_toggling_and_moving_put_the_right_pixels_on_screen(small_cohort, tmp_pa
         for key in ("PageDown", "ArrowRight", "o", "t", "t"):
             page.keyboard.press(key)
             twin.handle("axial", {"kind": "key", "key": key})
+        page.keyboard.press("Shift+Period")
+        twin.handle("axial", {"kind": "key", "key": ".", "fast": True})
         assert_shows(page, twin, "keys")
+        heard = page.locator(".smml-heard").nth(0)
+        assert f"slice {twin.state.position[2]} of" in heard.inner_text()
+        assert "predicted" in heard.inner_text()
         assert twin.state.overlay == "difference"
         page.screenshot(path=SCREENSHOTS / "difference.png")
         assert page.locator(".jp-Cell").count() == 2, "JupyterLab did not take the keys for its own"
@@ -119,8 +129,8 @@ def test_toggling_and_moving_put_the_right_pixels_on_screen(small_cohort, tmp_pa
         # What a sequence contributed, after a while.
         first.get_by_role("button", name="contribution").click()
         twin.show(overlay="contribution", compared="ET", contributor="t1ce")
-        first.locator("select:visible").nth(1).select_option("ET")
-        first.locator("select:visible").nth(2).select_option("T1ce")
+        first.locator("select[title='region']").select_option("ET")
+        first.locator("select[title='sequence']").select_option("T1ce")
         first.get_by_text("expected volume").wait_for()
         assert twin.wait(120)
         first.get_by_text("● segmented from FLAIR + T1 + T2").wait_for()

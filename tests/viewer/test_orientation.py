@@ -1,5 +1,7 @@
 """What is right stays right: letters, pixels and positions for every way a file can store a patient."""
 
+import dataclasses
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -119,3 +121,13 @@ def test_wheel_and_arrows_move_where_they_point():
         axis = NORMAL[plane]
         assert state.moved(display, plane, slices=2).position[axis] == state.position[axis] + 2
         assert state.moved(display, plane, slices=999).position[axis] == display.box[axis][1] - 1
+
+
+def test_home_is_the_tumour_and_not_the_cavity_that_a_surgeon_left():
+    case = phantom("LPS")
+    label = np.zeros(case.shape, np.uint8)
+    label[3:13, 3:13, 3:13] = 4
+    label[20:23, 20:23, 20:23] = 3
+    treated = dataclasses.replace(case, label=label, layout="brats2024")
+    display = Display.of(treated)
+    assert treated.scheme.classes[label[display.file_voxel(display.home)]] == "ET"

@@ -3,12 +3,14 @@
 import itertools
 import math
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 from viewer_phantom import FakePredictor, phantom
 
-from smml.data.labels import BRATS_2023
+from smml.data.labels import BRATS_2023, REGIONS
+from smml.data.layouts import LAYOUTS
 from smml.errors import InputError
 from smml.figures import intensity_window
 from smml.figures.theme import REGION_COLOURS, rgb
@@ -16,7 +18,7 @@ from smml.modalities import MODALITIES, SUBSETS
 from smml.viewer import mesh_figure, viewer_picture
 from smml.viewer.display import Display
 from smml.viewer.mesh import surface
-from smml.viewer.panel import chart_svg, legend_entries, scores_html
+from smml.viewer.panel import chart_svg, class_html, legend_entries, readout_html, scores_html, spoken
 from smml.viewer.render import (
     CONTRIBUTION_COLOURS,
     DIFFERENCE_COLOURS,
@@ -156,6 +158,34 @@ def test_the_legend_says_what_is_painted():
     assert legend_entries(state.changed(overlay="none")) == []
 
 
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_the_read_out_gives_a_class_the_colour_in_which_the_planes_paint_it(layout):
+    """What is nested shows the innermost region; a colour that is nowhere in the picture explains nothing."""
+    scheme = LAYOUTS[layout].scheme
+    labels = np.arange(scheme.num_classes, dtype=np.uint8).reshape(1, 1, -1)
+    painted = np.full(labels.size, "", dtype=object)
+    for region in REGIONS:
+        painted[scheme.region(labels, region).ravel()] = REGION_COLOURS[region]
+    for value, colour in enumerate(painted):
+        words = class_html(scheme, value)
+        assert words.endswith(scheme.classes[value])
+        assert (f"color:{colour};" in words) if colour else ("color" not in words)
+
+
+def test_what_lies_under_the_crosshair_is_written_and_spoken():
+    case = phantom("LPS")
+    display = Display.of(case)
+    state = first_state(case, display, case.modalities, "mean")
+    name = case.scheme.classes[int(case.label[display.file_voxel(state.position)])]
+    assert name == "ET"
+    assert f"</span> {name}" in readout_html(case, display, state, None)
+    said = spoken(case, display, state, "axial")
+    assert f"slice {state.position[2]} of" in said
+    assert "truth ET" in said
+    assert "R on the left, A at the top" in said
+    assert "truth" not in spoken(phantom("LPS", label=False), display, state, "axial")
+
+
 def there(dice: float) -> RegionScore:
     """Of a region that the truth holds."""
     return RegionScore(dice, 1.0, True, 8.0)
@@ -207,6 +237,20 @@ def test_the_static_picture_shows_truth_or_prediction_and_says_what_was_given():
             viewer_picture(case, **options)
 
 
+def test_the_static_picture_never_shows_what_is_not_there():
+    """An unpainted brain under "truth" reads as a truth without a tumour."""
+    bare = phantom("LPS", label=False)
+    np.testing.assert_array_equal(viewer_picture(bare), viewer_picture(bare, overlay="none"))
+    predictor = FakePredictor()
+    result = predictor.segment(predictor.encode(bare), ("flair",), cancelled=lambda: False)
+    for overlay in ("truth", "difference"):
+        with pytest.raises(InputError, match="needs a truth, but case phantom has none"):
+            viewer_picture(bare, result, overlay=overlay)
+    for overlay in ("prediction", "difference", "uncertainty"):
+        with pytest.raises(InputError, match="needs a segmentation"):
+            viewer_picture(phantom("LPS"), overlay=overlay)
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_sphere_has_the_volume_of_a_sphere_and_faces_outwards(mirrored):
     place = np.stack(np.meshgrid(*[np.arange(-14.0, 15)] * 3, indexing="ij"))
@@ -240,3 +284,16 @@ def test_the_mesh_lies_where_the_tumour_is_in_the_patient(axes):
     np.testing.assert_allclose(tumour, (case.affine @ [*middle, 1])[:3], atol=1.0)
     with pytest.raises(InputError, match="shape"):
         mesh_figure(case, np.zeros((2, 2, 2), np.uint8), BRATS_2023)
+
+
+def test_the_mesh_has_every_lesion_however_small_it_is_beside_another():
+    case = phantom("RAS")
+    labels = np.zeros(case.shape, np.uint8)
+    labels[16:24, 20:28, 12:20] = 3
+    specks = [(6, 8, 8), (6, 24, 8)]
+    labels[6:8, 8:10, 8:10] = labels[6, 24, 8] = 3
+    trace = mesh_figure(case, labels, BRATS_2023, brain=False).data[-1]
+    corners = np.stack([trace.x, trace.y, trace.z], -1)
+    for speck in specks:
+        distance = np.linalg.norm(corners - nib.affines.apply_affine(case.affine, speck), axis=1).min()
+        assert distance < 3, f"no surface near {speck}: {distance:.1f} mm"

@@ -8,6 +8,7 @@ import re
 import threading
 import tracemalloc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from smml.modalities import MODALITIES, SUBSETS
 from smml.viewer import ModalityViewer
 from smml.viewer.display import ANATOMICAL_PLANES, Display
 from smml.viewer.plane import PlaneImage
+from smml.viewer.render import encode_png
 from smml.viewer.worker import Event
 
 SHORT = 10.0
@@ -29,10 +31,10 @@ def show():
     """Make viewers that are closed with the test."""
     made = []
 
-    def make(case=None, predictor=None, **options):
+    def make(case=None, predictor=None, *, wait=True, **options):
         viewer = ModalityViewer(case or phantom("LPS"), predictor, size=160, **options)
         made.append(viewer)
-        assert viewer.wait(SHORT)
+        assert not wait or viewer.wait(SHORT)
         return viewer
 
     yield make
@@ -206,6 +208,8 @@ def test_keys_reach_everything_that_the_mouse_does(show):
     assert press(" ").overlay == "none"
     assert press(" ").overlay == "truth"
     assert press("o").outline is True
+    assert press("O").outline is False, "Caps Lock changes no meaning"
+    assert press("o").outline is True
     assert press("c").crosshair is False
     assert press("]").opacity == pytest.approx(0.55)
     assert viewer.controls.overlay.value == "truth"
@@ -306,11 +310,55 @@ def test_a_failure_is_said_and_the_viewer_goes_on(show):
     viewer.controls.given["t2"].value = False
     assert viewer.wait(SHORT)
     assert "RuntimeError: &lt;out of memory&gt;" in viewer.controls.status.value
+    assert viewer.state.given == viewer.result.subset == MODALITIES, "checks and picture agree"
     viewer.controls.slices["axial"].value += 1
     predictor.fails = None
-    viewer.controls.given["t1"].value = False
+    for name in ("t1", "t2"):
+        viewer.controls.given[name].value = False
     assert viewer.wait(SHORT)
     assert viewer.result.subset == ("flair", "t1ce")
+
+
+@pytest.mark.parametrize("ends", ["fails", "is cancelled"])
+def test_a_first_segmentation_that_brings_nothing_can_be_asked_for_again(show, ends):
+    """A case of one sequence has no other check to change."""
+    predictor = FakePredictor(held=True)
+    viewer = show(phantom("RAS", modalities=("flair",)), predictor, wait=False)
+    assert predictor.begun.wait(SHORT)
+    if ends == "fails":
+        predictor.fails = RuntimeError("out of memory")
+        predictor.gate.set()
+    else:
+        viewer.controls.cancel.click()
+    assert viewer.wait(SHORT)
+    assert "press a subset to try again" in viewer.controls.status.value
+    predictor.fails = None
+    predictor.gate.set()
+    viewer.controls.named_subsets["all"].click()
+    assert viewer.wait(SHORT)
+    assert viewer.result.subset == ("flair",)
+    begun = len(predictor.calls)
+    viewer.controls.named_subsets["all"].click()
+    viewer.show(given="flair")
+    assert viewer.wait(SHORT)
+    assert len(predictor.calls) == begun, "what is on screen is not made again"
+
+
+def test_the_scores_of_what_is_shown_come_whatever_the_cache_let_go_or_was_cancelled(show):
+    predictor = FakePredictor()
+    viewer = show(None, predictor, cache_bytes=0)
+    viewer.compute_rest()
+    assert viewer.wait(SHORT)
+    viewer.show(source="branch 1")
+    assert viewer.wait(SHORT)
+    assert (MODALITIES, "branch 1") in viewer.scores
+    predictor.gate.clear()
+    viewer.controls.given["t2"].value = False
+    viewer.show(source="branch 2")
+    viewer.controls.cancel.click()
+    assert viewer.wait(SHORT)
+    assert (MODALITIES, "branch 2") in viewer.scores
+    predictor.gate.set()
 
 
 def test_the_bars_fill_as_subsets_are_computed_and_the_rest_on_wish(show):
@@ -535,14 +583,29 @@ def test_a_snapshot_is_written_or_given_to_the_browser(show, tmp_path, monkeypat
     assert viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG"), "for readers without a kernel"
 
 
-def test_what_is_saved_has_a_picture_beside_the_widget_which_the_canvases_hide(show, monkeypatch):
+@pytest.fixture
+def shown(monkeypatch) -> list[dict]:
+    """What cells put out, in order; what is updated takes the place of what it was."""
+    bundles = []
+
+    def display(bundle, raw, display_id=False):
+        bundles.append(bundle)
+        place = len(bundles) - 1
+        handle = SimpleNamespace(update=lambda bundle, raw: bundles.__setitem__(place, bundle))
+        return handle if display_id else None
+
+    monkeypatch.setattr("smml.viewer.widget.display", display)
+    return bundles
+
+
+def test_what_is_saved_has_a_picture_beside_the_widget_which_the_canvases_hide(show, shown):
     """JupyterLab without the kernel says "model not found", and shows nothing else of that output."""
-    shown, widget = [], "application/vnd.jupyter.widget-view+json"
-    monkeypatch.setattr("smml.viewer.widget.display", lambda bundle, raw: shown.append(bundle))
+    widget = "application/vnd.jupyter.widget-view+json"
     viewer = show(None, FakePredictor())
     viewer._ipython_display_()
     still, live = shown
     assert widget not in still
+    assert "image/png" not in live, "once is enough"
     name, png = re.fullmatch(
         r'<div class="([\w-]+)"><img alt="[^"]+" src="data:image/png;base64,([^"]+)"></div>', still["text/html"]
     ).groups()
@@ -553,6 +616,24 @@ def test_what_is_saved_has_a_picture_beside_the_widget_which_the_canvases_hide(s
     shown.clear()
     show(None, FakePredictor(), interactive=False)._ipython_display_()
     assert len(shown) == 1, "a plain image cannot hide it"
+
+
+def test_what_is_saved_has_the_segmentation_that_came_after_it_was_shown(show, shown):
+    """The last line of a cell shows a viewer before its worker has segmented anything."""
+    predictor = FakePredictor(held=True)
+    viewer = show(None, predictor, wait=False)
+    viewer._ipython_display_()
+    before = shown[0]
+    predictor.gate.set()
+    assert viewer.wait(SHORT)
+    png = base64.b64encode(encode_png(viewer.picture(), small=True)).decode()
+    assert png not in before["text/html"]
+    assert png in shown[0]["text/html"]
+    viewer.show(overlay="truth")
+    viewer.controls.given["t2"].value = False
+    assert viewer.wait(SHORT)
+    assert png in shown[0]["text/html"], "once, not with every view"
+    assert len(shown) == 2
 
 
 def test_a_size_out_of_range_is_refused():

@@ -144,7 +144,8 @@ def test_scores_compare_with_the_truth_and_outlive_the_cache(start):
 def test_without_a_truth_nothing_is_scored(start):
     worker, _ = start(FakePredictor(), phantom(label=False))
     worker.request(("t1",))
-    worker.request_scores(("t1",), "mean")
+    assert worker.wait(SHORT)
+    worker.request_scores(worker.cache.get(("t1",)), "mean")
     assert worker.wait(SHORT)
     assert worker.scores == {}
 
