@@ -257,7 +257,11 @@ def every_subset(case):
             volume = result.volume(region)
             more, less = volume.high - volume.ml, volume.ml - volume.low
             rows.append([subset_name(result.subset), region, volume.ml, more, less])
-    display(figures.modality_figure(case, z=figures.widest_slice(figures.to_canonical(result.labels, case.affine))))
+    display(
+        figures.modality_figure(
+            case, z=figures.widest_slice(figures.to_canonical(result.labels, case.affine), result.scheme)
+        )
+    )
     table = pd.DataFrame(rows, columns=["given", "region", "ml", "more", "less"])
     display(px.bar(table, x="given", y="ml", color="region", barmode="group", error_y="more", error_y_minus="less",
                    color_discrete_map=REGION_COLOURS, labels={"given": ""}, height=380, width=900,
@@ -277,8 +281,8 @@ def whole_picture(case, region="ET"):
         for name in case.modalities
     }  # fmt: skip
     title = f"Contributions to the probability of {region}"
-    z = figures.widest_slice(labels)
-    display(figures.map_figure(maps, labels, brain, z=z, limit=0.5, unit="probability", title=title))
+    z, pixel = figures.widest_slice(labels, result.scheme), figures.axial_pixel(case.affine)
+    display(figures.map_figure(maps, labels, brain, z=z, limit=0.5, unit="probability", title=title, pixel=pixel))
     return result, found
 
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from PIL import Image
 
@@ -17,7 +16,7 @@ from smml.data.labels import REGIONS
 from smml.evaluation.page import page
 from smml.evaluation.sheets import GIVEN, NOT_GIVEN, Kind, Section, Sheet, number
 from smml.figures.pixels import edge
-from smml.figures.slices import axial_picture, to_canonical, widest_slice
+from smml.figures.slices import axial_picture, axial_pixel, to_canonical, widest_slice
 from smml.figures.theme import REGION_COLOURS, rgb
 from smml.files import replacing, write_text
 from smml.inference import Segmentation
@@ -29,8 +28,9 @@ SIDE, _GREYS = 240, 61
 
 _OUTLINES = {"WT": "yellow", "TC": "blue", "ET": "orange"}
 _SEEN = (
-    "The axial slice with most tumour core, else most tumour, else the middle one, of the first sequence used; the "
-    f"patient's right is on the left. Outlines: {', '.join(f'{region} {said}' for region, said in _OUTLINES.items())}."
+    "The axial slice with most tumour, a voxel of its core counted ten times, of the first sequence used; without "
+    "tumour the middle one. The patient's right is on the left. Outlines: "
+    f"{', '.join(f'{region} {said}' for region, said in _OUTLINES.items())}."
 )
 # Of volumes too: an interval of 90 % in the columns "from" and "to".
 _CHANGES = (
@@ -50,9 +50,8 @@ def write_slice(path: Path, case: Case, segmentation: Segmentation) -> None:
     """
     volume = to_canonical(next(iter(case.volumes.values())), case.affine)
     labels = to_canonical(segmentation.labels, case.affine)
-    z = widest_slice(labels)
-    across, down, _ = np.argsort(nib.io_orientation(case.affine)[:, 0])  # axes of the file
-    millimetres = volume.shape[0] * case.spacing[across], volume.shape[1] * case.spacing[down]
+    z, (tall, wide) = widest_slice(labels, segmentation.scheme), axial_pixel(case.affine)
+    millimetres = volume.shape[0] * wide, volume.shape[1] * tall
     width, height = (max(1, round(SIDE * length / max(millimetres))) for length in millimetres)
     size = width, height
     grey = Image.fromarray(axial_picture(volume, z)).convert("L").resize(size, Image.Resampling.BICUBIC)

@@ -13,6 +13,7 @@ from smml.figures.sample import sample_figure
 from smml.figures.slices import (
     add_class_legend,
     axial_picture,
+    axial_pixel,
     heat_picture,
     modality_figure,
     panels,
@@ -28,6 +29,7 @@ __all__ = [
     "Drawing",
     "add_class_legend",
     "axial_picture",
+    "axial_pixel",
     "curves_figure",
     "drop_figure",
     "heat_picture",

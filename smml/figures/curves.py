@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
-from smml.figures.theme import BRANCH_COLOURS, REGION_COLOURS
+from smml.figures.theme import BRANCH_COLOURS, REGION_LINES
 
 _TITLES = ("total and fused heads", "constraints between the branches", "gradient norm and learning rate", "validation")
 
@@ -76,11 +76,12 @@ def curves_figure(run: str | os.PathLike, smooth: int | None = None) -> go.Figur
 def _add_validation(figure: go.Figure, scores: pd.DataFrame) -> None:
     """The score by region, their mean, and a mark at the best one."""
     for region in REGIONS:
-        colour = {"color": REGION_COLOURS[region]}
-        trace = go.Scatter(x=scores["step"], y=scores[f"dice_{region}"], name=f"Dice {region}", line=colour)
+        colour, dash = REGION_LINES[region]
+        line = {"color": colour, "dash": dash}
+        trace = go.Scatter(x=scores["step"], y=scores[f"dice_{region}"], name=f"Dice {region}", line=line)
         figure.add_trace(trace, row=2, col=2)
-    line = {"color": "#333333", "width": 3}
-    figure.add_trace(go.Scatter(x=scores["step"], y=scores["dice"], name="mean Dice", line=line), row=2, col=2)
+    mean = {"color": "#333333", "width": 3}
+    figure.add_trace(go.Scatter(x=scores["step"], y=scores["dice"], name="mean Dice", line=mean), row=2, col=2)
     if scores.empty:
         return
     best = scores.loc[scores["dice"].idxmax()]

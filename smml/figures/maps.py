@@ -19,6 +19,7 @@ def map_figure(
     unit: str,
     title: str = "",
     size: int = 250,
+    pixel: tuple[float, float] = (1.0, 1.0),
 ) -> go.Figure:
     """Axial slices of signed maps, blue above 0 and orange below, in one scale; nothing is drawn outside the brain.
 
@@ -34,18 +35,19 @@ def map_figure(
         unit: beside the scale.
         title: of the figure.
         size: width of a picture on screen, pixels.
+        pixel: height and width of a voxel in the picture, in mm (:func:`smml.figures.axial_pixel`).
     """
     figure = make_subplots(1, len(maps), subplot_titles=list(maps), horizontal_spacing=0.01)
     inside_brain = _turned(brain, z)
     rows, columns = (np.flatnonzero(inside_brain.any(axis=axis)) for axis in (1, 0))
-    height, width = np.ptp(rows) + 3, np.ptp(columns) + 3
+    height, width, ratio = np.ptp(rows) + 3, np.ptp(columns) + 3, pixel[0] / pixel[1]
     for column, values in enumerate(maps.values(), start=1):
         picture = np.where(inside_brain, _turned(values, z), np.nan)
         heat = go.Heatmap(z=np.round(picture, 4), coloraxis="coloraxis", hoverinfo="z")
         figure.add_trace(heat, row=1, col=column)
         for inside, dash in ((labels > 0, "solid"), (labels == 3, "dot")):
             figure.add_trace(_outline(_turned(inside, z), dash), row=1, col=column)
-        figure.update_yaxes(scaleanchor=f"x{column}" if column > 1 else "x", row=1, col=column)
+        figure.update_yaxes(scaleanchor=f"x{column}" if column > 1 else "x", scaleratio=ratio, row=1, col=column)
     figure.update_xaxes(visible=False, constrain="domain", range=[columns[0] - 1.5, columns[-1] + 1.5])
     figure.update_yaxes(visible=False, constrain="domain", range=[rows[-1] + 1.5, rows[0] - 1.5])
     blue, orange = BRANCH_COLOURS
@@ -59,7 +61,7 @@ def map_figure(
             "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 14},
         },
         width=size * len(maps) + 120,
-        height=round(size * height / width) + (100 if title else 60),
+        height=round(size * ratio * height / width) + (100 if title else 60),
         margin={"l": 10, "r": 10, "t": 80 if title else 40, "b": 10},
     )
     return figure

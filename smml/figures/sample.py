@@ -97,7 +97,7 @@ def sample_figure(
 def _pictures(drawing: Drawing, sample: Mapping[str, torch.Tensor], scheme: LabelScheme, middles: list[float]) -> None:
     """The sequences that each branch is given, and the truth between them, in the slice with most of the tumour."""
     image, label = sample["image"].numpy(), sample["label"].numpy()
-    z, side = widest_slice(label), 62
+    z, side = widest_slice(label, scheme), 62
     # The pictures are higher than three rows of losses.
     places = (max(middles[0], _FIRST + 66), middles[1])
     for branch, (mask, student, middle) in enumerate(zip(sample["masks"], middles, places, strict=True)):

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from smml.data.brain import find_brain
 from smml.data.case import Case
-from smml.data.labels import LabelScheme
+from smml.data.labels import BRATS_2023, LabelScheme
 from smml.errors import InputError
 from smml.figures.pixels import intensity_window
 from smml.figures.theme import CLASS_COLOURS, rgb
@@ -29,15 +29,28 @@ def to_canonical(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return nib.apply_orientation(volume, nib.io_orientation(affine))
 
 
-def widest_slice(labels: np.ndarray) -> int:
-    """Index along Z of the axial slice with most tumour core, else most tumour, else the middle.
+def axial_pixel(affine: np.ndarray) -> tuple[float, float]:
+    """Height and width in mm of a voxel in a picture of an axial slice.
+
+    Args:
+        affine: voxel index -> mm of the case's own grid, [4, 4].
+    """
+    edges, order = nib.affines.voxel_sizes(affine), np.argsort(nib.io_orientation(affine)[:, 0])
+    return float(edges[order[1]]), float(edges[order[0]])
+
+
+def widest_slice(labels: np.ndarray, scheme: LabelScheme | None = None) -> int:
+    """Index along Z of the axial slice with most tumour, in which a voxel of the core counts ten times; else the
+    middle.
 
     Args:
         labels: memory values in RAS+, [X, Y, Z].
+        scheme: names the label values; None takes that of 2021 and 2023.
     """
-    core = ((labels > 0) & (labels != 2)).sum(axis=(0, 1))
-    whole = (labels > 0).sum(axis=(0, 1))
-    score = core * 10 + whole
+    scheme = scheme or BRATS_2023
+    # Not all that has a label is tumour: a resection cavity is none.
+    whole, core = (scheme.region(labels, region).sum(axis=(0, 1)) for region in ("WT", "TC"))
+    score = core * 9 + whole
     return int(score.argmax()) if score.any() else labels.shape[2] // 2
 
 
@@ -78,7 +91,11 @@ def axial_picture(
 
 
 def panels(
-    pictures: Mapping[str, np.ndarray], columns: int | None = None, title: str = "", size: int = 165
+    pictures: Mapping[str, np.ndarray],
+    columns: int | None = None,
+    title: str = "",
+    size: int = 165,
+    pixel: tuple[float, float] = (1.0, 1.0),
 ) -> go.Figure:
     """Pictures side by side, each under its name.
 
@@ -87,6 +104,7 @@ def panels(
         columns: how many in a row; None puts all in one.
         title: of the figure.
         size: width of a picture on screen, pixels.
+        pixel: height and width of their pixels, in mm; of a case's slices those of :func:`axial_pixel`.
     """
     names = list(pictures)
     columns = min(columns or len(names), len(names))
@@ -95,8 +113,8 @@ def panels(
     ratio = 1.0
     for number, picture in enumerate(pictures.values()):
         row, column = divmod(number, columns)
-        figure.add_trace(go.Image(source=_data_uri(picture), hoverinfo="skip"), row=row + 1, col=column + 1)
-        ratio = picture.shape[0] / picture.shape[1]
+        figure.add_trace(go.Image(source=_data_uri(picture, pixel), hoverinfo="skip"), row=row + 1, col=column + 1)
+        ratio = picture.shape[0] * pixel[0] / (picture.shape[1] * pixel[1])
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_layout(
@@ -119,11 +137,13 @@ def modality_figure(case: Case, *, z: int | None = None, title: str | None = Non
     labels = None if case.label is None else to_canonical(case.label, case.affine)
     volumes = {name: to_canonical(volume, case.affine) for name, volume in case.volumes.items()}
     first = next(iter(volumes.values()))
-    z = z if z is not None else widest_slice(labels if labels is not None else np.zeros(first.shape, np.uint8))
+    if z is None:
+        z = widest_slice(labels if labels is not None else np.zeros(first.shape, np.uint8), case.scheme)
     pictures = {DISPLAY_NAMES[name]: axial_picture(volume, z) for name, volume in volumes.items()}
     if labels is not None:
         pictures["truth"] = axial_picture(first, z, labels, case.scheme)
-    figure = panels(pictures, title=f"{case.id}, axial slice {z}" if title is None else title)
+    title = f"{case.id}, axial slice {z}" if title is None else title
+    figure = panels(pictures, title=title, pixel=axial_pixel(case.affine))
     return add_class_legend(add_sides(figure), case.scheme) if labels is not None else add_sides(figure)
 
 
@@ -142,7 +162,7 @@ def segmentation_figure(
         case: with a label.
         segmentations: by title, uint8 [X, Y, Z] on the case's own grid.
         background: modality under the paint; None takes the first that the case has.
-        z: axial slice in RAS+; None takes the one with most tumour core.
+        z: axial slice in RAS+; None takes :func:`widest_slice` of the truth.
         columns: pictures in a row.
         title: of the figure.
 
@@ -154,11 +174,12 @@ def segmentation_figure(
     shown = background or next(name for name in MODALITIES if name in case.volumes)
     volume = to_canonical(case.volumes[shown], case.affine)
     truth = to_canonical(case.label, case.affine)
-    z = widest_slice(truth) if z is None else z
+    z = widest_slice(truth, case.scheme) if z is None else z
     pictures = {"truth": axial_picture(volume, z, truth, case.scheme)}
     for name, labels in segmentations.items():
         pictures[name] = axial_picture(volume, z, to_canonical(labels, case.affine), case.scheme)
-    return add_class_legend(add_sides(panels(pictures, columns=columns, title=title)), case.scheme)
+    figure = panels(pictures, columns=columns, title=title, pixel=axial_pixel(case.affine))
+    return add_class_legend(add_sides(figure), case.scheme)
 
 
 def add_sides(figure: go.Figure) -> go.Figure:
@@ -199,9 +220,9 @@ def heat_picture(volume: np.ndarray, z: int, values: np.ndarray, colour: str, op
     return ((1 - strength) * picture + strength * np.asarray(rgb(colour))).round().astype(np.uint8)
 
 
-def _data_uri(picture: np.ndarray) -> str:
+def _data_uri(picture: np.ndarray, pixel: tuple[float, float]) -> str:
+    """A picture three times as large, and in its true shape, as an address."""
     stream = io.BytesIO()
-    Image.fromarray(picture).resize((picture.shape[1] * 3, picture.shape[0] * 3), Image.Resampling.BICUBIC).save(
-        stream, format="PNG", optimize=True
-    )
+    tall, wide = (round(3 * length * edge / min(pixel)) for length, edge in zip(picture.shape[:2], pixel, strict=True))
+    Image.fromarray(picture).resize((wide, tall), Image.Resampling.BICUBIC).save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from smml.figures.theme import REGION_LINES
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from smml.study import Study
 
-_COLOURS = {"WT": "#B8A800", "TC": "#0072B2", "ET": "#D55E00", "mean": "#333333"}
+_COLOURS = {region: colour for region, (colour, _) in REGION_LINES.items()} | {"mean": "#333333"}
 
 
 def study_figure(

@@ -14,6 +14,12 @@ CLASS_COLOURS: dict[str, str] = {
     "CC": "#009E73",
 }
 REGION_COLOURS: dict[str, str] = {"WT": "#F0E442", "TC": "#0072B2", "ET": "#D55E00"}
+# On white, where yellow is lost: of the same hues, at least 3 to 1 against it; and dashes beside them.
+REGION_LINES: dict[str, tuple[str, str]] = {
+    "WT": ("#8A7D00", "dash"),
+    "TC": ("#0072B2", "solid"),
+    "ET": ("#D55E00", "dot"),
+}
 BRANCH_COLOURS: tuple[str, str] = ("#0072B2", "#D55E00")
 # Of the same palette, for drawings of the network and the losses.
 PART_COLOURS: dict[str, str] = {
