@@ -3,6 +3,7 @@
 Imports of heavy modules happen inside the commands, so that ``smml --help`` answers at once.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -54,6 +55,10 @@ def main() -> None:
     A traceback is left for faults of the program alone, with what to do about them.
     """
     warnings.formatwarning = _warning_line
+    for stream in (sys.stdout, sys.stderr):
+        # A sign that a terminal's encoding lacks must not cost what was computed.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_empty(sys.argv[1:])
         app()
@@ -218,6 +223,7 @@ def evaluate(
     from smml.evaluation.lesions import check_rules
     from smml.evaluation.metrics import CHALLENGE_PENALTY
     from smml.evaluation.report import check_report, on_screen
+    from smml.locks import claimed
     from smml.ranks import start_ranks
 
     if lesion_wise is not None:
@@ -248,7 +254,8 @@ def evaluate(
     simulated = " (simulated)" if (data / "simulated.json").exists() else ""
     # First on screen: a disk that takes no more must not cost the sight of what took hours.
     typer.echo(f"{on_screen(scores)}\n\n{scores.protocol}")
-    csv, markdown, html = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
+    with claimed(output):
+        csv, markdown, html = evaluation.write_report(scores, output, f"{checkpoint} on {data.name}{simulated}")
     typer.echo(f"scores in {csv}, tables in {markdown}, and to look at in {html}")
 
 
@@ -448,7 +455,8 @@ def predict(
         typer.Option("--register", help="With --align: first find how the head moved; writes OUTPUT_*.tfm."),
     ] = False,
     layout: Annotated[
-        str | None, typer.Option(help="Write another data set's label values; default: the input's. For --case.")
+        str | None,
+        typer.Option(help="Data set whose label values are written; for a cohort, whose names are read too."),
     ] = None,
     output_layout: Annotated[
         str, typer.Option(help="For a cohort: own (names and label values of each data set) or bids (a derivative).")
@@ -467,6 +475,7 @@ def predict(
     1), and a slice of each. The same command again goes on; with torchrun, over many processes.
     """
     from smml.data import REGIONS, AlignedCase, align_case, find_case, read_case
+    from smml.data.layouts import warn_of_release
     from smml.modalities import MODALITIES, parse_subset, subset_name
 
     if (cohort is None) == (not case):
@@ -479,11 +488,6 @@ def predict(
     if register and align is None:
         raise InputError("--register: expected --align too, with the sequence to register to, such as --align t1ce")
     if cohort is not None:
-        if layout is not None:
-            raise InputError(
-                f"--layout {layout}: is for one case; a cohort has each case's own label values, or with "
-                "--output-layout bids those of its dseg.tsv"
-            )
         _predict_cohort(
             cohort,
             output,
@@ -494,6 +498,7 @@ def predict(
             modalities=wanted,
             align=align,
             register=register,
+            layout=layout,
             output_layout=output_layout,
             probabilities=probabilities,
             workers=workers or os.cpu_count() or 1,
@@ -506,6 +511,8 @@ def predict(
     assert case  # one of both is given
     # Before the model, which takes longer to load: whoever mistyped a path is told at once.
     files = find_case(case if len(case) > 1 else case[0], label=False)
+    if layout is None:
+        warn_of_release([files])
     _check_outputs(files, output, probabilities, Path(case[0]) if len(case) == 1 and Path(case[0]).is_dir() else None)
     if align is None:
         loaded = read_case(files, wanted, label=False)
@@ -529,18 +536,29 @@ def predict(
 
 
 def _predict_cohort(
-    cohort: Path, output: Path, checkpoint: str, device: str, window: int, refine: bool | None, **options: Any
+    cohort: Path,
+    output: Path,
+    checkpoint: str,
+    device: str,
+    window: int,
+    refine: bool | None,
+    *,
+    layout: str | None,
+    **options: Any,
 ) -> None:
     """Segment a folder of cases with the options of ``predict_cohort``; exit status 1 if one of them could not be."""
     from smml.cohort import predict_cohort
     from smml.cohort.places import PAGE, plan_places
     from smml.cohort.rows import ROWS
     from smml.data import find_cases
+    from smml.data.layouts import warn_of_release
     from smml.ranks import start_ranks
 
     with start_ranks(device) as ranks:
         # Before the model, which takes longer to load: whoever mistyped a path is told at once.
-        found = find_cases(cohort, mixed=True, labels=False)
+        found = find_cases(cohort, layout, mixed=True, labels=False)
+        if layout is None and ranks.first:
+            warn_of_release(found)
         plan_places(found, output, options["output_layout"], options["probabilities"])
         predictor = _predictor(checkpoint, str(ranks.device), window, refine)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})

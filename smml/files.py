@@ -30,18 +30,25 @@ _ABANDONED = 24 * 3600.0
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, suffix: str | None = None) -> Iterator[Path]:
     """Give a temporary path to write to; on success it takes the place of ``path`` atomically.
 
-    The temporary name ends like the target (``.nii.gz`` stays ``.nii.gz``), because writers choose the format by it.
     On any error the temporary file is removed and the target is untouched. Temporary files of the same target whose
     writers were killed are removed first.
+
+    Args:
+        path: of the file.
+        suffix: how the temporary name ends, because writers choose the format by it; None takes the target's, in small
+            letters (``.nii.gz`` stays ``.nii.gz``).
 
     Raises:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
     target = Path(path)
-    suffix = "".join(target.suffixes[-2:]) if target.suffix == ".gz" else target.suffix
+    if suffix is None:
+        # A writer that does not know ".MHA" would write a file of another name, and leave this one empty.
+        parts = [part.lower() for part in target.suffixes[-2:]]
+        suffix = "".join(parts if parts[-1:] == [".gz"] else parts[-1:])
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target, suffix)
@@ -154,6 +161,9 @@ def _is_alive(process: int) -> bool:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write UTF-8 text atomically; see :func:`replacing`."""
+    """Write UTF-8 text atomically; see :func:`replacing`.
+
+    What UTF-8 cannot hold, as a file name of another encoding has it, is written as its number.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -835,3 +836,12 @@ def test_a_result_may_lie_under_a_name_with_an_equals_sign(run, tmp_path, monkey
     status, out, _ = run("compare", "csv/lr=0.1/scores.csv", "csv/lr=0.1", "named=csv/lr=0.1/scores.csv")
     assert status == 0
     assert [line.split(" ")[1] for line in out.splitlines()[2:5]] == ["scores", "lr=0.1", "named"]
+
+
+def test_a_terminal_that_lacks_a_sign_shows_its_number_and_the_work_goes_on():
+    program = (
+        "import sys; from smml import cli; cli.app = lambda: print('\u25cb done'); sys.argv = ['smml']; cli.main()"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(Path(smml.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "\\u25cb done\n")

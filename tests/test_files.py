@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -236,3 +237,19 @@ def test_an_unwritable_folder_is_named(old, monkeypatch):
         old.parent.chmod(0o700)
     assert str(old) in str(error.value)
     assert_untouched(old)
+
+
+def test_what_utf8_cannot_hold_is_written_as_its_number(tmp_path):
+    """A folder's name from an old archive, in the heading of a table that took hours."""
+    write_text(tmp_path / "table.md", os.fsdecode(b"M\xfcller"))
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == "M\\udcfcller"
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"), [("a.MHA", ".mha"), ("b.Nii.GZ", ".nii.gz"), ("c.tar.PNG", ".png"), ("d", "")]
+)
+def test_the_hidden_file_ends_in_small_letters_by_which_writers_know_the_format(tmp_path, name, ends):
+    with replacing(tmp_path / name) as temporary:
+        assert re.search(r"-\w{8}(\D*)$", temporary.name)[1] == ends
+        temporary.write_bytes(b"1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

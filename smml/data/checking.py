@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from smml.data.case import Case
 from smml.data.labels import not_learnt
 from smml.data.layouts import CaseFiles, layout_named, split_suffix
-from smml.data.reading import read_case, read_image
+from smml.data.reading import read_case, read_label
 from smml.errors import InputError
 from smml.ranks import Ranks
 
@@ -94,9 +94,8 @@ def _look_at(files: CaseFiles) -> None:
         reference = read_case(files, files.modalities[:1])
         shape, affine = reference.shape, reference.affine
     else:
-        stored, affine = read_image(files.label)
-        files.decode(stored)
-        shape = stored.shape
+        label, affine = read_label(files)
+        shape = label.shape
     channels = layout_named(files.layout).channels
     for source in dict.fromkeys(files.images.values()):
         in_4d = () if source.channel is None or channels is None else (len(channels),)

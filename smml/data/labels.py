@@ -19,6 +19,8 @@ REGIONS: tuple[Region, ...] = ("WT", "TC", "ET")
 # How far a label value may lie from a whole number: floats and scales of a header store them inexactly, while
 # resampling leaves values in between at every edge.
 WHOLE = 0.02
+# What is smaller is rounding, in a label without any tumour.
+_NOISE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,12 @@ class LabelScheme:
                 raise InputError(
                     f"{name}: expected whole label values, found {odd} of {stored.size} voxels that are not (or are "
                     f"NaN){remedy}"
+                )
+            largest = float(np.abs(stored).max(initial=0))
+            if largest > _NOISE and not nearest.any():
+                raise InputError(
+                    f"{name}: expected whole label values, found none above {largest:.3g}, where they would all count "
+                    f"as background{scaled or '; they were divided by something: write them as whole numbers'}"
                 )
             stored = nearest
         # Bytes are sorted faster than what a file may hold.

@@ -228,6 +228,19 @@ def _warn_of_unused(images: Sequence[Path]) -> None:
         )
 
 
+def _warn_of_strangers(images: Sequence[Path]) -> None:
+    """Name sequences that lie where no case was found, so that no patient is missed in silence."""
+    if images:
+        folders = len({path.parent for path in images})
+        where = "the folder that they lie in" if folders == 1 else f"the {folders} folders that they lie in"
+        more = f" and {len(images) - 3} more" if len(images) > 3 else ""
+        warnings.warn(
+            f"{', '.join(map(str, images[:3]))}{more}: not used, because the names follow no data set and no case was "
+            f"found in {where}; rename them, or name such a case by itself",
+            stacklevel=4,
+        )
+
+
 def _of_this_name(case: str, layout: str) -> list[Layout]:
     """Other layouts whose files may be called so too."""
     if not layout_named(layout).by_names:
@@ -262,6 +275,25 @@ def _check_release(cases: list[CaseFiles]) -> None:
                 f"a {style.sign}, by which {style.name} would be known; say which it is with --layout {others[0].name} "
                 f"or --layout {style.name}"
             )
+
+
+def warn_of_release(cases: Sequence[CaseFiles]) -> None:
+    """Say in whose label values answers will be written, where names do not tell of which release cases are.
+
+    Args:
+        cases: whose layout was told from names alone; their labels are not looked at.
+    """
+    for style in [layout_named(name) for name in dict.fromkeys(case.layout for case in cases)]:
+        if style.sign is None:
+            continue
+        first = next(case.id for case in cases if case.layout == style.name)
+        others = _of_this_name(first, style.name)
+        both = " and ".join(f"{each.name} ({_meaning(each)})" for each in (style, *others))
+        warnings.warn(
+            f"{first}: cases of {both} are named alike; labels are written in the values of {style.name}: say --layout "
+            f"{others[0].name} if these are of that, or --layout {style.name}",
+            stacklevel=2,
+        )
 
 
 def _meaning(layout: Layout) -> str:
@@ -394,6 +426,9 @@ def _collect(root: Path, layout: str | None = None, *, label: bool = True, mixed
         )
     places = {folder for _, folder in cases.values()}
     _warn_of_unused([path for path in unknown if path.parent in places])
+    # Elsewhere answers and masks may lie, which are nobody's images; what is called like a sequence is a patient's.
+    elsewhere = [path for path in unknown if path.parent not in places]
+    _warn_of_strangers([path for path in elsewhere if cases and (free := _free_name(path)) and free.role in MODALITIES])
     if automatic:
         warnings.warn(
             f"{automatic[0]}: not taken for the truth, because a program made it and nobody looked; {len(automatic)} "
@@ -506,7 +541,7 @@ def _free_name(path: Path) -> FreeName | None:
 def _case_of_files(items: Sequence[str | os.PathLike], layout: str | None = None) -> CaseFiles:
     """One case from single files and ``role=file`` assignments."""
     roles: dict[str, Path] = {}
-    layouts, ids = set(), {}
+    layouts, ids, names = set(), {}, []
     for item in items:
         explicit, path = _assignment(item)
         if not path.is_file():
@@ -531,11 +566,14 @@ def _case_of_files(items: Sequence[str | os.PathLike], layout: str | None = None
         roles[role] = path
         if part:
             layouts.add(part.layout)
-            ids[part.case] = path
+            names.append(part.case)
         elif free and not explicit:
             if free.layout:
                 layouts.add(free.layout)
-            ids[free.case or _folder_name(path)] = path
+            names.append(free.case or _folder_name(path))
+        # Who writes what a file is says that it belongs here, whatever it is called.
+        if (part or free) and not explicit:
+            ids[names[-1]] = path
     if len(ids) > 1 or len(layouts) > 1:
         raise InputError(
             f"{', '.join(map(str, ids.values()))}: expected the files of one case, found the names of "
@@ -546,9 +584,9 @@ def _case_of_files(items: Sequence[str | os.PathLike], layout: str | None = None
     if layout not in (None, found, found.partition("(")[0]):
         raise InputError(
             f"{roles[next(iter(roles))]}: expected names of {_expectation(layout)}, found those of "
-            f"{found if ids else 'no data set'}"
+            f"{found if names else 'no data set'}"
         )
-    case = next(iter(ids), None) or _folder_name(next(iter(roles.values()))) or "case"
+    case = next(iter(ids), None) or next(iter(names), None) or _folder_name(next(iter(roles.values()))) or "case"
     if "4d" in roles and set(roles) - {"4d", "label"}:
         raise InputError(f"{roles['4d']}: holds all four modalities already; give it alone or with label=FILE")
     files = _case_files(case, found, roles)

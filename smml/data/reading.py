@@ -110,12 +110,28 @@ def read_case(
     assert first is not None  # a case has an image
     segmentation = None
     if label and files.label is not None:
-        with telling_memory(os.fspath(files.label), _MEMORY):
-            stored = _read(files.label)
-            _check_grid(files.label, stored.values.shape, stored.affine, *first)
-            segmentation = files.decode(stored.values, stored.scale)
+        segmentation, affine = read_label(files)
+        _check_grid(files.label, segmentation.shape, affine, *first)
         sources["label"] = files.label
     return Case(files.id, volumes, segmentation, first[2], files.layout, sources, header)
+
+
+def read_label(files: CaseFiles) -> tuple[np.ndarray, np.ndarray]:
+    """The segmentation of a case, without its images.
+
+    Args:
+        files: a case that has one.
+
+    Returns:
+        Memory values, uint8 [X, Y, Z], and the affine, float64 [4, 4], voxel index -> RAS+ mm.
+
+    Raises:
+        InputError: as :func:`read_image`, or values that are not the layout's.
+    """
+    assert files.label is not None  # asked for only then
+    with telling_memory(os.fspath(files.label), _MEMORY):
+        stored = _read(files.label)
+        return files.decode(stored.values, stored.scale), stored.affine
 
 
 def read_image(
@@ -202,6 +218,12 @@ def _read_nifti(path: Path, channel: int | None, channels: int | None) -> _Store
         image = kind.from_stream(stream)
         shape = image.shape
         proxy = cast(ArrayProxy, image.dataobj)  # of an image that comes from a stream
+        own = kind.header_class
+        if image.header["magic"] == own.single_magic and proxy.offset < own.single_vox_offset:
+            raise InputError(
+                f"{path}: expected the image behind its header, found vox_offset {proxy.offset}, which lies inside it; "
+                f"set vox_offset to {own.single_vox_offset}, if the voxels begin there"
+            )
         needed = proxy.offset + int(np.prod(shape, dtype=object)) * proxy.dtype.itemsize
         if size < needed:
             raise ValueError(f"the image ends after {size} of {needed} bytes")
@@ -251,7 +273,8 @@ def _read_mha(path: Path) -> _Stored:
     sitk = import_simpleitk(f"{path}: a .mha file")
     check_mha(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    image = sitk.ReadImage(os.fspath(path))
+    # By its name ITK knows it in small letters alone.
+    image = sitk.ReadImage(os.fspath(path), imageIO="MetaImageIO")
     _check_dimensions(path, image.GetSize(), 3, None)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path}: expected one value per voxel, found {image.GetNumberOfComponentsPerPixel()}")

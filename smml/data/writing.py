@@ -137,10 +137,11 @@ def describe_classes(scheme: LabelScheme) -> str:
     """Which class each volume of probabilities is of, in their order, each behind its value in a file of labels.
 
     Args:
-        scheme: of the labels.
+        scheme: of the labels; classes that no network learns have no volume.
     """
-    values = scheme.on_disk or range(scheme.num_classes)
-    return "volumes: " + ", ".join(f"{value} {name}" for value, name in zip(values, scheme.classes, strict=True))
+    names = scheme.learnt_classes
+    values = (scheme.on_disk or range(scheme.num_classes))[: len(names)]
+    return "volumes: " + ", ".join(f"{value} {name}" for value, name in zip(values, names, strict=True))
 
 
 def label_path(root: str | os.PathLike, files: CaseFiles) -> Path:
@@ -151,10 +152,11 @@ def label_path(root: str | os.PathLike, files: CaseFiles) -> Path:
         files: the case. One whose name is not the layout's has a folder of its name.
     """
     style = layout_named(files.layout)
-    try:
-        inside = case_paths(Path(), files.id, style)["label"]
-    except InputError:  # a free name
+    # As it is called, and not as a new case of that number would be: labels must be found beside their images.
+    grade, case = _grade_and_name(files.id, style)
+    if style.by_names and not re.fullmatch(style.named or style.case_pattern, case, re.IGNORECASE):
         return Path(root) / files.id / f"{files.id}_seg.nii.gz"
+    inside = _paths(Path(), grade, case, style)["label"]
     if style.file.startswith("HGG/"):
         # The id does not tell the grade, the folder of the case does if it lies in one.
         grade = next(iter(files.paths)).absolute().parents[1].name.upper()
@@ -173,9 +175,7 @@ def case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
     Raises:
         InputError: an id that the layout cannot spell.
     """
-    grade, case = "HGG", str(case_id)
-    if style.name == "brats2015" and case[:4] in ("HGG_", "LGG_"):
-        grade, case = case[:3], case[4:]
+    grade, case = _grade_and_name(str(case_id), style)
     if not re.fullmatch(style.named or style.case_pattern, case):
         if not (case.isascii() and case.isdigit()) and ("number" in style.case_name or not re.fullmatch(r"\w+", case)):
             raise InputError(
@@ -183,6 +183,18 @@ def case_paths(root: Path, case_id: str, style: Layout) -> dict[str, Path]:
                 f"{style.case_name.format(id='00002', number=2)!r} for the layout {style.name}"
             )
         case = style.case_name.format(id=case, number=int(case) if case.isdigit() else 0)
+    return _paths(root, grade, case, style)
+
+
+def _grade_and_name(case_id: str, style: Layout) -> tuple[str, str]:
+    """In 2015 an id starts with the grade."""
+    if style.name == "brats2015" and case_id[:4] in ("HGG_", "LGG_"):
+        return case_id[:3], case_id[4:]
+    return "HGG", case_id
+
+
+def _paths(root: Path, grade: str, case: str, style: Layout) -> dict[str, Path]:
+    """As :func:`case_paths`, for a name that the layout has."""
     # In 2015 every image has a number of its own; this one is fixed by the case and the sequence.
     digits = "".join(character for character in case if character.isdigit())
     numbers = {role: 5 * int(digits[-9:] or 0) + index for index, role in enumerate((*MODALITIES, "label"))}
@@ -231,7 +243,7 @@ def _write_array(
         raise InputError(f"{path}: expected an invertible 4 x 4 matrix from voxels to mm, found {affine.tolist()}")
     if suffix == ".mha":
         image = _mha_image(array, path, affine, header)
-        with replacing(path) as temporary:
+        with replacing(path, suffix) as temporary:
             try:
                 import_simpleitk(f"{path}: a .mha file").WriteImage(image, os.fspath(temporary), useCompression=True)
             except RuntimeError as error:
@@ -242,7 +254,7 @@ def _write_array(
     image = nib.Nifti1Image(array, None)
     set_place(image, affine, header)
     image.header["descrip"] = said.encode()[:79]
-    with replacing(path) as temporary:
+    with replacing(path, suffix) as temporary:
         nib.save(image, temporary)
 
 

@@ -1,5 +1,6 @@
 """Scores of a model over cases and modality subsets."""
 
+import contextlib
 import hashlib
 import math
 import os
@@ -22,6 +23,7 @@ from smml.evaluation.lesions import check_rules, lesion_scores
 from smml.evaluation.metrics import SurfaceScores, dice, surface_scores
 from smml.evaluation.scores import Scores
 from smml.inference import Predictor, Segmentation
+from smml.locks import claimed
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
 from smml.ranks import Ranks
 from smml.runs import files_digest
@@ -91,7 +93,7 @@ def evaluate(
         InputError: no case, a case without a label, one whose files cannot be used or whose classes are not the
             model's, told before the first case is segmented
             (:func:`smml.data.checking.check_cases`); rules of another year; or ``keep`` holds the scores of another
-            evaluation.
+            evaluation, or another process writes it right now.
     """
     if lesion_wise is not None:
         check_rules(lesion_wise)
@@ -103,18 +105,18 @@ def evaluate(
     if ranks.first:
         warn_of_not_learnt(cases)
     what = Scored(tuple(map(parse_subset, subsets)), one_empty, distances, branches, lesion_wise)
-    kept = None
-    if keep is not None:
+    if keep is None:
+        check_cases([case for case in cases if isinstance(case, CaseFiles)], ranks=ranks, progress=progress)
+        return score_cases(predictor, cases, what, observe=observe, ranks=ranks, progress=progress)
+    with claimed(keep) if ranks.first else contextlib.nullcontext():
         names = [_names_of_rows(predictor, item, what) for item in cases]
         lesions = lesion_wise is not None
         kept = KeptRows(keep, _identity(predictor, cases, what), names, lesions=lesions, writes=ranks.first)
         ranks.agree({"cases scored before": kept.done})
-    left = range(kept.done if kept is not None else 0, len(cases))
-    unseen = [case for case in cases[left.start :] if isinstance(case, CaseFiles)]
-    check_cases(unseen, ranks=ranks, progress=progress)
-    if kept is not None:
+        unseen = [case for case in cases[kept.done :] if isinstance(case, CaseFiles)]
+        check_cases(unseen, ranks=ranks, progress=progress)
         kept.begin()
-    return score_cases(predictor, cases, what, kept=kept, observe=observe, ranks=ranks, progress=progress)
+        return score_cases(predictor, cases, what, kept=kept, observe=observe, ranks=ranks, progress=progress)
 
 
 def score_cases(
@@ -198,14 +200,15 @@ def _identity(predictor: Predictor, cases: Sequence[CaseFiles | Case], what: Sco
         "distances": what.distances,
         "branches": what.branches,
         "lesion_wise": what.lesion_wise,
-        "cases": [[case.id, _fingerprint(case)] for case in cases],
+        # The layout says what the values of a label mean.
+        "cases": [[case.id, case.layout, _fingerprint(case)] for case in cases],
     }
 
 
 def _fingerprint(case: CaseFiles | Case) -> str:
     """A digest that tells cases of one name apart."""
     if isinstance(case, CaseFiles):
-        return files_digest(case.paths)
+        return files_digest(case.paths, whole=[case.label])
     sizes = [volume.nbytes for volume in case.volumes.values()]
     return hashlib.sha256(np.ascontiguousarray(case.label).tobytes() + str(sizes).encode()).hexdigest()[:12]
 

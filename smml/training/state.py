@@ -130,12 +130,17 @@ def run_identity(
     """
     return {
         "cases": _ids(files),
-        "cases_content": files_digest(path for case in files for path in case.paths),
+        "cases_content": _content_of(files),
         "validation_cases": _ids(held_out),
-        "validation_content": files_digest(path for case in held_out for path in case.paths),
+        "validation_content": _content_of(held_out),
         "weights": None if weights is None else str(weights),
         "weights_content": None if weights is None else file_digest(find_checkpoint(weights)),
     }
+
+
+def _content_of(files: Sequence[CaseFiles]) -> str:
+    labels = {case.label for case in files}
+    return files_digest((path for case in files for path in case.paths), whole=labels)
 
 
 def _ids(files: Sequence[CaseFiles]) -> str:

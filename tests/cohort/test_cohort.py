@@ -480,7 +480,7 @@ def test_probabilities_have_one_order_and_say_which(eight, tmp_path):
     [
         ([], "expected a folder of cases, as in smml predict COHORT"),
         (["{data}", "--case", "{data}"], "found both"),
-        (["{data}", "--layout", "brats2021"], "--layout brats2021: is for one case"),
+        (["{data}", "--layout", "brats-ped"], "expected names of brats-ped"),
         (["{data}", "--output-layout", "nnunet"], "choose from own, bids"),
         (["{data}", "--output-layout", "bids", "--probabilities", "{data}"], "in BIDS they lie beside the labels"),
         (["{data}", "--modalities", "pet"], "flair, t1ce, t1, t2"),
@@ -549,3 +549,12 @@ def test_a_row_survives_the_file(tmp_path):
     assert list(again) == ["a", "b"]
     assert again["a"] == rows[0]
     assert again["b"].reason == rows[1].reason
+
+
+def test_answers_in_other_label_values_are_not_taken_for_those_asked_for(three, tmp_path):
+    """As when the names in nnU-Net's dataset.json were corrected."""
+    cases = find_cases(three)
+    predict_cohort(Thresholds(), cases, tmp_path / "out", **OPTIONS)
+    other = [dataclasses.replace(case, layout="brats2018") for case in cases]
+    with pytest.raises(InputError, match="in the values of simulated, and these are now those of brats2018"):
+        predict_cohort(Thresholds(), other, tmp_path / "out", **OPTIONS)

@@ -10,6 +10,7 @@ import pytest
 
 from smml.data import checking, find_cases
 from smml.data.checking import check_cases, find_problems
+from smml.data.reading import read_image
 from smml.errors import InputError
 from smml.ranks import Ranks
 
@@ -120,3 +121,28 @@ def test_several_processes_share_out_the_look_and_all_of_them_learn_of_it(cohort
     cases = [cases[0], cases[2], cases[1]]
     with pytest.raises(InputError, match="said by the other"):
         check_cases(cases, ranks=Ranks(0, 2), progress=False)
+
+
+def test_a_header_that_scales_labels_is_named_as_the_reason(cohort):
+    files = find_cases(cohort)[0]
+    image = nib.load(files.label)
+    image.header.set_slope_inter(0.5, 0)
+    stored = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    stored.header["scl_slope"], stored.header["scl_inter"] = 0.5, 0
+    content = stored.to_bytes()
+    raw = bytearray(content)
+    raw[112:116] = np.float32(0.5).tobytes()
+    files.label.write_bytes(gzip.compress(bytes(raw)))
+    assert "set scl_slope to 1" in find_problems([files], progress=False)[files.id]
+
+
+def test_an_image_that_begins_inside_its_header_is_refused(tmp_path, cohort):
+    """Read from there it would be shifted, and its end lost."""
+    files = find_cases(cohort)[0]
+    path = files.images["flair"].path
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[108:112] = np.float32(0).tobytes()
+    path.write_bytes(gzip.compress(bytes(raw)))
+    with pytest.raises(InputError, match="found vox_offset 0, which lies inside it"):
+        read_image(path)
+    assert "vox_offset" in find_problems([files], progress=False)[files.id]

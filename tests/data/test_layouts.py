@@ -488,3 +488,35 @@ def test_find_case_refuses_with_one_sentence(tmp_path, monkeypatch, names, messa
 )
 def test_visits_of_a_patient_share_the_patient_s_name(layout, cases, patient):
     assert {CaseFiles(case, layout, {}).patient for case in cases} == {patient}
+
+
+@pytest.mark.parametrize(
+    "images",
+    ["imagesTr/0001_{:04d}.nii.gz", "HGG/BraTS18_2013_1_1/BraTS18_2013_1_1_{}.nii.gz", "0001/0001_{}.nii.gz"],
+)
+def test_an_answer_is_called_like_its_case_however_that_is_spelled(tmp_path, images):
+    tokens = range(4) if "Tr/" in images else ("flair", "t1", "t1ce", "t2")
+    touch(tmp_path, *(images.format(token) for token in tokens))
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    files = find_case(tmp_path / "0001") if images.startswith("0001") else find_cases(tmp_path)[0]
+    wanted = {"i": "labelsTr/0001", "H": f"HGG/{files.id}/{files.id}_seg", "0": "0001/0001_seg"}[images[0]]
+    assert label_path(Path(), files) == Path(f"{wanted}.nii.gz")
+
+
+def test_a_patient_whose_names_follow_no_data_set_is_not_missed_in_silence(tmp_path):
+    touch(tmp_path, *RELEASES["brats2021"][0], "jane/jane_flair.nii.gz", "jane/jane_t1.nii.gz", "masks/answer.nii.gz")
+    touch(tmp_path, "Simulated_00007/Simulated_00007-flair.nii.gz")
+    with pytest.warns(UserWarning, match=r"not used, because the names follow no data set") as caught:
+        assert len(find_cases(tmp_path)) == 1
+    (said,) = [str(each.message) for each in caught]
+    assert all(name in said for name in ("jane_flair", "jane_t1", "Simulated_00007-flair", "2 folders"))
+    assert "answer" not in said
+
+
+def test_files_that_are_named_one_by_one_belong_together_whatever_they_are_called(tmp_path):
+    touch(tmp_path, "Simulated_00000_flair.nii.gz", "Simulated_00001_t1.nii.gz")
+    plain = [tmp_path / "Simulated_00000_flair.nii.gz", tmp_path / "Simulated_00001_t1.nii.gz"]
+    with pytest.raises(InputError, match="if they belong together, write flair=FILE"):
+        find_case(plain)
+    files = find_case([f"{role}={path}" for role, path in zip(("flair", "t1"), plain, strict=True)])
+    assert (files.id, files.modalities) == ("Simulated_00000", ("flair", "t1"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from smml.data import LAYOUTS, Case, CohortDataset, find_case, find_cases, read_case, write_case
 from smml.data.checking import check_cases, find_problems, warn_of_not_learnt, what_is_not_learnt
 from smml.data.labels import REGIONS, scheme_for_classes
-from smml.data.layouts import CaseFiles
+from smml.data.layouts import CaseFiles, warn_of_release
 from smml.data.nnunet import dataset_beside
 from smml.data.releases import layout_named
 from smml.errors import InputError
@@ -428,3 +428,26 @@ def test_an_image_beside_those_of_a_data_set_s_case_is_named_too(tmp_path):
     with pytest.warns(UserWarning, match=r"jane_T1_post\.nii\.gz: not used") as caught:
         assert find_cases(tmp_path) == [case]
     assert len(caught) == 1
+
+
+def test_in_whose_values_an_answer_is_written_is_said_where_names_do_not_tell_it():
+    files = [
+        CaseFiles(f"BraTS-{kind}-00002-000", layout, {})
+        for kind, layout in (("PED", "brats-ped"), ("GLI", "brats2023"))
+    ]
+    with pytest.warns(
+        UserWarning, match=r"values of brats-ped: say --layout brats-ped-2023 .* --layout brats-ped$"
+    ) as caught:
+        warn_of_release(files)
+    assert len(caught) == 1, "the others' names tell it"
+
+
+def test_a_label_that_was_divided_is_refused_and_not_taken_for_healthy(tmp_path):
+    scheme = LAYOUTS["brats2018"].scheme
+    label = np.array([[[0, 1, 2, 4]]])
+    with pytest.raises(InputError, match=r"none above 0\.0157, where they would all count as background"):
+        scheme.decode(label / 255, "x.nii")
+    with pytest.raises(InputError, match="set scl_slope to 1"):
+        scheme.decode(label / 255, "x.nii", (1 / 255, 0.0))
+    assert not scheme.decode(np.full((1, 1, 4), 3e-5), "x.nii").any(), "rounding, in a healthy subject"
+    assert scheme.decode(label + 0.008, "x.nii").tolist() == [[[0, 1, 2, 3]]]

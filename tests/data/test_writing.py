@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from smml.data import Case, writing
 from smml.data.layouts import LAYOUTS, find_case, find_cases, layout_named
 from smml.data.reading import read_case, read_image
-from smml.data.writing import write_case, write_probabilities, write_segmentation
+from smml.data.writing import describe_classes, write_case, write_probabilities, write_segmentation
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
@@ -403,3 +403,22 @@ def test_a_full_disk_leaves_an_old_case_as_it_was(tmp_path, monkeypatch, layout)
     assert files(tmp_path) == before
     # Two releases of PED name their files alike.
     assert find_case([source.path for source in case.images.values()][:1], layout).layout == layout
+
+
+@pytest.mark.parametrize("name", ["seg.MHA", "seg.NII", "seg.Nii.gz", "seg.NII.GZ", "seg.nii (1).gz"])
+def test_a_name_in_capitals_or_with_a_browsers_mark_is_written_whole(tmp_path, name):
+    """nibabel and ITK choose the format by the name of the hidden file, and know small letters alone."""
+    _, label = make()
+    (tmp_path / name).write_bytes(b"an answer that was there before")
+    write_segmentation(label, tmp_path / name, AFFINES["LPS"], "brats2021")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    values, affine = read_image(tmp_path / name)
+    np.testing.assert_array_equal(LAYOUTS["brats2021"].scheme.decode(values, name), label)
+    np.testing.assert_allclose(affine, AFFINES["LPS"], atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_probabilities_are_named_class_by_class_and_no_more(layout):
+    scheme = LAYOUTS[layout].scheme
+    said = describe_classes(scheme).removeprefix("volumes: ").split(", ")
+    assert [each.split(" ", 1)[1] for each in said] == list(scheme.learnt_classes)

@@ -1,20 +1,25 @@
 """The scores of a model over cases and subsets, and the table made of them."""
 
+import dataclasses
 import math
+import shutil
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
 from smml.data import Case
 from smml.data.labels import BRATS_2023
-from smml.data.layouts import CaseFiles, ImageSource
+from smml.data.layouts import CaseFiles, ImageSource, find_cases
 from smml.errors import InputError
 from smml.evaluation import Scores, evaluate, format_table, summary_table, write_report
+from smml.evaluation.evaluate import _fingerprint
 from smml.evaluation.report import check_report
 from smml.inference import Segmentation
+from smml.locks import claimed
 from smml.modalities import MODALITIES, SUBSETS, subset_name
 
 
@@ -418,3 +423,32 @@ def test_files_that_cannot_be_read_are_told_before_the_first_case_is_segmented(s
         assert not oracle.encoded
         assert not (tmp_path / "scores").exists(), "nor does it bind whoever mends the file"
         path.write_bytes(whole)
+
+
+def test_labels_of_another_meaning_are_another_evaluation(tmp_path):
+    few(Stopping(), THREE, keep=tmp_path)
+    other = [dataclasses.replace(case, layout="brats-ped-2023") for case in THREE]
+    with pytest.raises(InputError, match="other cases"):
+        few(Stopping(), other, keep=tmp_path)
+
+
+def test_a_label_that_was_corrected_is_another_evaluation(small_cohort, tmp_path):
+    """Of an uncompressed file all is looked at: who corrects a label changes little of it."""
+    (files, *_) = find_cases(shutil.copytree(small_cohort, tmp_path / "data"))
+    image = nib.load(files.label)
+    # As large as BraTS's own, where a look at 64 KB misses most corrections.
+    stored = np.zeros((160, 160, 100), np.uint8)
+    stored[tuple(slice(0, n) for n in image.shape)] = np.asarray(image.dataobj)
+    plain, digests = files.label.with_name(files.label.name.removesuffix(".gz")), set()
+    for place in range(20):
+        stored[80, 80, place] = 4
+        nib.save(nib.Nifti1Image(stored, image.affine), plain)
+        digests.add(_fingerprint(dataclasses.replace(files, label=plain)))
+    assert len(digests) == 20
+
+
+def test_two_evaluations_never_write_one_folder(tmp_path):
+    with claimed(tmp_path), pytest.raises(InputError, match="another run is writing it right now"):
+        few(Stopping(), THREE, keep=tmp_path)
+    assert not (tmp_path / "scores.csv").exists()
+    few(Stopping(), THREE, keep=tmp_path)
