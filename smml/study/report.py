@@ -125,6 +125,43 @@ class Study:
         by_region = rows.groupby(["seed", "case", "region"])[column].mean()
         return by_region.groupby(["seed", "case"]).mean().unstack("case")
 
+    def distances(self, region: str) -> pd.DataFrame:
+        """HD95 (mm) per seed and case, an arm in each column: the mean over the subsets of which all have one.
+
+        Each arm over what it has itself would be another set for each: where it misses the region it has none. So the
+        region is there in every case here, a case has a value with every seed, and an arm that with some seed has one
+        in fewer than half of its scores has no column, as it would take from the others what they have.
+
+        Args:
+            region: "WT", "TC" or "ET".
+        """
+        columns = {}
+        for arm in self.arms:
+            rows = self.rows(arm)
+            rows = rows[(rows["region"] == region) & (rows["truth_ml"] > 0)]
+            if len(rows) and rows["hd95"].notna().groupby(rows["seed"]).mean().min() >= 0.5:
+                columns[arm] = rows.set_index(["seed", "case", "subset"])["hd95"]
+        if not columns:
+            return pd.DataFrame()
+        means = pd.DataFrame(columns).dropna().groupby(["seed", "case"]).mean()
+        seeds = means.groupby("case").size()
+        kept = seeds.index[seeds == means.index.get_level_values("seed").nunique()]
+        return means[means.index.get_level_values("case").isin(kept)]
+
+    def on_common_seeds(self) -> "Study":
+        """The study over the seeds that all of its arms have, so that its arms can stand side by side; all of it where
+        there is no such seed."""
+        common = set.intersection(*(set(self.seeds(arm)) for arm in self.arms)) if self.arms else set()
+        if not common or all(set(self.seeds(arm)) == common for arm in self.arms):
+            return self
+        parts = (
+            None if part is None else part[part["seed"].isin(common)].reset_index(drop=True)
+            for part in (self.scores, self.patients, self.calibration)
+        )
+        scores, patients, calibration = parts
+        assert scores is not None  # a study has some
+        return Study(self.settings, scores, self.runs, patients, calibration)
+
     def difference(self, arm: str, parent: str, measure: str = "mean", *, present: bool = False) -> pd.DataFrame:
         """Dice of an arm less that of another (0 to 1), per seed (rows) and case (columns) that both have.
 
@@ -311,30 +348,21 @@ def check_report_folder(folder: str | os.PathLike, output: str | os.PathLike | N
 
 def format_study(study: Study, title: str) -> str:
     """The report as Markdown."""
-    heads = [*(f"Dice {m}" for m in MEASURES), *(f"HD95 {region}" for region in REGIONS), "WT volume"]
-    means = [f"| arm | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
-    alone = ["| arm | branch 1 alone | both, averaged | gain of averaging |", "|---|---:|---:|---:|"]
-    for name in study.arms:
-        dice = [bootstrap_mean(study.values(name, measure).to_numpy()) for measure in MEASURES]
-        cells = [f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in dice]
-        distances = [distance_cell(study, name, region) for region in REGIONS]
-        volume = f"{study.volume_ratio(name, 'WT'):.2f}"
-        means.append(
-            "| " + " | ".join([EVERY_ARM[name].title, str(len(study.seeds(name))), *cells, *distances, volume]) + " |"
-        )
-        if EVERY_ARM[name].trained_as is None:
-            one, two = (study.values(name, "mean", output=o).to_numpy().mean() for o in ("branch 1", "student"))
-            alone.append(f"| {EVERY_ARM[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
+    shown = study.on_common_seeds()
     compared, there = (compare_arms(study, present=present) for present in (False, True))
-    unfinished = "**Unfinished: not all of its arms, or not all of their seeds, are here.**\n\n"
-    state = "" if study.complete else unfinished
+    unfinished = "**Unfinished: not all of its arms, or not all of their seeds, are here.**"
+    if shown is not study:
+        seeds = shown.seeds(shown.arms[0])
+        only = f"the seed{'s' if len(seeds) > 1 else ''} that all have: {', '.join(map(str, seeds))}"
+        unfinished += f" Tables of the arms are over {only}; differences over all that both have."
+    state = "" if study.complete else f"{unfinished}\n\n"
     return f"""# {title}
 
-{state}{_protocol(study)}
+{state}{_protocol(shown)}
 
 ## Arms
 
-{_lines(means)}
+{_lines(_means_lines(shown))}
 
 ## Differences, in Dice points, paired by case and seed
 
@@ -352,39 +380,67 @@ none of it and with 0 where it calls any.
 {_widths_sheet(study, compared).markdown()}
 
 Of the mean Dice, in points, from an analysis of variance of the paired differences: the share of their variance that
-comes from training seeds, from the cases, and from neither alone; and how many seeds an interval of {_WANTED:g} points
-would need with these cases, a dash where the cases alone make it wider.
-{_patients(study, there)}
+comes from training seeds, from the cases, and from neither alone (the residual); and how many seeds an interval
+{_WANTED:g} points wide would need with these cases, a dash where the cases alone make it wider.
+{_patients(study, shown, there)}
 ## What averaging two students brings by itself
 
-{_lines(alone)}
+{_lines(_alone_lines(shown))}
 
 ## Overlap, misses and false alarms, mean over the subsets
 
-{_apart_sheet(study).markdown()}
+{_apart_sheet(shown).markdown()}
 
 Dice over the cases that have the region; missed: the share of them in which nothing of it is found; false alarms: the
 share of the others in which some of it is called.
 
-{_surfaces_and_volumes(study)}{_calibration(study)}## By subset, mean Dice over WT, TC and ET
+{_surfaces_and_volumes(shown)}{_calibration(shown)}## By subset, mean Dice over WT, TC and ET
 
-{_lines(_subset_table(study))}
+{_lines(_subset_table(shown))}
 
 ## By number of sequences, mean Dice over the cases that have the region
 
-{_number_sheet(study).markdown()}
+{_number_sheet(shown).markdown()}
 
 Averaged over the subsets of as many sequences, then over WT, TC and ET; values: triples of seed, case and subset that
 have the region, all three regions.
 
 ## Where one sequence more costs most
 
-{_losses_sheet(study).markdown()}
+{_losses_sheet(shown).markdown()}
+
+The least of many means, so chance has a part in it, the more the fewer values they are of.
 
 ## How it was made
 
 {_provenance(study)}
 """
+
+
+def _means_lines(study: Study) -> list[str]:
+    """A row per arm: Dice, HD95 and volume."""
+    cases = {region: len(found.groupby("case")) if len(found := study.distances(region)) else 0 for region in REGIONS}
+    heads = [*(f"Dice {m}" for m in MEASURES), *(f"HD95 {region} ({cases[region]})" for region in REGIONS), "WT volume"]
+    means = [f"| arm | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
+    for name in study.arms:
+        dice = [bootstrap_mean(study.values(name, measure).to_numpy()) for measure in MEASURES]
+        cells = [f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in dice]
+        distances = [distance_cell(study, name, region) for region in REGIONS]
+        volume = f"{study.volume_ratio(name, 'WT'):.2f}"
+        means.append(
+            "| " + " | ".join([EVERY_ARM[name].title, str(len(study.seeds(name))), *cells, *distances, volume]) + " |"
+        )
+    return means
+
+
+def _alone_lines(study: Study) -> list[str]:
+    """A row per trained arm: one of its students, both, and what the second one brings."""
+    alone = ["| arm | branch 1 alone | both, averaged | gain of averaging |", "|---|---:|---:|---:|"]
+    for name in study.arms:
+        if EVERY_ARM[name].trained_as is None:
+            one, two = (study.values(name, "mean", output=o).to_numpy().mean() for o in ("branch 1", "student"))
+            alone.append(f"| {EVERY_ARM[name].title} | {100 * one:.1f} | {100 * two:.1f} | {100 * (two - one):+.1f} |")
+    return alone
 
 
 def _difference_lines(compared: pd.DataFrame) -> list[str]:
@@ -406,22 +462,29 @@ def _many_comparisons(study: Study, compared: pd.DataFrame) -> str:
     if compared.empty:
         return "There are no two arms to compare yet."
     level = 1 - 0.05 / len(compared)
+    # Over few seeds a bootstrap draws one of them alone so often that no level widens its interval any more.
+    few = compared["seeds"].map(lambda seeds: float(seeds) ** -seeds > (1 - level) / 2)
     stay = []
-    for _, row in compared.iterrows():
+    for _, row in compared[~few].iterrows():
         interval = bootstrap_mean(study.difference(row["arm"], row["parent"]).to_numpy(), level=level)
         if interval.low > 0 or interval.high < 0:
             stay.append(f"{arm_label(row['arm'])} against {arm_label(row['parent'])} ({100 * interval.mean:+.1f})")
     return (
         f"Of {len(compared)} comparisons some leave 0 out by chance. With intervals of {100 * level:.1f} % "
         f"(Bonferroni), of the mean Dice, these still do: {', '.join(stay) or 'none'}."
+        + (
+            f" Of {few.sum()} of them nothing can be said so: their seeds are too few for such a level."
+            if few.any()
+            else ""
+        )
     )
 
 
 def _widths_sheet(study: Study, compared: pd.DataFrame) -> Sheet:
     """A row per difference of :func:`compare_arms` over two or more seeds: its width, and where that comes from."""
     columns: list[tuple[str, Kind]] = [("arm", "word"), ("against", "word"), ("width", "number")]
-    columns += [(f"from {part}, %", "number") for part in ("seeds", "cases", "neither alone")]
-    columns += [(f"seeds for {_WANTED:g} points", "number")]
+    columns += [(f"{part}, %", "number") for part in ("from seeds", "from cases", "residual")]
+    columns += [(f"seeds needed for {_WANTED:g} points", "number")]
     rows = []
     for row in compared.to_dict("records"):
         if row["seeds"] < 2:
@@ -435,9 +498,9 @@ def _widths_sheet(study: Study, compared: pd.DataFrame) -> Sheet:
     return Sheet(tuple(columns), tuple(rows))
 
 
-def _patients(study: Study, compared: pd.DataFrame) -> str:
+def _patients(study: Study, shown: Study, compared: pd.DataFrame) -> str:
     """The patients' scores, and their differences beside those of :func:`compare_arms` where the region is."""
-    if study.patients is None:
+    if study.patients is None or shown.patients is None:
         return ""
     sheet, apart = differences_sheet(study.patients, compared)
     pairs = ", ".join(f"{arm_label(arm)} against {arm_label(parent)}" for arm, parent in apart)
@@ -446,10 +509,11 @@ def _patients(study: Study, compared: pd.DataFrame) -> str:
 
 Where they point the other way than the simulated subjects that have the region: {pairs or "nowhere"}.
 
-{witnesses_sheet(study.patients).markdown()}
+{witnesses_sheet(shown.patients).markdown()}
 
-Real patients, on whom nothing was chosen; Dice over those that have the region ({cases_of(study.patients)}), averaged
-over the seeds. The last column is the most that any of these trainings calls ET in a patient without it, from
+Real patients: no arm and no option was chosen on them, though the simulator's ranges were set with some of them in
+view. Dice over those that have the region ({cases_of(study.patients)}), averaged over the seeds. The last column is the
+most that any of these trainings calls ET in a patient without it, from
 {", ".join(WITNESSED)}.
 
 {sheet.markdown()}
@@ -533,33 +597,30 @@ def _protocol(study: Study) -> str:
         f"{study.scores['case'].nunique()} held out ({sizes['data_seed'] + 1}), {sizes['spacing']:g} mm; "
         f"{options['steps']} steps of {options['batch_size']} patches of {options['patch']}³, students "
         f"`{options['preset']}`. A case's Dice is its mean over the 15 subsets; intervals (95 %) come from a bootstrap "
-        f"over cases and seeds. Windows of {options['patch']}³, overlap 50 %. Dice in per cent; HD95 in mm, one empty "
-        "left out, a dash where fewer than half of the cases have one with every seed; volume: predicted over true; no "
-        "post-processing. (a) is branch 1 of (b), between whose students nothing is exchanged."
+        f"over cases and seeds. Windows of {options['patch']}³, overlap 50 %. Dice in per cent; HD95 in mm, over the "
+        "cases that have the region (in brackets: how many) and the subsets from which all arms find some of it with "
+        "every seed, a dash for an arm that with some seed finds none in more than half; volume: predicted over true; "
+        "no post-processing. (a) is branch 1 of (b), between whose students nothing is exchanged."
     )
 
 
 def distance_cell(study: Study, arm: str, region: str) -> str:
-    """Mean HD95 (mm) over the cases that have one with every seed, with its interval, or a dash.
-
-    The dash stands where fewer than half of the cases have one. An arm that finds nothing has one only where there is
-    nothing to find, and it is 0 there.
+    """Mean HD95 (mm) over what all arms have (:meth:`Study.distances`), with its interval, or a dash.
 
     Args:
         study: of :func:`read_study`.
         arm: its name.
         region: "WT", "TC" or "ET".
     """
-    every = study.values(arm, region, column="hd95")
-    values = every.dropna(axis=1)
-    if values.empty or 2 * values.shape[1] < every.shape[1]:
-        return f"– ({values.shape[1]} of {every.shape[1]} cases)"
-    interval = bootstrap_mean(values.to_numpy())
+    found = study.distances(region)
+    if arm not in found or found.empty:
+        return "–"
+    interval = bootstrap_mean(found[arm].unstack("case").to_numpy())
     return f"{interval.mean:.1f} ({interval.low:.1f} to {interval.high:.1f})"
 
 
 def _subset_table(study: Study) -> list[str]:
-    head = [EVERY_ARM[name].title.split(" ")[0] if name in ARMS else name for name in study.arms]
+    head = [arm_label(name) for name in study.arms]
     lines = ["| subset | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     columns = {name: study.rows(name).groupby("subset")["dice"].mean() for name in study.arms}
     for subset in map(subset_name, SUBSETS):

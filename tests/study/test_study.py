@@ -421,11 +421,19 @@ def test_the_seeds_for_a_width_are_the_fewest_that_reach_it():
 
 
 def test_many_comparisons_are_told_and_judged_together():
-    study = made_study({"single": 0.0, "pair": 0.1, "pixel": 0.1001})
+    study = made_study({"single": 0.0, "pair": 0.1, "pixel": 0.1001}, seeds=4)
     text = study_report._many_comparisons(study, compare_arms(study))
     assert "Of 2 comparisons" in text
     assert "97.5 %" in text
     assert "still do: (b) against (a) (" in text
+    assert "too few" not in text
+
+
+def test_few_seeds_promise_nothing_at_a_level_that_they_cannot_reach():
+    """One of three seeds drawn three times is as likely as 1 in 27: no percentile below that widens an interval."""
+    study = made_study({"single": 0.0, "pair": 0.1, "pixel": 0.1001}, seeds=3)
+    text = study_report._many_comparisons(study, compare_arms(study))
+    assert "still do: none. Of 2 of them nothing can be said so" in text
 
 
 def test_volumes_count_where_there_is_something_to_find():
@@ -433,13 +441,44 @@ def test_volumes_count_where_there_is_something_to_find():
 
 
 def test_an_arm_that_finds_next_to_nothing_has_no_distance_to_boast_of():
-    """With one seed in which only the case without a tumour has an HD95, 0."""
-    study = made_study({"single": 0.0, "pair": 0.0})
+    """Only the case without a tumour has an HD95 there, 0; what the others have is theirs still."""
+    study = made_study({"single": 0.0, "pair": 0.0, "pixel": 0.0})
     scores = study.scores
     collapsed = (scores["arm"] == "pair") & (scores["seed"] == 1)
     scores.loc[collapsed, "hd95"] = np.where(scores.loc[collapsed, "case"] == "case0", 0.0, np.nan)
-    assert distance_cell(study, "single", "WT") == "5.0 (5.0 to 5.0)"
-    assert distance_cell(study, "pair", "WT") == "– (1 of 12 cases)"
+    assert distance_cell(study, "pair", "WT") == "–"
+    for arm in ("single", "pixel"):
+        assert distance_cell(study, arm, "WT") == "5.0 (5.0 to 5.0)"
+        assert study.distances("WT").groupby("case").ngroups == 11
+
+
+def test_distances_of_all_arms_are_over_the_same_scores():
+    """Who misses the hard subset, or is silent where nothing is, must not get the smaller distance for it."""
+    study = made_study({"single": 0.0, "pair": 0.0})
+    scores = study.scores
+    hard = scores["subset"] == "T1"
+    scores.loc[hard, "hd95"] = 80.0
+    scores.loc[hard & (scores["arm"] == "pair") & (scores["seed"] == 0), "hd95"] = np.nan
+    scores.loc[(scores["case"] == "case0") & (scores["arm"] == "pair"), "hd95"] = 0.0
+    single, pair = (study.distances("TC")[arm] for arm in ("single", "pair"))
+    pd.testing.assert_series_equal(single, pair, check_names=False)
+    assert single.loc[0].unique().tolist() == [5.0], "the hard subset counts for neither with this seed"
+    assert single.loc[1].unique() == pytest.approx([(14 * 5 + 80) / 15])
+    assert "case0" not in single.index.get_level_values("case")
+
+
+def test_arms_of_an_unfinished_study_stand_side_by_side_over_the_seeds_that_all_have():
+    study = made_study({"single": 0.0, "pair": 0.1}, spread=0.0)
+    scores = study.scores
+    scores.loc[scores["seed"] == 2, "dice"] = 0.0
+    unfinished = dataclasses.replace(study, scores=scores[(scores["arm"] == "single") | (scores["seed"] < 2)])
+    assert not unfinished.complete
+    shown = unfinished.on_common_seeds()
+    assert shown.seeds("single") == shown.seeds("pair") == [0, 1]
+    assert (shown.scores["dice"] > 0).all()
+    assert study.on_common_seeds() is study
+    alone = dataclasses.replace(study, scores=scores[(scores["arm"] == "single") == (scores["seed"] == 0)])
+    assert alone.on_common_seeds() is alone, "no seed is common"
 
 
 def test_an_arm_that_fails_leaves_the_others_readable_in_the_figure():
