@@ -321,13 +321,13 @@ def intervals(
     """
     from smml import evaluation
     from smml.evaluation.kept import check_made_by
+    from smml.inference import Predictor
     from smml.models.checkpoint import load_checkpoint, save_checkpoint
-    from smml.sam.calls import weights_fingerprint
 
     source = load_checkpoint(checkpoint)
     if output is not None:
         _check_calibrated(output, checkpoint)
-    check_made_by(scores, weights_fingerprint(source.build()))
+    check_made_by(scores, Predictor.from_checkpoint(checkpoint).facts())
     found = evaluation.Scores.read(scores)
     if output is None:
         if source.intervals is None or source.gains is None:

@@ -22,13 +22,13 @@ import smml
 from smml import cli
 from smml.data import find_cases, read_case, write_case
 from smml.data.layouts import LAYOUTS
+from smml.inference import Predictor
 from smml.locks import claimed
 from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.models.gains import Gains
 from smml.models.intervals import VolumeIntervals
-from smml.sam.calls import weights_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,8 @@ def scored(checkpoint, tmp_path) -> Path:
             row | {"dice": len(subset) / 10, "truth_ml": truth, "predicted_ml": truth * random.lognormal(0, 0.3)}
         )
     pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
-    model = weights_fingerprint(load_checkpoint(checkpoint).build())
-    (folder / "evaluation.json").write_text(json.dumps({"model": model}), encoding="utf-8")
+    facts = Predictor.from_checkpoint(checkpoint).facts()
+    (folder / "evaluation.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 
 
@@ -177,6 +177,10 @@ def test_intervals_are_fitted_to_scores_stored_measured_and_told_by_predict(
     assert status == 0
     assert re.search(r"WT [\d.]+ ml \(90 %: [\d.]+ to [\d.]+\), TC .* ET .*\)\n", text)
     assert "as it helped held-out cases: FLAIR, Dice +10.0 points (standard error 0.0)" in text
+    with pytest.warns(UserWarning, match="were fitted with windows of 48 and an overlap of 0.5"):
+        status, text, _ = run("predict", "--case", case_folder, "--checkpoint", output, "--window", 64, *answer)
+    assert status == 0
+    assert "90 %" not in text, "of other windows nothing is promised"
     status, text, _ = run("predict", "--case", case_folder, "--checkpoint", output, *answer)
     assert "a further scan" not in text
 
@@ -184,8 +188,14 @@ def test_intervals_are_fitted_to_scores_stored_measured_and_told_by_predict(
 def test_intervals_of_other_weights_or_of_nothing_known_are_refused(run, scored, checkpoint, tmp_path):
     arguments = ["--checkpoint", checkpoint, "--output", tmp_path / "told.safetensors"]
     assert "has no intervals to measure" in sentence(run("intervals", scored, "--checkpoint", checkpoint))
-    (scored / "evaluation.json").write_text('{"model": "another"}', encoding="utf-8")
-    assert "holds the scores of other weights" in sentence(run("intervals", scored, *arguments))
+    known = json.loads((scored / "evaluation.json").read_text(encoding="utf-8"))
+    for change, said in (
+        ({"model": "another"}, "holds the scores of other weights"),
+        ({"window": 160}, "holds scores with window 160, and the checkpoint predicts with 48"),
+        ({"overlap": 0.0}, "holds scores with overlap 0.0"),
+    ):
+        (scored / "evaluation.json").write_text(json.dumps(known | change), encoding="utf-8")
+        assert said in sentence(run("intervals", scored, *arguments))
     (scored / "evaluation.json").unlink()
     assert "found no evaluation.json in it" in sentence(run("intervals", scored, *arguments))
     assert not (tmp_path / "told.safetensors").exists()

@@ -22,7 +22,7 @@ import numpy as np
 from smml.data.free_names import ENDINGS, FreeName, read_free_name
 from smml.data.labels import LabelScheme
 from smml.data.nnunet import dataset_beside
-from smml.data.releases import LAYOUTS, Layout, layout_named
+from smml.data.releases import LAYOUTS, Layout, layout_named, patient_of
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 
@@ -82,12 +82,7 @@ class CaseFiles:
     @property
     def patient(self) -> str:
         """The patient's name, which the cases of one patient share, in small letters."""
-        style = layout_named(self.layout)
-        if not style.by_names:  # its cases keep the names of the data set that they were converted from
-            style = next((each for each in LAYOUTS.values() if each.names(self.id)), style)
-        pattern = style.patient
-        match = re.fullmatch(pattern, self.id, re.IGNORECASE) if pattern else None
-        return (match[1] if match else self.id).casefold()
+        return patient_of(self.id, self.layout)
 
     def decode(self, stored: np.ndarray, scale: tuple[float, float] | None = None) -> np.ndarray:
         """The label's values on disk -> memory values; see :meth:`smml.data.labels.LabelScheme.decode`.

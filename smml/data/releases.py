@@ -243,3 +243,21 @@ def layout_named(name: str) -> Layout:
             return replace(LAYOUTS["nnunet"], name=name, scheme=scheme)
         raise InputError(f"unknown layout {name!r}: choose from {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def patient_of(case: str, layout: str | None = None) -> str:
+    """The patient's name in a case's id, which all visits of one patient share, in small letters.
+
+    Args:
+        case: id of the case.
+        layout: its layout; None goes by the id alone.
+
+    Raises:
+        InputError: an unknown layout.
+    """
+    style = None if layout is None else layout_named(layout)
+    if style is None or not style.by_names:  # its cases keep the names of the data set that they were converted from
+        style = next((each for each in LAYOUTS.values() if each.names(case)), style)
+    pattern = None if style is None else style.patient
+    match = re.fullmatch(pattern, case, re.IGNORECASE) if pattern else None
+    return (match[1] if match else case).casefold()

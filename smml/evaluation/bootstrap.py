@@ -1,6 +1,7 @@
 """Confidence intervals by resampling cases: what a difference between two methods is worth."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,16 +77,24 @@ def _draws(seeds: int, cases: int, resamples: int, seed: int) -> tuple[np.ndarra
 
 
 def bootstrap_mean_over_subsets(
-    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    values: np.ndarray,
+    *,
+    groups: Sequence[str] | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
-    """Mean over cases, then over subsets, where cases lack some subsets, with an interval from resampling the cases.
+    """Mean over cases, then over subsets, where cases lack some subsets, with an interval from resampling patients.
 
-    A case that is drawn is drawn with all subsets that it has. Without gaps this is :func:`bootstrap_mean` of the
-    cases' means; with them a mean of those would count a subset the more, the fewer others its cases have.
+    A patient who is drawn is drawn with all cases (visits), and a case with all subsets that it has: they are alike,
+    and copies of one must not make an interval shorter. Without gaps and with one case a patient this is
+    :func:`bootstrap_mean` of the cases' means; with gaps a mean of those would count a subset the more, the fewer
+    others its cases have.
 
     Args:
         values: float [N, S], a case in each row and a subset in each column; NaN where a case lacks a subset. Every
             row and every column holds a value.
+        groups: name of the patient of each row; None takes each case as a patient.
         level: of the interval.
         resamples: how many.
         seed: of the resampling; the same input gives the same interval.
@@ -103,9 +112,11 @@ def bootstrap_mean_over_subsets(
     _check_options(level, resamples)
     random = np.random.default_rng(seed)
     known, cases = np.where(there, values, 0), len(values)
+    names = np.arange(cases) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    patients = int(names.max()) + 1
     means = np.empty(resamples)
     for number in range(resamples):
-        drawn = np.bincount(random.integers(cases, size=cases), minlength=cases)
+        drawn = np.bincount(random.integers(patients, size=patients), minlength=patients)[names]
         counts = drawn @ there
         # A subset that no drawn case has is left out of this mean.
         means[number] = np.mean((drawn @ known)[counts > 0] / counts[counts > 0])

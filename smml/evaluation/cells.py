@@ -87,6 +87,19 @@ def numbers(path: Path, column: pd.Series, meaning: str, *, infinite: bool = Fal
     return values
 
 
+def truths(path: Path, column: pd.Series) -> pd.Series:
+    """A column of true or false as 1 and 0, NaN where a cell is empty. Raises InputError with row and value."""
+    words = column.str.strip().str.lower()
+    values = words.map({"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0})
+    wrong = np.flatnonzero(values.isna() & ~words.isin(_ABSENT))
+    if wrong.size:
+        raise InputError(
+            f"{path}: row {wrong[0] + 2}: {column.name} must be true or false, found {column.iloc[wrong[0]]!r}; leave "
+            "the cell empty where it is not known"
+        )
+    return values
+
+
 def dice_numbers(path: Path, column: pd.Series, *, blank: bool = False) -> pd.Series:
     """A column as Dice from 0 to 1; with ``blank`` NaN where a cell is empty. Raises InputError with row and value."""
     values = pd.to_numeric(column, errors="coerce")

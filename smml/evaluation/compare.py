@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from smml.data.labels import REGIONS
+from smml.data.releases import patient_of
 from smml.errors import InputError
 from smml.evaluation.added import Loss, added_sequences, largest_loss, losses_sheet
 from smml.evaluation.bootstrap import Interval, bootstrap_mean, bootstrap_mean_over_subsets
@@ -116,7 +117,7 @@ def compare(results: Mapping[str, Scores], *, resamples: int = 10_000) -> Compar
         pd.DataFrame.from_dict(rows, orient="index"),
         by_number,
         losses,
-        _protocol(first, len(cases), len(order), len(pairs), left_out, distances.left_out),
+        _protocol(first, cases, len(order), len(pairs), left_out, distances.left_out),
         pairs,
         distances.left_out,
         tuple(notes),
@@ -139,9 +140,9 @@ def _chosen(name: str, table: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.
 
 
 def _interval(change: pd.DataFrame, resamples: int) -> Interval:
-    values = change.to_numpy()
-    if np.isnan(values).any():
-        return bootstrap_mean_over_subsets(values, resamples=resamples)
+    values, patients = change.to_numpy(), [patient_of(case) for case in change.index]
+    if np.isnan(values).any() or len(set(patients)) < len(patients):
+        return bootstrap_mean_over_subsets(values, groups=patients, resamples=resamples)
     return bootstrap_mean(values.mean(axis=1), resamples=resamples)
 
 
@@ -166,7 +167,11 @@ def _apart(scores: Scores) -> dict[str, float]:
     return row
 
 
-def _protocol(first: str, cases: int, subsets: int, pairs: int, left_out: int, no_distance: dict[str, int]) -> str:
+def _protocol(
+    first: str, cases: list[str], subsets: int, pairs: int, left_out: int, no_distance: dict[str, int]
+) -> str:
+    patients = len(set(map(patient_of, cases)))
+    drawn = "cases" if patients == len(cases) else f"{patients} patients, each with all visits"
     without = (
         f"; {left_out} of {left_out + pairs} pairs of case and subset left out, because no result has them"
         if left_out
@@ -174,10 +179,10 @@ def _protocol(first: str, cases: int, subsets: int, pairs: int, left_out: int, n
     )
     each = ", ".join(f"{region} {count}" for region, count in no_distance.items())
     return (
-        f"{cases} cases and {subsets} subsets that all results have{without}; Dice is the literature's mean, in which "
-        "both empty counts 1 and a false alarm 0; HD95 is over the pairs of case and subset of which all results with "
-        f"distances have one, left out of {pairs}: {each}; change to {first!r} with 95 % interval, paired bootstrap "
-        "over cases"
+        f"{len(cases)} cases and {subsets} subsets that all results have{without}; Dice is the literature's mean, in "
+        "which both empty counts 1 and a false alarm 0; HD95 is over the pairs of case and subset of which all results "
+        f"with distances have one, left out of {pairs}: {each}; change to {first!r} with 95 % interval, paired bootstrap "
+        f"over {drawn}"
     )
 
 

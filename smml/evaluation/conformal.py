@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from smml.data.labels import REGIONS
+from smml.data.releases import patient_of
 from smml.errors import InputError
 from smml.evaluation.scores import Scores
 from smml.evaluation.sheets import Sheet, number
@@ -47,12 +48,15 @@ def fit_intervals(scores: Scores) -> VolumeIntervals:
 
     Args:
         scores: of :func:`smml.evaluation.evaluate`, over cases that the model was not trained on. Of several outputs
-            the refined one counts.
+            the refined one counts, and of several visits of a patient the first by name: their errors are alike, and
+            a further one says little of another patient.
 
     Raises:
-        InputError: the scores hold no volumes, or fewer than 39 cases with all sequences.
+        InputError: the scores hold no volumes, or fewer than 39 patients with all sequences.
     """
     frame, output = _volumes(scores)
+    first = {patient_of(case): case for case in sorted(frame["case"].unique(), reverse=True)}
+    frame = frame[frame["case"].isin(set(first.values()))]
     fewest = math.ceil(2 / (1 - max(LEVELS)) - 1e-9) - 1
     reach = {}
     for subset in SUBSETS:
@@ -61,8 +65,8 @@ def fit_intervals(scores: Scores) -> VolumeIntervals:
         if cases < fewest:
             if len(subset) == len(MODALITIES):
                 raise InputError(
-                    f"intervals at {100 * max(LEVELS):g} % need at least {fewest} cases with all sequences, found "
-                    f"{cases}; score more of them"
+                    f"intervals at {100 * max(LEVELS):g} % need cases of at least {fewest} patients with all "
+                    f"sequences, found {cases}; score more of them"
                 )
             continue
         errors = {
@@ -124,6 +128,10 @@ def _volumes(scores: Scores) -> tuple[pd.DataFrame, str]:
     volumes = frame.reindex(columns=["truth_ml", "predicted_ml"])
     if volumes.isna().any(axis=None):
         raise InputError("the scores hold no volumes (truth_ml, predicted_ml); take those of smml evaluate")
+    if lacking := [region for region in REGIONS if region not in set(frame["region"])]:
+        raise InputError(
+            f"intervals are of the volumes of {', '.join(REGIONS)}, found none of {', '.join(lacking)}; score these too"
+        )
     return frame, name
 
 

@@ -197,15 +197,19 @@ class KeptRows:
         ]
 
 
-def check_made_by(folder: str | os.PathLike, model: str) -> None:
-    """Make sure that scores in a folder are of certain weights.
+# What a volume depends on besides the weights; rounding does not count, nor does what changes no label.
+_FITTED_WITH = ("sam", "spacing", "window", "overlap", "preprocessing")
+
+
+def check_made_by(folder: str | os.PathLike, facts: dict) -> None:
+    """Make sure that scores in a folder are of a predictor as it predicts by itself.
 
     Args:
         folder: of ``smml evaluate``.
-        model: the fingerprint of the weights, as in ``Predictor.facts``.
+        facts: of ``Predictor.facts``.
 
     Raises:
-        InputError: they are of others, or do not say of which.
+        InputError: they are of other weights or of other windows, or do not say of which.
     """
     known = Path(folder) / IDENTITY
     if not known.is_file():
@@ -213,11 +217,21 @@ def check_made_by(folder: str | os.PathLike, model: str) -> None:
             f"{folder}: expected the folder of smml evaluate, found no {IDENTITY} in it, which says whose scores they "
             "are; name the folder that it wrote"
         )
-    if read_facts(known).get("model") != model:
+    found = read_facts(known)
+    if found.get("model") != facts["model"]:
         raise InputError(
             f"{folder}: holds the scores of other weights than the checkpoint's; evaluate this checkpoint, or name the "
             "one that they are of"
         )
+    for name in _FITTED_WITH:
+        if name == "sam" and found.get(name) is None:
+            continue  # scored without its refinement: then they are of the students, and the intervals too
+        if found.get(name) != facts[name]:
+            raise InputError(
+                f"{folder}: holds scores with {name} {found.get(name)!r:.40}, and the checkpoint predicts with "
+                f"{facts[name]!r:.40}; what is fitted to them would not hold: evaluate it without options that change "
+                "that"
+            )
 
 
 def _shown(value: object) -> object:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from smml.data.labels import REGIONS
+from smml.data.releases import patient_of
 from smml.errors import InputError
 from smml.evaluation.scores import Scores
 from smml.evaluation.sheets import GIVEN, NOT_GIVEN, Kind, Sheet, number, signed
@@ -37,7 +38,7 @@ def fit_gains(scores: Scores) -> Gains:
         gains = []
         for modality in (name for name in MODALITIES if name not in subset):
             rise = table.loc[subset_name((*subset, modality))] - before
-            mean, error = rise.mean(), rise.std(ddof=1) / np.sqrt(len(rise))
+            mean, error = rise.mean(), _standard_error(rise)
             regions = {region: (float(mean[region]), float(error[region])) for region in REGIONS}
             gains.append(Gain(modality, float(mean["mean"]), float(error["mean"]), regions))
         by_subset[subset] = tuple(gains)
@@ -89,9 +90,23 @@ def measure_next_scan(scores: Scores, gains: Gains) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def _standard_error(values: pd.DataFrame) -> pd.Series:
+    """Of each column's mean over cases, where the visits of a patient are one observation of several values."""
+    sums = (values - values.mean()).groupby(patient_of).sum()
+    patients = len(sums)
+    if patients < 2:
+        return pd.Series(np.nan, values.columns)
+    return np.sqrt((sums**2).sum() * patients / (patients - 1)) / len(values)
+
+
 def _dice(scores: Scores) -> pd.DataFrame:
     """Dice by subset and case, with a column for each region and "mean"; of the cases that have all subsets."""
     table = scores.output().frame.pivot(index=["subset", "case"], columns="region", values="dice")
+    if lacking := [region for region in REGIONS if region not in table]:
+        raise InputError(
+            f"what a sequence is worth is learnt from Dice of {', '.join(REGIONS)}, found none of "
+            f"{', '.join(lacking)}; score these too"
+        )
     counts = table.groupby("case").size()
     whole = counts.index[counts == len(SUBSETS)]
     if len(whole) < _FEWEST:

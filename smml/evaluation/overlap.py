@@ -48,7 +48,7 @@ def present(scores: Scores) -> pd.Series:
         )
     if "truth_ml" in frame and frame["truth_ml"].notna().all():
         return frame["truth_ml"] > 0
-    return frame["present"].astype(bool)
+    return frame["present"].astype(float) > 0
 
 
 def present_dice(scores: Scores, *, by: Sequence[str] = BY) -> pd.DataFrame:

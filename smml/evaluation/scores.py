@@ -1,12 +1,13 @@
 """Scores and how they were counted; as a file, a row for each case, subset and region:
 
-    case,subset,region,dice[,hd95][,output]
+    case,subset,region,dice[,hd95][,output][,present]
     BraTS20_Training_001,flair+t2,WT,0.91,4.2
 
 ``subset`` names modalities in any order and case, joined by "+"; ``region`` is WT, TC or ET; ``dice`` lies in [0, 1];
 ``hd95`` is in mm and may be empty; ``output`` tells "student" from "refined" where a file holds both, and rows in which
-it is blank are one output. A case may lack subsets, as one without T2 does. ``smml evaluate`` writes such a file, on
-wish with lesions too, and another tool's table in this form is read alike.
+it is blank are one output; ``present``, true or false, says whether the case has the region. A case may lack subsets,
+as one without T2 does. ``smml evaluate`` writes such a file, on wish with lesions too, and another tool's table in this
+form is read alike.
 """
 
 import os
@@ -26,6 +27,7 @@ from smml.evaluation.cells import (
     numbers,
     read_cells,
     subset_cells,
+    truths,
 )
 from smml.files import write_text
 
@@ -87,6 +89,8 @@ class Scores:
         for column, meaning in _NUMBERS.items():
             if column in table:
                 table[column] = numbers(path, table[column], meaning, infinite=column in _INFINITE)
+        if "present" in table:
+            table["present"] = truths(path, table["present"])
         table["hd95"] = table.get("hd95", np.nan)
         if "output" in table:
             table["output"] = table["output"].str.strip()

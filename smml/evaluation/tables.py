@@ -51,7 +51,7 @@ def summary_table(scores: Scores, *, post_processed: bool = False, output: str |
         if chosen.empty:
             continue
         by_region = chosen.groupby("region")
-        means, distances = by_region[column].mean(), by_region["hd95"].mean()
+        means, distances = (by_region[name].mean().reindex(REGIONS) for name in (column, "hd95"))
         rows[subset] = {
             **{f"Dice {region}": means[region] for region in REGIONS},
             **{f"HD95 {region}": distances[region] for region in REGIONS},

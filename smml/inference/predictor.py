@@ -155,7 +155,8 @@ class Predictor:
             refine: whether the refinement networks have the last word; by default if the checkpoint has them.
             sam: the SAM that makes the priors; by default the one of the name or file that the checkpoint was trained
                 with, and a warning if its weights are not the same any more.
-            window: largest edge of the sliding window in voxels; None: the checkpoint's, or what its patch gives.
+            window: largest edge of the sliding window in voxels; None: the checkpoint's, or what its patch gives. With
+                another, or another overlap, volumes have no intervals, with a warning: they were not fitted so.
             overlap: of neighbouring windows.
             device: torch device that computes.
             keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
@@ -174,6 +175,15 @@ class Predictor:
             prior = SAMPrior(load_sam(sam or checkpoint.refinement, device=device))
             if sam is None:
                 _check_sam(name_or_path, checkpoint, prior)
+        own = default_window(checkpoint.patch) if checkpoint.window is None else checkpoint.window
+        intervals = checkpoint.intervals
+        if intervals is not None and (window not in (None, own) or overlap != 0.5):
+            warnings.warn(
+                f"{name_or_path}: its intervals of volumes were fitted with windows of {own} and an overlap of 0.5; "
+                "with others volumes are given without intervals",
+                stacklevel=2,
+            )
+            intervals = None
         return cls(
             checkpoint.build(),
             checkpoint.spacing,
@@ -187,7 +197,7 @@ class Predictor:
             preprocessing=checkpoint.preprocessing,
             temperatures=checkpoint.temperatures,
             prevalence=checkpoint.prevalence,
-            intervals=checkpoint.intervals,
+            intervals=intervals,
             gains=checkpoint.gains,
         )
 

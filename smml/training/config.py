@@ -22,7 +22,7 @@ INSIDE = Range("lie between 0 and 1", lambda number: 0 < number < 1)
 RUN_FACTS = frozenset(
     {
         "cases", "cases_content", "validation_cases", "validation_content", "weights", "weights_content", "sam",
-        "spacing_mm", "versions", "commit", "processes", "hardware",
+        "spacing_mm", "versions", "commit", "processes", "hardware", "resumed",
     }
 )  # fmt: skip
 
@@ -80,7 +80,7 @@ class TrainingConfig:
         validation: folder of labelled cases of other patients to validate on; empty holds some of the training's out.
         holdout: share of the patients that is held out for validation if ``validation`` names no folder.
         patience: stop after this many validations in a row without a new best; 0: never. Like ``validation``, it needs
-            ``validate_every``.
+            ``validate_every``. Where a refinement begins, the search for the best begins anew.
         tensorboard: write the log for TensorBoard too (needs the package ``tensorboard``).
         augment: rotate, flip, vary intensities.
         appearance: strength of the changes of contrast, bias, noise and resolution on top of these

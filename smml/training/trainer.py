@@ -24,7 +24,7 @@ from smml.locks import claimed
 from smml.models.checkpoint import Checkpoint, save_checkpoint
 from smml.models.smml import SMML
 from smml.ranks import Ranks, start_ranks
-from smml.runs import CONFIG, LOG, Board, TrainingLog, provenance
+from smml.runs import CONFIG, LOG, Board, TrainingLog, provenance, read_facts
 from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
@@ -201,13 +201,9 @@ class _Run:
         free: dict[str, object] = dict.fromkeys(PLACES | {"workers", "cache"})
         ranks.agree(config.to_dict() | self.identity | free | {"steps done": self.step})
         if ranks.first:
-            facts = (
-                config.to_dict()
-                | self.identity
-                | {"spacing_mm": list(self.spacing)}
-                | provenance(ranks.device, ranks.count)
-            )
-            write_text(output / CONFIG, json.dumps(facts, indent=2) + "\n")
+            facts = config.to_dict() | self.identity | {"spacing_mm": list(self.spacing)}
+            made = self._made_by(provenance(ranks.device, ranks.count))
+            write_text(output / CONFIG, json.dumps(facts | made, indent=2) + "\n")
         # Rank 0 alone writes; whoever has no log has no file either.
         self.log = self.scores = self.board = None
         if ranks.first:
@@ -215,6 +211,21 @@ class _Run:
             self.log = TrainingLog(output / LOG, COLUMNS, resume_at=self.step)
             if self.held_out:
                 self.scores = TrainingLog(output / VALIDATION_LOG, VALIDATION_COLUMNS, resume_at=self.step + 1)
+
+    def _made_by(self, here: dict) -> dict:
+        """With what the steps are made: those before an interruption with what they were, as the run's file says."""
+        path = self.output / CONFIG
+        if not self.step or not path.is_file():
+            return here
+        known = read_facts(path)
+        earlier = {name: known[name] for name in here if name in known}
+        parts = list(known.get("resumed", ()))
+        if not earlier:
+            return here
+        last = {name: value for name, value in (parts[-1] if parts else earlier).items() if name != "step"}
+        if last != here and self.step < self.config.steps:
+            parts.append({"step": self.step} | here)
+        return earlier | ({"resumed": parts} if parts else {})
 
     def go(self, on_step: Callable[[dict[str, float]], None] | None) -> None:
         """Take all steps that are left."""
@@ -261,6 +272,10 @@ class _Run:
         return TrainingResult(self.output / CHECKPOINT, self.step, best, self.step < self.config.steps)
 
     def _stops_early(self) -> bool:
+        first = self.config.refinement_step
+        if first is not None and self.step <= first:
+            # What the refinement has not been trained in is not the model that was asked for.
+            return False
         return bool(self.config.patience) and self.best.since >= self.config.patience
 
     def _validate(self) -> None:
@@ -285,6 +300,8 @@ class _Run:
         if self.step == first and self.step > 0:
             # Whoever is interrupted while the priors are made begins here again, with these very students.
             self._save()
+        if self.step == first:
+            self.best = BestScore()
         began = time.perf_counter()
         self.dataset.priors = self._priors(first)
         return time.perf_counter() - began

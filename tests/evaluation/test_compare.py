@@ -136,6 +136,38 @@ def test_the_interval_over_subsets_is_that_of_the_cases_means_where_nothing_is_m
             bootstrap_mean_over_subsets(odd)
 
 
+def test_visits_of_one_patient_make_no_interval_shorter():
+    """Four copies of each patient tell no more than one."""
+    once = [f"BraTS-GLI-{number:05d}" for number in range(30)]
+    random = np.random.default_rng(0)
+    values = dict(zip(once, random.normal(0.6, 0.1, (30, 2)), strict=True))
+
+    def result(visits, better):
+        rows = [
+            {"case": f"{name}-{100 + visit}", "subset": subset, "region": region, "dice": value[better], "hd95": 4.0}
+            for name, value in values.items()
+            for visit in range(visits)
+            for subset, region in itertools.product(("FLAIR", "T1ce+T2"), REGIONS)
+        ]
+        return Scores(pd.DataFrame(rows))
+
+    parts = [f"Dice WT {part}" for part in ("change", "low", "high")]
+    one, four = (compare({"a": result(n, 0), "b": result(n, 1)}).frame.loc["b", parts] for n in (1, 4))
+    np.testing.assert_allclose(four.to_numpy(float), one.to_numpy(float), atol=2e-3)
+    assert one.iloc[2] - one.iloc[1] > 0.05
+    assert "over 30 patients, each with all visits" in compare({"a": result(4, 0), "b": result(4, 1)}).protocol
+
+
+def test_the_interval_over_patients_with_visits_holds_the_truth_as_often_as_promised():
+    random, held = np.random.default_rng(1), 0
+    groups = [str(patient) for patient in range(30) for _ in range(3)]
+    for trial in range(120):
+        values = np.repeat(random.normal(size=30), 3)[:, None] + 0.3 * random.normal(size=(90, 2))
+        interval = bootstrap_mean_over_subsets(values, groups=groups, resamples=400, seed=trial)
+        held += interval.low <= 0 <= interval.high
+    assert 0.88 <= held / 120 <= 0.99, "without the groups it holds in three of four"
+
+
 def test_the_table_on_screen():
     text = format_comparison(
         compare({"base": made_scores(), "better": made_scores(shift=0.1)}),

@@ -78,10 +78,28 @@ def test_a_subset_of_which_there_are_too_few_cases_has_no_interval_and_all_seque
     assert intervals.cases == 65
     assert str(intervals.volume(("t2",), "ET", 3.0)) == "3.0 ml"
     assert len(measure_intervals(part, intervals)) == 0
-    with pytest.raises(InputError, match="at 95 % need at least 39 cases with all sequences, found 38"):
+    with pytest.raises(InputError, match="at 95 % need cases of at least 39 patients with all sequences, found 38"):
         fit_intervals(drawn(38, 1))
     reach = fit_intervals(drawn(39, 1)).reach[MODALITIES]
     assert all(math.isfinite(end) for pairs in reach.values() for end in pairs[1])
+
+
+def test_of_several_visits_of_a_patient_one_counts():
+    """Forty cases of ten patients are ten, of which no interval can be made."""
+    frame = drawn(40, 3).frame
+    number = frame["case"].str.split("-").str[1].astype(int)
+    visits = frame.assign(case=[f"BraTS-GLI-{n // 4:05d}-{100 + n % 4}" for n in number])
+    with pytest.raises(InputError, match="at least 39 patients with all sequences, found 10"):
+        fit_intervals(Scores(visits))
+    first = frame.assign(case=[f"BraTS-GLI-{n:05d}-100" for n in number])
+    more = pd.concat([first, first.assign(case=first["case"].str.replace("-100", "-101"), predicted_ml=0.0)])
+    assert fit_intervals(Scores(more)) == fit_intervals(Scores(first))
+
+
+def test_a_region_that_nobody_scored_is_named():
+    frame = drawn(40, 3).frame
+    with pytest.raises(InputError, match="found none of TC; score these too"):
+        fit_intervals(Scores(frame[frame["region"] != "TC"]))
 
 
 def test_where_nothing_is_found_the_interval_begins_at_nothing():

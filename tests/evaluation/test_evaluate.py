@@ -452,3 +452,11 @@ def test_two_evaluations_never_write_one_folder(tmp_path):
         few(Stopping(), THREE, keep=tmp_path)
     assert not (tmp_path / "scores.csv").exists()
     few(Stopping(), THREE, keep=tmp_path)
+
+
+def test_a_table_of_one_region_has_the_others_empty():
+    """Results of nnU-Net that was trained on labels are of ET alone."""
+    frame = few(Stopping(), THREE).frame
+    table = summary_table(Scores(frame[frame["region"] == "ET"]))
+    assert table[["Dice WT", "HD95 TC"]].isna().all(axis=None)
+    assert table["Dice ET"].notna().all()

@@ -55,6 +55,21 @@ def test_the_standard_error_is_that_of_the_differences_over_cases():
     assert str(gain).startswith("T1ce, Dice +3")
 
 
+def test_copies_of_a_patient_s_visit_make_no_gain_surer():
+    once = planted(50, noise=0.2)
+    names = once.frame["case"].astype(int).map("BraTS-GLI-{:05d}".format)
+    four = pd.concat([once.frame.assign(case=names + f"-{visit}") for visit in (100, 101, 102, 103)])
+    one, more = (fit_gains(scores).expected("flair")[0] for scores in (once, Scores(four)))
+    assert more.dice == pytest.approx(one.dice)
+    assert more.error == pytest.approx(one.error)
+
+
+def test_a_region_that_nobody_scored_is_named():
+    frame = planted().frame
+    with pytest.raises(InputError, match="found none of WT, TC; score these too"):
+        fit_gains(Scores(frame[frame["region"] == "ET"]))
+
+
 def test_how_often_the_named_sequence_is_the_best_is_counted_beside_always_t1ce():
     gains = fit_gains(planted())
     measured = measure_next_scan(planted(10, backward=(0, 1, 2)), gains).set_index(["subset", "case"])

@@ -102,3 +102,20 @@ def test_the_tables_nsd_is_over_the_cases_that_have_the_region():
 
 def test_scores_that_do_not_say_what_is_there_have_no_such_table():
     assert overlap_table(Scores(made().frame.drop(columns="truth_ml"))) is None
+
+
+@pytest.mark.parametrize("spelling", [("True", "False"), ("true", "false"), ("1", "0"), ("1.0", "0.0")])
+def test_presence_is_read_from_a_file_as_it_was_written(tmp_path, spelling):
+    """A text "False" must not count as there."""
+    scores = made()
+    there = scores.frame["truth_ml"] > 0
+    words = np.where(there, *spelling)
+    plain = scores.frame.drop(columns=["truth_ml", "predicted_ml"]).assign(present=words)
+    plain.to_csv(tmp_path / "scores.csv", index=False)
+    read = Scores.read(tmp_path / "scores.csv")
+    assert present(read).tolist() == there.tolist()
+    pd.testing.assert_frame_equal(present_dice(read), present_dice(scores))
+    pd.testing.assert_series_equal(false_alarms(read)["share"], false_alarms(scores)["share"])
+    plain.assign(present=["perhaps", *words[1:]]).to_csv(tmp_path / "odd.csv", index=False)
+    with pytest.raises(InputError, match="row 2: present must be true or false, found 'perhaps'"):
+        Scores.read(tmp_path / "odd.csv")

@@ -320,6 +320,25 @@ def test_a_run_stops_early_when_validation_no_longer_improves(small_cohort, tmp_
     assert (tmp_path / "checkpoint.pt").read_bytes() == before, "a run that stopped early is finished"
 
 
+def test_the_search_for_the_best_begins_anew_where_the_refinement_begins(small_cohort, tmp_path, monkeypatch):
+    """Students that get worse must not end a run before its refinement has taken a step."""
+    scores = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    row = dict.fromkeys(VALIDATION_COLUMNS, 0.0)
+    monkeypatch.setattr(trainer, "validate", lambda model, files, step, *_: row | {"step": step, "dice": next(scores)})
+    config = run_config(
+        steps=6,
+        batch_size=1,
+        validate_every=1,
+        patience=2,
+        checkpoint_every=100,
+        refinement="tiny",
+        refinement_start=0.5,
+    )
+    train(small_cohort, tmp_path, config, progress=False)
+    assert load_checkpoint(tmp_path).step == 6
+    assert load_checkpoint(tmp_path / "best.pt").step == 4, "the first that has a trained refinement"
+
+
 def test_the_command_says_how_far_it_came_and_why_no_further(small_cohort, tmp_path, monkeypatch, capsys):
     row = dict.fromkeys(VALIDATION_COLUMNS, 0.0)
     dice = {1: 0.3, 2: 0.5, 3: 0.4, 4: 0.5}

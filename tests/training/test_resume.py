@@ -249,6 +249,24 @@ def test_resuming_a_finished_run_changes_nothing(small_cohort, reference, tmp_pa
     assert {name: (reference / name).read_bytes() for name in before} == before
 
 
+def test_steps_keep_the_commit_that_made_them(small_cohort, tmp_path, monkeypatch):
+    """A run that goes on after an update was not made by the update alone; a finished one not at all."""
+    monkeypatch.setattr("smml.runs.commit", lambda: "first")
+
+    def stop(row):
+        if row["step"] + 1 == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small_cohort, tmp_path / "run", CONFIG, progress=False, on_step=stop)
+    for commit in ("second", "third"):
+        monkeypatch.setattr("smml.runs.commit", lambda commit=commit: commit)
+        train(small_cohort, tmp_path / "run", CONFIG, resume=True, progress=False)
+        facts = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+        assert facts["commit"] == "first"
+        assert [(part["step"], part["commit"]) for part in facts["resumed"]] == [(2, "second")]
+
+
 def test_a_folder_with_a_run_is_refused_unless_it_is_to_be_resumed(small_cohort, reference):
     before = (reference / "checkpoint.pt").read_bytes(), (reference / "log.csv").read_bytes()
     with pytest.raises(InputError, match="holds a training run already; continue it with --resume") as error:
