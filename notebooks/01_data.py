@@ -65,10 +65,10 @@ largest = max(cases, key=lambda case: int((case.label == 3).sum()))
 figures.modality_figure(largest)
 
 # %% [markdown]
-# Look for the enhancing tumour: it is bright on T1ce and nowhere else, but not all that is bright there is tumour;
-# vessels and the brain's coverings take up the agent too. Look for the full extent of the oedema: FLAIR shows it best,
-# because it makes the fluid in the ventricles dark; T2 shows it too, beside equally bright fluid. On T1 all of the
-# tumour is somewhat dark, its core more than the oedema.
+# Look for the enhancing tumour: only on T1ce does it stand out from the rest of the core. Not all that is bright there
+# is tumour: vessels and the brain's coverings take up the agent too. Look for the full extent of the oedema: FLAIR
+# shows it best, because it makes the fluid in the ventricles dark; T2 shows it too, beside equally bright fluid. On T1
+# all of the tumour is somewhat dark, its core more than the oedema.
 #
 # ## Why: the signal equation
 #

@@ -167,8 +167,8 @@ without = [value for name, value in found.items() if "T1ce" not in name]
 print(f"with T1ce {min(with_t1ce):.2f} to {max(with_t1ce):.2f}, without it {min(without):.2f} to {max(without):.2f}")
 
 # %% [markdown]
-# Of the four sequences only T1ce shows enhancing tumour, so a Dice without it is a guess. This is one case. Which
-# subsets suffice for what, over many, is the subject of [notebook 5](05_evaluation.ipynb).
+# Of the four sequences only T1ce tells enhancing tumour from the rest of the core, so without it ET is a guess. This is
+# one case. Which subsets suffice for what, over many, is the subject of [notebook 5](05_evaluation.ipynb).
 #
 # ## Key points
 #

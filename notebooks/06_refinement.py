@@ -339,7 +339,7 @@ for name, at in (("gained", change.idxmax()), ("lost", change.idxmin())):
 assert sorted(verdicts) == ["a loss", "not shown", "not shown"]  # as said below
 
 # %% [markdown]
-# **With these weights the refinement does not pay**: no region gains, and one loses in every way of looking at it.
+# **With these weights the refinement does not pay**: no region gains Dice, and one loses in every way of looking at it.
 # It costs a pass of SAM beside.
 #
 # These students and this SAM were trained on the same simulator, and SAM sees two-dimensional slices of one sequence at

@@ -23,8 +23,8 @@
 # [notebook 2](02_missing_modalities.ipynb) what a subset is. The last cell does it all on a folder of yours.
 #
 # "Your own" folder is made here from **simulated** cases, so that the notebook runs anywhere. The shipped weights have
-# seen simulated images only. On five patients `"small"` was the better one from FLAIR and T1ce together; from T1ce
-# alone `"tiny"` overlapped more, and called far more ET in the patient who has none (cards:
+# seen simulated images only. On five patients `"small"` was the better one from FLAIR and T1ce together, and in TC and
+# ET from T1ce alone; `"tiny"` called far more ET in the patient who has none (cards:
 # [small](../smml/weights/small.md), [tiny](../smml/weights/tiny.md)). The notebook takes `"tiny"`, which is faster.
 # Where you have labelled patients, train on them (`smml train --weights small`) and put your own checkpoint in the
 # place of `tiny`.
@@ -59,7 +59,7 @@ from smml.viewer import viewer_picture
 # ## A folder of one's own
 #
 # What is expected of a case: a folder with one file per sequence, 3-D NIfTI (or .mha), **skull-stripped**: outside the
-# brain the voxels are exactly 0. The names tell the sequence: `*_flair.nii.gz`, `*_t1ce.nii.gz`, `*_t1.nii.gz`,
+# brain the voxels are 0, or nearly. The names tell the sequence: `*_flair.nii.gz`, `*_t1ce.nii.gz`, `*_t1.nii.gz`,
 # `*_t2.nii.gz`, or those of any BraTS; what says nothing is assigned (`--case flair=scan_07.nii.gz`). Intensities may
 # have any unit and scale, because each sequence is normalised by itself. Five patients, none of them complete and easy:
 #
@@ -121,8 +121,8 @@ def smml(line):
 #
 # `smml info FOLDER` says what was recognised, and `smml info --check FOLDER` reads every file. No program can tell that
 # FLAIR and T2 were swapped, or left and right. The numbers below are for you to look at: the letters of the axes (where
-# each one points to), the share of zeros (none means that the skull is still there) and the brain's volume: one to two
-# litres in an adult, so an affine in the wrong unit betrays itself at once.
+# each one points to), the share of zeros (none means that the skull may still be there) and the brain's volume: one to
+# two litres in an adult, so an affine in the wrong unit betrays itself at once.
 
 
 # %%
@@ -149,7 +149,8 @@ Image.fromarray(viewer_picture(case, overlay="none", shown="t1ce", size=240))
 #
 # ## How sure? Ask before you segment
 #
-# The shipped weights give volumes without saying how far these may be off. `smml intervals` learns that from cases that
+# `small` ships with intervals of its volumes; `tiny`, which this notebook takes, gives volumes without saying how far
+# these may be off. `smml intervals` learns that from cases that
 # the weights were not trained on: an interval for each volume, and a table of what a further sequence brings.
 #
 # ```

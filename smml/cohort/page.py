@@ -28,7 +28,7 @@ SIDE, _GREYS = 240, 61
 
 _OUTLINES = {"WT": "yellow", "TC": "blue", "ET": "orange"}
 _SEEN = (
-    "The axial slice with most tumour, a voxel of its core counted ten times, of the first sequence used; without "
+    "The axial slice with most tumour, a voxel of its core counted eleven times, of the first sequence used; without "
     "tumour the middle one. The patient's right is on the left. Outlines: "
     f"{', '.join(f'{region} {said}' for region, said in _OUTLINES.items())}."
 )

@@ -181,8 +181,8 @@ def _protocol(
     return (
         f"{len(cases)} cases and {subsets} subsets that all results have{without}; Dice is the literature's mean, in "
         "which both empty counts 1 and a false alarm 0; HD95 is over the pairs of case and subset of which all results "
-        f"with distances have one, left out of {pairs}: {each}; change to {first!r} with 95 % interval, paired bootstrap "
-        f"over {drawn}"
+        f"with distances have one, left out of {pairs}: {each}; change to {first!r} with 95 % interval, paired "
+        f"bootstrap over {drawn}"
     )
 
 

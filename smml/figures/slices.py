@@ -40,7 +40,7 @@ def axial_pixel(affine: np.ndarray) -> tuple[float, float]:
 
 
 def widest_slice(labels: np.ndarray, scheme: LabelScheme | None = None) -> int:
-    """Index along Z of the axial slice with most tumour, in which a voxel of the core counts ten times; else the
+    """Index along Z of the axial slice with most tumour, in which a voxel of the core counts eleven times; else the
     middle.
 
     Args:
@@ -50,7 +50,7 @@ def widest_slice(labels: np.ndarray, scheme: LabelScheme | None = None) -> int:
     scheme = scheme or BRATS_2023
     # Not all that has a label is tumour: a resection cavity is none.
     whole, core = (scheme.region(labels, region).sum(axis=(0, 1)) for region in ("WT", "TC"))
-    score = core * 9 + whole
+    score = core * 10 + whole
     return int(score.argmax()) if score.any() else labels.shape[2] // 2
 
 

@@ -99,7 +99,7 @@ class TrainingConfig:
             other.
     """
 
-    preset: str = option("tiny", "Size of the students: tiny, small or paper.")
+    preset: str = option("tiny", "Size of the students: tiny, tiny-wide, small or paper.")
     steps: int = option(1000, "Optimiser steps.", count(10_000_000))
     batch_size: int = option(2, "Samples a step, over all processes and parts together.", count(10_000))
     patch: int = option(32, "Edge of the training patch in voxels; a multiple of 16.", PATCH)
