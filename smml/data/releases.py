@@ -245,6 +245,7 @@ def layout_named(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+@functools.lru_cache(maxsize=2**14)
 def patient_of(case: str, layout: str | None = None) -> str:
     """The patient's name in a case's id, which all visits of one patient share, in small letters.
 

@@ -1,17 +1,20 @@
 """What a further sequence changes: each subset beside the same subset with one sequence more.
 
 More information should never cost. Where a network loses Dice when a sequence is added, it trusts that sequence more
-than it deserves.
+than it deserves. The largest of these losses is the least of many means, so chance has a part in it: its standard error
+and the number of means stand beside it.
 """
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 
 from smml.data.labels import REGIONS
 from smml.errors import InputError
+from smml.evaluation.bootstrap import standard_error
 from smml.evaluation.scores import Scores
-from smml.evaluation.sheets import Kind, Sheet, signed
+from smml.evaluation.sheets import Kind, Sheet, number, signed
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
 
 
@@ -25,6 +28,8 @@ class Loss:
         region: WT, TC or ET.
         change: mean change of Dice, -1 to 1; at least 0 if no pair loses.
         cases: number of cases that it is a mean over.
+        error: standard error of the change over cases, 0 to 1; NaN of one case.
+        means: of how many means (pairs and regions) it is the least.
     """
 
     subset: str
@@ -32,10 +37,14 @@ class Loss:
     region: str
     change: float
     cases: int
+    error: float = math.nan
+    means: int = 1
 
     def __str__(self) -> str:
         what = f"adding {self.added} to {self.subset} changes Dice {self.region} by {100 * self.change:+.1f} points"
-        return f"{what} (mean of {self.cases} case{'s' if self.cases > 1 else ''})"
+        error = "" if math.isnan(self.error) else f", standard error {100 * self.error:.1f}"
+        least = f"; the least of {self.means} such means" if self.means > 1 else ""
+        return f"{what} (mean of {self.cases} case{'s' if self.cases > 1 else ''}{error}{least})"
 
 
 def added_sequences(scores: Scores, *, output: str | None = None) -> pd.DataFrame:
@@ -47,7 +56,8 @@ def added_sequences(scores: Scores, *, output: str | None = None) -> pd.DataFram
 
     Returns:
         One row for each pair that the scores hold, 28 if they hold all subsets: index "subset" and "added", columns
-        "cases", and "WT", "TC", "ET", the change of Dice (-1 to 1). Empty if no two subsets differ by one sequence.
+        "cases", and "WT", "TC", "ET", the change of Dice (-1 to 1), and "WT error" and so on, the standard error of
+        that over the cases. Empty if no two subsets differ by one sequence.
 
     Raises:
         InputError: the scores lack that output.
@@ -64,10 +74,11 @@ def added_sequences(scores: Scores, *, output: str | None = None) -> pd.DataFram
                 continue
             change = (dice[more] - dice[less]).dropna(how="all")
             if len(change):
-                rows[less, DISPLAY_NAMES[modality]] = {"cases": len(change)} | {
-                    str(region): change[region].mean() for region in REGIONS if region in change
-                }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["cases", *REGIONS])
+                means, errors = change.mean().reindex(REGIONS), standard_error(change).reindex(REGIONS)
+                row = {"cases": len(change)} | {str(region): means[region] for region in REGIONS}
+                rows[less, DISPLAY_NAMES[modality]] = row | {f"{region} error": errors[region] for region in REGIONS}
+    columns = ["cases", *REGIONS, *(f"{region} error" for region in REGIONS)]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.index = pd.MultiIndex.from_tuples(list(rows), names=["subset", "added"])
     return table
 
@@ -85,7 +96,10 @@ def largest_loss(table: pd.DataFrame) -> Loss:
     if changes.empty:
         raise InputError("no two subsets of these scores differ by one sequence, so none is added; score more subsets")
     subset, added, region = changes.idxmin()
-    return Loss(subset, added, region, float(changes.min()), int(table.loc[(subset, added), "cases"]))
+    row = table.loc[(subset, added)]
+    return Loss(
+        subset, added, region, float(changes.min()), int(row["cases"]), float(row[f"{region} error"]), len(changes)
+    )
 
 
 def added_sheet(table: pd.DataFrame) -> Sheet:
@@ -121,9 +135,13 @@ def losses_sheet(losses: dict[str, Loss], who: str) -> Sheet:
         who: head of the names.
     """
     columns: list[tuple[str, Kind]] = [(head, "word") for head in (who, "subset", "added", "region")]
-    columns += [("change of Dice, points", "number"), ("cases", "number")]
+    columns += [("change of Dice, points", "number"), ("standard error", "number"), ("cases", "number")]
+    columns += [("least of", "number")]
     rows = [
-        (name, loss.subset, loss.added, loss.region, signed(100 * loss.change), str(loss.cases))
+        (
+            *(name, loss.subset, loss.added, loss.region, signed(100 * loss.change)),
+            *(number(100 * loss.error), str(loss.cases), str(loss.means)),
+        )
         for name, loss in losses.items()
     ]
     return Sheet(tuple(columns), tuple(rows))

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from smml.data.releases import patient_of
 from smml.errors import InputError
 
 _NUMBERS_AT_ONCE = 2**16
@@ -122,6 +124,21 @@ def bootstrap_mean_over_subsets(
         means[number] = np.mean((drawn @ known)[counts > 0] / counts[counts > 0])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float((known.sum(0) / there.sum(0)).mean()), float(low), float(high))
+
+
+def standard_error(values: pd.DataFrame) -> pd.Series:
+    """Standard error of each column's mean over cases; NaN of fewer than two patients.
+
+    The visits of a patient are one observation of several values, so the deviations of each are added up first.
+
+    Args:
+        values: floating, a case in each row, by its id; NaN where it has none.
+    """
+    there = values.notna()
+    groups = [patient_of(str(case)) for case in values.index]
+    sums = (values - values.mean()).fillna(0).groupby(groups).sum()
+    patients = there.groupby(groups).any().sum().astype(float)
+    return np.sqrt((sums**2).sum() * patients / (patients - 1).where(patients > 1)) / there.sum()
 
 
 def _check_options(level: float, resamples: int) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from smml.data.labels import REGIONS
-from smml.data.releases import patient_of
 from smml.errors import InputError
+from smml.evaluation.bootstrap import standard_error
 from smml.evaluation.scores import Scores
 from smml.evaluation.sheets import GIVEN, NOT_GIVEN, Kind, Sheet, number, signed
 from smml.modalities import DISPLAY_NAMES, MODALITIES, SUBSETS, subset_name
@@ -38,7 +38,7 @@ def fit_gains(scores: Scores) -> Gains:
         gains = []
         for modality in (name for name in MODALITIES if name not in subset):
             rise = table.loc[subset_name((*subset, modality))] - before
-            mean, error = rise.mean(), _standard_error(rise)
+            mean, error = rise.mean(), standard_error(rise)
             regions = {region: (float(mean[region]), float(error[region])) for region in REGIONS}
             gains.append(Gain(modality, float(mean["mean"]), float(error["mean"]), regions))
         by_subset[subset] = tuple(gains)
@@ -88,15 +88,6 @@ def measure_next_scan(scores: Scores, gains: Gains) -> pd.DataFrame:
             )
         )
     return pd.concat(rows, ignore_index=True)
-
-
-def _standard_error(values: pd.DataFrame) -> pd.Series:
-    """Of each column's mean over cases, where the visits of a patient are one observation of several values."""
-    sums = (values - values.mean()).groupby(patient_of).sum()
-    patients = len(sums)
-    if patients < 2:
-        return pd.Series(np.nan, values.columns)
-    return np.sqrt((sums**2).sum() * patients / (patients - 1)) / len(values)
 
 
 def _dice(scores: Scores) -> pd.DataFrame:

@@ -409,7 +409,8 @@ have the region, all three regions.
 
 {_losses_sheet(shown).markdown()}
 
-The least of many means, so chance has a part in it, the more the fewer values they are of.
+The least of many means, so chance has a part in it; the standard error is over the cases, each with the mean of its
+seeds.
 
 ## How it was made
 

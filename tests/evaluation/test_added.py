@@ -40,7 +40,9 @@ def test_the_largest_loss_names_pair_region_and_cases():
     assert (loss.region, loss.cases) == ("TC", 3)
     assert {loss.subset, loss.added} == {"FLAIR", "T1ce"}
     assert loss.change == pytest.approx(0.1 - 0.4 - 0.01)
-    assert str(loss) == f"adding {loss.added} to {loss.subset} changes Dice TC by -31.0 points (mean of 3 cases)"
+    said = f"adding {loss.added} to {loss.subset} changes Dice TC by -31.0 points (mean of 3 cases, standard "
+    said += "error 1.0; the least of 84 such means)"
+    assert str(loss) == said
 
 
 def test_a_case_counts_only_where_it_has_both_subsets():

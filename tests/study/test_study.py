@@ -101,7 +101,9 @@ def test_the_report_has_dice_by_number_of_sequences_and_the_dearest_sequence_of_
     values = [3 * 11 * 3 * subsets for subsets in (4, 6, 4, 1)]  # seeds, cases, regions
     row = " | ".join(f"{mean} | {count}" for count in values)
     assert f"| {ARMS['single'].title} | {row} |" in text
-    lost = re.search(rf"\| {re.escape(ARMS['pair'].title)} \| (\S+) \| (\S+) \| ET \| (\S+) \| 12 \|", text)
+    lost = re.search(
+        rf"\| {re.escape(ARMS['pair'].title)} \| (\S+) \| (\S+) \| ET \| (\S+) \| 0.0 \| 12 \| 84 \|", text
+    )
     assert {lost[1], lost[2]} == {"FLAIR", "T2"}
     assert float(lost[3]) == pytest.approx(-30)
 
