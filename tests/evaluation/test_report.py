@@ -132,7 +132,7 @@ def test_a_comparison_has_the_same_table_and_the_dearest_sequence_of_each_result
     assert loss.change == pytest.approx(-(0.28 + 0.33) / 2)
     text = format_comparison(table)
     assert "| good | 1 | 2 | 32.5 | 4 | 30.5 | 4 | 26.0 | 2 |" in text
-    assert "| worse | T1 | FLAIR | TC | -30.5 | 2 |" in text
+    assert "| worse | T1 | FLAIR | TC | -30.5 | 2.5 | 2 |" in text
     untold = {name: Scores(made().frame.drop(columns=["truth_ml"])) for name in ("good", "worse")}
     assert compare(untold, resamples=10).by_number == {}
 
