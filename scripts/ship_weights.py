@@ -1,6 +1,7 @@
 """Turn a finished training run into weights that ship with the package.
 
-    python scripts/ship_weights.py build/run-tiny tiny --commit COMMIT --hardware "4 CPU cores (AVX2)"
+    python scripts/ship_weights.py build/run-tiny tiny --commit COMMIT --hardware "4 CPU cores (AVX2)" \\
+        --data "smml simulate data/train --cases 320 --spacing 3 --seed 11 --look varied"
 
 Writes smml/weights/NAME.safetensors: the model alone in half precision, with the configuration, spacing, steps, seed,
 versions, commit and hardware in its metadata.

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import smml
 from smml.data.labels import LabelScheme
-from smml.data.layouts import CaseFiles, layout_named
+from smml.data.layouts import CaseFiles
+from smml.data.releases import match_visit
 from smml.figures.theme import CLASS_COLOURS
 from smml.files import write_text
 from smml.modalities import Subset, subset_name
@@ -35,19 +36,18 @@ _NAMES = {
 # Of the labels that BIDS has for everyone: background, and lesion.
 _BACKGROUND, _LESION = 0, 7
 # What lies at the root and is not BIDS's.
-_OWN = ("cases.csv", "cases.html", "cohort.json", "slices/")
+_OWN = ("cases.csv", "cases.html", "changes.csv", "cohort.json", "slices/", "*.tfm")
 
 
 def subject_of(files: CaseFiles) -> tuple[str, str]:
     """The labels of subject and session, letters and digits alone; the session is "" where the name tells none.
 
     Args:
-        files: a case; the layout's ``patient`` tells its visits.
+        files: a case; visits are told as everywhere (:func:`smml.data.releases.match_visit`).
     """
     if named := re.match(r"sub-([a-z0-9]+)(?:_ses-([a-z0-9]+))?", files.id, re.IGNORECASE):
         return named[1], named[2] or ""
-    pattern = layout_named(files.layout).patient
-    found = re.fullmatch(pattern, files.id, re.IGNORECASE) if pattern else None
+    found = match_visit(files.id, files.layout)
     end = found.end(1) if found else len(files.id)
     return _plain(files.id[:end]), _plain(files.id[end:])
 

@@ -245,9 +245,13 @@ def layout_named(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+# Visits by the names of BIDS, which any data set may have been given.
+_BIDS_VISIT = re.compile(r"(.*sub-[a-z0-9]+)_ses-[a-z0-9]+", re.IGNORECASE)
+
+
 @functools.lru_cache(maxsize=2**14)
-def patient_of(case: str, layout: str | None = None) -> str:
-    """The patient's name in a case's id, which all visits of one patient share, in small letters.
+def match_visit(case: str, layout: str | None = None) -> re.Match | None:
+    """A case's id as a visit of a patient, whose name is the match's first group; None where the id tells no visits.
 
     Args:
         case: id of the case.
@@ -258,7 +262,20 @@ def patient_of(case: str, layout: str | None = None) -> str:
     """
     style = None if layout is None else layout_named(layout)
     if style is None or not style.by_names:  # its cases keep the names of the data set that they were converted from
-        style = next((each for each in LAYOUTS.values() if each.names(case)), style)
-    pattern = None if style is None else style.patient
-    match = re.fullmatch(pattern, case, re.IGNORECASE) if pattern else None
-    return (match[1] if match else case).casefold()
+        style = next((each for each in LAYOUTS.values() if each.names(case)), None)
+    own = re.fullmatch(style.patient, case, re.IGNORECASE) if style is not None and style.patient else None
+    return own or _BIDS_VISIT.fullmatch(case)
+
+
+def patient_of(case: str, layout: str | None = None) -> str:
+    """The patient's name in a case's id, which all visits of one patient share, in small letters.
+
+    Args:
+        case: id of the case.
+        layout: its layout; None goes by the id alone.
+
+    Raises:
+        InputError: an unknown layout.
+    """
+    visit = match_visit(case, layout)
+    return (visit[1] if visit else case).casefold()

@@ -76,6 +76,13 @@ class EmbeddingCache:
                 probe.touch()
             (self.folder / ".writable").unlink(missing_ok=True)
 
+    def __getstate__(self) -> dict:
+        """For another process: what it may keep and where, and none of what is kept here."""
+        return {"max_bytes": self.max_bytes, "folder": self.folder, "_writable": self._writable}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, bytes=0, _kept=OrderedDict(), _lock=threading.Lock())
+
     @property
     def active(self) -> bool:
         """Whether anything is kept at all."""

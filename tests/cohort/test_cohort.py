@@ -461,8 +461,11 @@ def test_workers_give_what_one_process_gives(three, tmp_path, monkeypatch):
 
 
 def test_a_predictor_is_the_same_in_another_process():
-    predictor = Predictor(SMML(NARROW), (12.0, 12.0, 12.0), window=32)
-    assert pickle.loads(pickle.dumps(predictor)).facts() == predictor.facts()
+    for predictor in (
+        Predictor(SMML(NARROW), (12.0, 12.0, 12.0), window=32),
+        Predictor.from_checkpoint("tiny-refined"),
+    ):
+        assert pickle.loads(pickle.dumps(predictor)).facts() == predictor.facts()
 
 
 def test_probabilities_have_one_order_and_say_which(eight, tmp_path):

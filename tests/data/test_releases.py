@@ -17,7 +17,7 @@ from smml.data.checking import check_cases, find_problems, warn_of_not_learnt, w
 from smml.data.labels import REGIONS, scheme_for_classes
 from smml.data.layouts import CaseFiles, warn_of_release
 from smml.data.nnunet import dataset_beside
-from smml.data.releases import layout_named
+from smml.data.releases import layout_named, patient_of
 from smml.errors import InputError
 from smml.info import check_cohort
 from smml.modalities import MODALITIES
@@ -451,3 +451,20 @@ def test_a_label_that_was_divided_is_refused_and_not_taken_for_healthy(tmp_path)
         scheme.decode(label / 255, "x.nii", (1 / 255, 0.0))
     assert not scheme.decode(np.full((1, 1, 4), 3e-5), "x.nii").any(), "rounding, in a healthy subject"
     assert scheme.decode(label + 0.008, "x.nii").tolist() == [[[0, 1, 2, 3]]]
+
+
+@pytest.mark.parametrize(
+    ("case", "other", "layout"),
+    [
+        ("BraTS-GLI-00007-100", "BraTS-GLI-00007-101", "brats2024"),
+        ("BraTS-GLI-00007-100", "brats-gli-00007-101", "nnunet(NCR=1,ED=2,ET=3)"),
+        ("sub-07_ses-1", "sub-07_ses-2", "nnunet(NCR=1,ED=2,ET=3)"),
+        ("sub-07_ses-pre", "sub-07_ses-post", "brats2021"),
+        ("TCGA-02-0006_1996.08.23", "TCGA-02-0006_1996.09.01", None),
+    ],
+)
+def test_visits_are_of_one_patient_whatever_names_they_have(case, other, layout):
+    """Who holds patients out must not hold out a visit of one who is trained on."""
+    assert patient_of(case, layout) == patient_of(other, layout) != case
+    assert patient_of("Simulated_00003") != patient_of("Simulated_00004")
+    assert patient_of("sub-07") != patient_of("sub-08")

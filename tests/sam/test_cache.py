@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 
 import pytest
 import torch
@@ -149,3 +150,13 @@ def test_a_folder_that_fails_later_costs_a_warning_and_no_embedding(tmp_path, mo
         list(map(cache.put, KEYS, map(embedding, range(6))))
     assert len(warned) == 1
     assert torch.equal(cache.get(KEYS[5]), embedding(5))
+
+
+def test_another_process_gets_the_cache_s_place_and_none_of_its_embeddings(tmp_path):
+    """Half a gigabyte must not travel with a model, and a lock cannot."""
+    cache = EmbeddingCache(1000, tmp_path)
+    cache.put("aa", torch.ones(2, 3, 3))
+    other = pickle.loads(pickle.dumps(cache))
+    assert (other.max_bytes, other.folder, len(other), other.bytes) == (1000, tmp_path, 0, 0)
+    assert torch.equal(other.get("aa"), torch.ones(2, 3, 3)), "the folder is common"
+    assert len(pickle.dumps(cache)) < 500
