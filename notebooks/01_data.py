@@ -21,8 +21,8 @@
 #
 # A minute or two on two CPU cores. It needs nothing from other notebooks.
 #
-# Everything shown is **simulated**: real average anatomy (MNI152), a grown tumour, the scanner's physics. No patient's
-# data is used, and no result here says anything about patients.
+# Every image here is **simulated**: real average anatomy (MNI152), a grown tumour, the scanner's physics. Two tables
+# below use numbers that were measured in patients, and say so; no patient's image is shown or was trained on.
 
 # %%
 import json
@@ -56,8 +56,8 @@ print(f"{len(cases)} simulated cases of {cases[0].shape} voxels, {cases[0].spaci
 # %% [markdown]
 # ## One case, four sequences
 #
-# The same slice through the case with the largest enhancing tumour. Right and left are the patient's, in
-# radiological convention. **ED** is oedema, water in the tissue around the tumour; **ET** is tumour that takes up
+# The same slice through the case with the largest enhancing tumour. Right and left are the patient's, in radiological
+# convention. **ED** is oedema, swollen tissue around the tumour with tumour cells in it; **ET** is tumour that takes up
 # contrast agent; **NCR/NET** is its dead or non-enhancing part.
 
 # %%
@@ -176,7 +176,8 @@ assert torch.allclose(normalise(scanner, brain)[brain], by_hand, atol=1e-4)
 assert torch.allclose(by_hand, image[brain], atol=1e-3)
 
 # %% [markdown]
-# The way back is part of the preparation: one-hot labels that go there and back are unchanged, to the voxel.
+# The way back is part of the preparation. Here nothing is resampled, only axes are turned, and one-hot labels that go
+# there and back are unchanged, to the voxel.
 
 # %%
 one_hot = np.stack([prepared.label == k for k in range(4)]).astype(np.float32)
@@ -237,8 +238,8 @@ figure.update_layout(
 #
 # The first simulator had no such numbers to meet. What became of weights that were trained on it (`small`, first
 # edition, [its scores then](../results/first-edition/README.md)), and of weights of the new one? Dice on held-out
-# simulated subjects that have the region, each edition's own, and on the same patients for both, where a region that is
-# missing counts 1 if none of it is called, and 0 otherwise:
+# simulated subjects, each edition's own, and on the same five patients for both, over those that have the region; WT
+# and TC, as one of the patients has no ET:
 
 # %%
 results, rows = course.results_folder(), {}
@@ -251,7 +252,7 @@ for edition, weights, folder in (
     simulated = overlap_table(Scores.read(results / folder))
     # The first row of each is of the weights as they were made; what follows prepares the images in other ways.
     patients = looks[looks["weights"] == weights].groupby("subset").first()
-    for case in ("ET from T1ce", "WT from FLAIR", "WT from FLAIR+T1ce", "TC from FLAIR+T1ce", "ET from FLAIR+T1ce"):
+    for case in (f"{region} from {subset}" for region in ("WT", "TC") for subset in ("FLAIR", "T1ce", "FLAIR+T1ce")):
         region, _, subset = case.split()
         rows[case, edition] = {
             "simulated": simulated.loc[subset, f"Dice {region}"], "patients": patients.loc[subset, region]
@@ -259,10 +260,10 @@ for edition, weights, folder in (
 frame = pd.DataFrame(rows).transpose()
 change = frame["patients"].unstack()
 worse = change.index[change["now"] < change["first edition"]]
-gap = (frame["simulated"] - frame["patients"]).loc["ET from T1ce"]
-print(
-    f"ET from T1ce: Dice in patients lower by {gap['first edition']:.2f} in the first edition, by {gap['now']:.2f} now"
-)
+gap = (frame["simulated"] - frame["patients"]).unstack()
+for case, row in gap.iterrows():
+    print(f"{case}: Dice in patients lower by {row['first edition']:.2f} in the first edition, by {row['now']:.2f} now")
+assert (gap["now"] < gap["first edition"]).all()  # as said below
 print(f"on these {int(patients['cases'].max())} patients now worse than then: {', '.join(worse) or 'nothing'}")
 frame.unstack().round(2)
 
@@ -271,10 +272,11 @@ frame.unstack().round(2)
 #
 # - T1ce alone separates ET, though vessels are bright there too; FLAIR and T2 carry the oedema; T1 shows
 #   the core somewhat dark, and hardly what of it enhances.
-# - A case keeps its own grid, axes and label values; the network's view is made per sequence and can be undone.
+# - A case keeps its own grid, axes and label values; the network's view is made per sequence, and there is a way back.
 # - The simulator has these contrasts because it was given them. Its heads are one average head, warped, folded and
 #   aged; it has no surgery cavities, no motion, no disease but gliomas and the scars of age. A method that works here
-#   has passed a first test, no more: matching what was measured in patients narrowed the gap and did not close it.
+#   has passed a first test, no more. With a new simulator, training and preparation the gap to five patients is
+#   smaller; which of the three did it was not measured.
 #
 # ## Exercises
 #
@@ -327,7 +329,8 @@ with course.check("1.2"):
     wide = my_normalise(np.pad(brain, 5))[5:-5, 5:-5, 5:-5]
     assert np.allclose(mine, wide, atol=1e-4), "more air around the brain must not change the brain"
     assert not mine[brain == 0].any(), "the background is no longer 0"
-    assert np.allclose(mine, expected, atol=1e-4), "compare mean and standard deviation inside the brain with 0 and 1"
+    # Whether the deviation is divided by n or by n - 1 does not matter here.
+    assert np.allclose(mine, expected, atol=0.01), "compare mean and standard deviation inside the brain with 0 and 1"
     print(f"over all voxels the mean would be {brain.mean():.0f} instead of {brain[brain > 0].mean():.0f}")
 
 # %% [markdown]

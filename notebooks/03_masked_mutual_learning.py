@@ -76,7 +76,8 @@ print(f"a case with T1 alone: both get {subset_name(mask_subset(first))}")
 # branch 2:
 # $$L_{1\to2} = \frac{\sum_v g(v)\,\mathrm{KL}\bigl(\mathrm{sg}[p_1]\,\|\,p_2\bigr)}{\sum_v g(v)},\qquad
 #   g(v) = w_{y_v}\,[c_1(v) < c_2(v)].$$
-# What passes is the teacher's whole class distribution at that voxel. The divergence has the teacher in front, and
+# KL is the Kullback-Leibler divergence, $\mathrm{KL}(p\,\|\,q) = \sum_k p_k \log(p_k/q_k)$: 0 where both agree. What
+# passes is the teacher's whole class distribution at that voxel. The divergence has the teacher in front, and
 # $\mathrm{sg}$ stops the gradient: the learner moves, the teacher does not. **A tie** ($c_1 = c_2$) teaches nobody and
 # leaves the mean; if no voxel is left, the loss is 0. Every voxel counts alike, $w = 1$, unless you say otherwise. Sums
 # run over the batch. Four voxels and two classes by hand; the third is a tie:
@@ -220,13 +221,14 @@ Markdown(f"From the largest to the smallest window the predicted volume goes fro
 
 # %% [markdown]
 # One case does not tell which size is best; notebook 5 compares them over several. In the study at 4 mm windows of 48³
-# made the whole tumour up to twice its size ([findings](../results/study/cpu/findings.md), "Windows"). The default of
+# instead of 32³ made the whole tumour of (b), two students without exchange, 1.55 instead of 1.10 times its size
+# ([findings](../results/study/cpu/findings.md), "Windows"). The default of
 # `Predictor` is half as large again as the patch; the maps below take windows of 32³, as in training.
 #
 # ## Who is to be believed where
 #
 # Branch 1 is given one sequence, branch 2 another, and the colour is $c_2 - c_1$: blue where branch 1 has the lower
-# error and would teach, orange where branch 2 would.
+# error and would teach, orange where branch 2 would. (Natural logarithms: the unit is the nat.)
 
 
 # %%
@@ -278,7 +280,7 @@ assert abs(t1["ET"] - 0.5) < abs(t1ce["ET"] - 0.5)
 #
 # ## Key points
 #
-# - The branches differ in what they see, not in what they are.
+# - The branches differ in what they see and in their weights, not in their architecture.
 # - Pixel level: the branch that is nearer the truth at a voxel teaches the other there, one way; a tie teaches nobody.
 # - Feature level: similarities between places and between classes must agree; features themselves need not.
 # - Heads against the truth and $L_{fc}$ count from the first step, copying from a tenth, refinement from half-way.

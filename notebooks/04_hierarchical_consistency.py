@@ -138,13 +138,16 @@ columns = ["toy: volume", "study: WT volume", "study: mean Dice"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(2).rename_axis("volumes: predicted / true")
 
 # %% [markdown]
+# In the toy every exchange lowers the volume: the reader who sees worse is often the less wrong one about a healthy
+# voxel (exercise 4.1), and teaches that. `entropy` alone lowers it to nothing, here and with one seed of the study.
+#
 # ## Why class weights do not belong in a gate
 #
 # Our first reading weighted the gates by class, $w_k = 1 - n_k/n$, as cross-entropy is. But here $w$ meets a
-# denominator, $\sum_v g(v)$, which background then hardly enlarges. Where the tumour is small it is small, and the
-# lesson of every tumour voxel is loud. On patches of the training's size, what branch 2 teaches branch 1, and that
-# *plus* the truth (the fused head's loss). A push is how far a step against the gradient raises the tumour classes'
-# logits:
+# denominator, $\sum_v g(v)$, which background then hardly enlarges. With a small tumour this sum is small too, so each
+# tumour voxel gets a large share of the loss. On patches of the training's size, what branch 2 teaches branch 1, and
+# that *plus* the truth (the fused head's loss). A push is how far a step against the gradient raises the tumour
+# classes' logits:
 
 # %%
 samples = CohortDataset(files, patch=32, samples=6, seed=1, augment=False)
@@ -265,13 +268,13 @@ print(
 
 # %% [markdown]
 # $L_{rel}$ ignores rotation and scale, not a shift: the larger the part that all tokens share, the more alike all rows
-# of $G$, and the smaller the loss, for free. Nor does any term pull classes apart: two branches may agree on useless
-# features.
+# of $G$, and the smaller the loss, for free. Nor does either term of $L_{fc}$ pull classes apart: two branches may
+# agree on useless features.
 #
 # ## Key points
 #
 # - The teacher's class distribution passes one way, where its cross-entropy is *strictly* lower.
-# - A gate that asks only who is surer lets the blind teach. Class weights in a gate make the lesson loud.
+# - A gate that asks only who is surer lets those teach who see nothing. Class weights in a gate make the lesson loud.
 # - $L_{rel}$ is linear in $N$ through three moments; with few tokens a channel the direct form is cheaper.
 # - $L_{cls}$ compares angles between class means, of the classes that are there.
 # - Consistency is agreement, not correctness.

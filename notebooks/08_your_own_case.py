@@ -144,8 +144,9 @@ display(pd.DataFrame({files.id: facts(read_case(files)) for files in (two, *visi
 Image.fromarray(viewer_picture(case, overlay="none", shown="t1ce", size=240))
 
 # %% [markdown]
-# Is it a head, upright, with R on the left of the axial picture? Then the affine is right, or at least not obviously
-# wrong. Whether the patient's right really is on that side, only the scanner's own record knows.
+# The viewer puts R on the left always, as the affine says. What you can check: is it a head, upright and of normal
+# size, and does a side that you know, such as that of a known lesion, lie where it should? Whether the patient's right
+# really is on that side, only the scanner's own record knows.
 #
 # ## How sure? Ask before you segment
 #
@@ -224,8 +225,9 @@ assert not (own / "never.nii.gz").exists()
 #
 # Ids of one patient that end in the number of the visit are compared. The volumes of patient 00702 differ, and we know
 # that the tumour is the same: all of the change is the scanner's and the network's. The interval of a change reaches
-# from the least to the most that both volumes at 95 % allow, so it holds the true change in at least 90 % of such
-# pairs. Here that is 0.
+# from the least to the most that both volumes at 95 % allow, so it holds the true change in at least 90 % of pairs of
+# which both visits are like the cases that the intervals were fitted on. The second visit here has more noise than
+# those, so nothing is promised of it; the true change is 0.
 
 # %%
 changes = pd.read_csv(own / "answers" / "changes.csv")
@@ -235,10 +237,11 @@ predictor.temperatures = None  # contributions are of the network's own probabil
 before, after = (predictor.predict(read_case(files)).volume("WT", level=0.95) for files in visits)
 change = volume_change(before, after)
 print(f"WT {before.ml:.1f} ml, then {after.ml:.1f}: {change.ml:+.1f}, from {change.low:+.1f} to {change.high:+.1f}")
+shown = "no change is shown" if change.low <= 0 <= change.high else "a change is shown, though there is none"
+print(f"{shown}; a change of less than {max(-change.low, change.high):.0f} ml cannot be told from none")
 
 # %% [markdown]
-# An interval that wide says: from these weights, no growth short of that can be told from none. That is a result, and a
-# number without it would have hidden it.
+# How wide an interval is is a result too, which a number without it would have hidden.
 #
 # ## One case, and what each sequence contributed
 #
@@ -383,7 +386,7 @@ with course.check("8.2"):
         assert np.isclose(sum(mine), said[-1] - nothing), "together they must make the whole way from nothing to both"
         assert np.allclose(mine, wanted, atol=1e-6), f"from {nothing} by {said}: expected {wanted.round(3).tolist()}"
     mine = contributions_of_two(0.1, 0.8, 0.8, 0.8)
-    print(f"two that say the same: {mine[0]:.2f} and {mine[1]:.2f}; neither gets 0, and neither could be missed less")
+    print(f"two that say the same: {mine[0]:.2f} and {mine[1]:.2f}; neither gets 0, although either alone would do")
 
 # %% [markdown]
 # ## Read next

@@ -137,7 +137,7 @@ if triton:
     def normalise_kernel(x, out, n, EPS: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr):
         row = tl.program_id(0)
         column = tl.arange(0, BLOCK)  # a power of two
-        inside = column < n  # lanes beyond the row load and store nothing
+        inside = column < n  # lanes (the elements of a block) beyond the row load and store nothing
         values = tl.load(x + row * n + column, mask=inside, other=0.0)
         mean = tl.sum(values, axis=0) / n
         off = tl.where(inside, values - mean, 0.0)
@@ -222,7 +222,7 @@ columns = ["needed, forward", "needed, backward", "public, forward", "public, ba
 #   compiled on a GPU. The error may be at most twice that of eager PyTorch in the same dtype, plus last digits.
 # - **Poisoned memory.** `torch.empty` often returns what was there before, and a kernel that forgets its last element
 #   passes by luck. In the tests fresh memory is NaN.
-# - `torch.library.opcheck` checks registration, fake form and gradient of each op.
+# - `torch.library.opcheck` checks registration, fake form (shapes without computing) and gradient of each op.
 # - `python -m smml_kernels.aot` compiles the kernels for GPUs that are not there, and reads registers and *spills*,
 #   registers that went to slow memory ([table](../results/kernels/resources.md)).
 
@@ -288,7 +288,8 @@ assert numbers.tolist() == list(range(63, -1, -1))
 # ### Exercise 9.1: A kernel of your own
 #
 # Fuse $\mathrm{LeakyReLU}(a\,x + b)$ with slope 0.2 for tensors of any shape: one load, one store. A program takes 256
-# neighbouring elements; the last one has fewer. (Without Triton, write it in PyTorch.)
+# neighbouring elements; the last one has fewer, and without a mask it writes past the end, which may end the whole
+# Python process. (Without Triton, write it in PyTorch.)
 
 
 # %%

@@ -41,10 +41,11 @@ def masked_mean(maps, present):
 # %% [markdown]
 # ## Exercise 2.3
 #
-# Zeros go in, but biases make constants of them, the border's padding makes edges of the constants, and the norm blows
-# whatever varies up to standard deviation 1, however faint it was. So the trace is as loud as a real sequence's map.
-# Only encoders that send zero to zero (no biases anywhere) are free of it; with all others, training has to learn
-# around it.
+# Zeros go in, but biases make constants of them, a border padded with zeros makes edges of the constants, and the norm
+# blows whatever varies up to standard deviation 1, however faint it was. So the trace is as loud as a real sequence's
+# map. Free of it are encoders whose map of zeros is constant, which the norm takes away: those without biases, or with
+# reflected borders, as the package's own. There the trace would enter through the tokens of the deepest level, whose
+# biases no norm removes.
 
 
 # %%

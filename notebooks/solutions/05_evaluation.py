@@ -29,8 +29,8 @@ def where_from(one, other):
 # ## Exercise 5.2
 #
 # The distance transform measures to the nearest zero, so it is given the other surface inverted. The percentile makes
-# it robust: a single far voxel does not count as long as it is among the furthest twentieth of its surface, which a
-# small region's few voxels soon are not.
+# it robust: a single far voxel does not count as long as such voxels are less than a twentieth of the surface. A region
+# with fewer than some twenty surface voxels has no such reserve.
 
 
 # %%

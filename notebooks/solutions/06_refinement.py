@@ -26,21 +26,22 @@ def my_gate(p, s):
 # %% [markdown]
 # ## Exercise 6.2
 #
-# The question whether one case decides comes first: where it does, the interval only says how unsure the mean is, not
-# that the method helps. One case in seven with 20 points makes a mean of almost 3, and the other six gained nothing.
+# First whether anything is shown, then whether one case decides it: of noise the mean is near 0, and taking any case
+# out changes its sign. One case in ten with 20 points makes a mean of two and a half, above 0 in nearly every resample,
+# and the other nine gained half a point.
 
 
 # %%
 # Exercise 6.2
 def verdict(changes):
     """ "one case", "gain", "loss" or "not shown", from an array of the cases' changes in points."""
+    interval = bootstrap_mean(changes)
+    if interval.low <= 0 <= interval.high:
+        return "not shown"
     most = np.abs(changes).argmax()
     rest, mean = np.delete(changes, most).mean(), changes.mean()
     if rest * mean <= 0 or abs(rest) < abs(mean) / 2:
         return "one case"
-    interval = bootstrap_mean(changes)
-    if interval.low < 0 < interval.high:
-        return "not shown"
     return "gain" if mean > 0 else "loss"
 
 
