@@ -193,7 +193,8 @@ assert torch.allclose((w * per_token).sum(), relation_loss(f1, f2, w))
 rotation = torch.linalg.qr(torch.randn(3, 3)).Q
 changed = {"rotated, times 2.5": 2.5 * f1 @ rotation, "shifted by 1": f1 + 1}
 print("L_rel of features and the same", {name: f"{abs(relation_loss(f1, f)):.1e}" for name, f in changed.items()})
-figures.matrix_figure({"rows of G₁": rows1, "rows of G₂": rows2, "difference": rows1 - rows2})
+title = "Similarity of token i (row) to token j (column), over the row's length"
+figures.matrix_figure({"rows of G₁": rows1, "rows of G₂": rows2, "difference": rows1 - rows2}, title=title)
 
 # %% [markdown]
 # ## Linear in N, without N × N

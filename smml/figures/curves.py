@@ -62,7 +62,9 @@ def curves_figure(run: str | os.PathLike, smooth: int | None = None) -> go.Figur
     else:
         # The lowest panel of its column then.
         figure.update_xaxes(title="step", showticklabels=True, row=1, col=2)
-    figure.update_yaxes(type="log", row=2, col=1)
+    for place in (1, 2):
+        figure.update_yaxes(title="loss", row=1, col=place)
+    figure.update_yaxes(type="log", title="norm, rate", row=2, col=1)
     figure.update_xaxes(title="step", row=2)
     figure.update_layout(
         title=f"Learning curves (losses: running mean of {smooth} steps)",
