@@ -134,6 +134,9 @@ rows = {
     ]
     for gate, arm in arms.items()
 }
+toy = {gate: row[0] for gate, row in rows.items()}
+assert toy["entropy"] == 0 < min(toy[gate] for gate in ("lower_ce", "correct", "none"))  # as said below
+assert max(toy, key=toy.get) == "no exchange"
 columns = ["toy: volume", "study: WT volume", "study: mean Dice"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(2).rename_axis("volumes: predicted / true")
 

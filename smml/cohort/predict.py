@@ -143,7 +143,7 @@ def predict_cohort(
         left: list[int] = []
         if ranks.first:
             table = CohortTable(root, identity, [path for place in places for path in place.images])
-            left = _left(found, places, reading, table, root)
+            left = _left(found, places, reading, table)
             table.begin()
             if output_layout == "bids":
                 write_dataset(root, predictor.scheme)
@@ -167,11 +167,11 @@ def predict_cohort(
     return [rows[files.id] for files in found]
 
 
-def _left(found: list[CaseFiles], places: list[Place], reading: Reading, table: CohortTable, root: Path) -> list[int]:
+def _left(found: list[CaseFiles], places: list[Place], reading: Reading, table: CohortTable) -> list[int]:
     """Which cases are not complete; InputError where an answer belongs to other images, or has other values."""
     left: list[int] = []
     other: list[tuple[CaseFiles, Place]] = []
-    renamed: list[tuple[CaseFiles, CohortRow]] = []
+    renamed: list[tuple[CaseFiles, Place, CohortRow]] = []
     for number, (files, place) in enumerate(zip(found, places, strict=True)):
         row = table.rows.get(files.id)
         if row is None or row.reason or not place.complete:
@@ -179,7 +179,7 @@ def _left(found: list[CaseFiles], places: list[Place], reading: Reading, table: 
         elif row.digest != reading.digest(files):
             other.append((files, place))
         elif row.layout != files.layout:
-            renamed.append((files, row))
+            renamed.append((files, place, row))
     if other:
         files, place = other[0]
         more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
@@ -188,10 +188,10 @@ def _left(found: list[CaseFiles], places: list[Place], reading: Reading, table: 
             "output, or remove that file to have the case segmented again"
         )
     if renamed:
-        files, row = renamed[0]
+        files, place, row = renamed[0]
         raise InputError(
-            f"{root}: holds labels of case {files.id} in the values of {row.layout}, and these are now those of "
-            f"{files.layout}; choose another output, or move this one away"
+            f"{place.labels}: holds labels of case {files.id} in the values of {row.layout}, and these are now those "
+            f"of {files.layout}; choose another output, or remove that file to have the case segmented again"
         )
     return left
 

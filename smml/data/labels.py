@@ -96,8 +96,7 @@ class LabelScheme:
                     f"{name}: expected whole label values, found {odd} of {stored.size} voxels that are not (or are "
                     f"NaN){remedy}"
                 )
-            largest = float(np.abs(stored).max(initial=0))
-            if largest > _NOISE and not nearest.any():
+            if not nearest.any() and (largest := float(np.abs(stored).max(initial=0))) > _NOISE:
                 raise InputError(
                     f"{name}: expected whole label values, found none above {largest:.3g}, where they would all count "
                     f"as background{scaled or '; they were divided by something: write them as whole numbers'}"

@@ -212,28 +212,17 @@ def _expectation(layout: str | None = None) -> str:
     return "one of " + "; ".join(f"{each.name} ({each.summary})" for each in LAYOUTS.values())
 
 
-def _warn_of_unused(images: Sequence[Path]) -> None:
-    """Name images of a case's folder that nobody reads."""
-    if images:
-        more = f" and {len(images) - 3} more" if len(images) > 3 else ""
-        warnings.warn(
-            f"{', '.join(map(str, images[:3]))}{more}: not used, because the name does not tell the sequence; if it is "
-            "one, rename it, or name the case's files one by one, as flair=FILE, t1ce=FILE, t1=FILE or t2=FILE",
-            stacklevel=4,
-        )
+_NO_SEQUENCE = (
+    "the name does not tell the sequence; if it is one, rename it, or name the case's files one by one, as flair=FILE, "
+    "t1ce=FILE, t1=FILE or t2=FILE"
+)
 
 
-def _warn_of_strangers(images: Sequence[Path]) -> None:
-    """Name sequences that lie where no case was found, so that no patient is missed in silence."""
+def _warn_of_unused(images: Sequence[Path], why: str = _NO_SEQUENCE) -> None:
+    """Name images that nobody reads; why, and what to do."""
     if images:
-        folders = len({path.parent for path in images})
-        where = "the folder that they lie in" if folders == 1 else f"the {folders} folders that they lie in"
         more = f" and {len(images) - 3} more" if len(images) > 3 else ""
-        warnings.warn(
-            f"{', '.join(map(str, images[:3]))}{more}: not used, because the names follow no data set and no case was "
-            f"found in {where}; rename them, or name such a case by itself",
-            stacklevel=4,
-        )
+        warnings.warn(f"{', '.join(map(str, images[:3]))}{more}: not used, because {why}", stacklevel=4)
 
 
 def _of_this_name(case: str, layout: str) -> list[Layout]:
@@ -422,8 +411,14 @@ def _collect(root: Path, layout: str | None = None, *, label: bool = True, mixed
     places = {folder for _, folder in cases.values()}
     _warn_of_unused([path for path in unknown if path.parent in places])
     # Elsewhere answers and masks may lie, which are nobody's images; what is called like a sequence is a patient's.
-    elsewhere = [path for path in unknown if path.parent not in places]
-    _warn_of_strangers([path for path in elsewhere if cases and (free := _free_name(path)) and free.role in MODALITIES])
+    elsewhere = [path for path in unknown if cases and path.parent not in places]
+    strangers = [path for path in elsewhere if (free := _free_name(path)) and free.role in MODALITIES]
+    folders = len({path.parent for path in strangers})
+    where = "the folder that they lie in" if folders == 1 else f"the {folders} folders that they lie in"
+    _warn_of_unused(
+        strangers,
+        f"the names follow no data set and no case was found in {where}; rename them, or name such a case by itself",
+    )
     if automatic:
         warnings.warn(
             f"{automatic[0]}: not taken for the truth, because a program made it and nobody looked; {len(automatic)} "

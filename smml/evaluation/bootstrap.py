@@ -1,4 +1,7 @@
-"""Confidence intervals by resampling cases: what a difference between two methods is worth."""
+"""What a mean over cases is worth: confidence intervals by resampling them, and the standard error.
+
+Of several visits of a patient both make one draw, or one observation.
+"""
 
 import functools
 from collections.abc import Sequence

@@ -176,8 +176,9 @@ class Predictor:
             if sam is None:
                 _check_sam(name_or_path, checkpoint, prior)
         own = default_window(checkpoint.patch) if checkpoint.window is None else checkpoint.window
+        window = own if window is None else window
         intervals = checkpoint.intervals
-        if intervals is not None and (window not in (None, own) or overlap != 0.5):
+        if intervals is not None and (window, overlap) != (own, 0.5):
             warnings.warn(
                 f"{name_or_path}: its intervals of volumes were fitted with windows of {own} and an overlap of 0.5; "
                 "with others volumes are given without intervals",
@@ -187,8 +188,7 @@ class Predictor:
         return cls(
             checkpoint.build(),
             checkpoint.spacing,
-            patch=checkpoint.patch,
-            window=checkpoint.window if window is None else window,
+            window=window,
             overlap=overlap,
             device=device,
             keep_bytes=keep_bytes,

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -135,6 +135,14 @@ class Study:
         Args:
             region: "WT", "TC" or "ET".
         """
+        return self._distances[region]
+
+    @cached_property
+    def _distances(self) -> dict[str, pd.DataFrame]:
+        """By region: a report asks for them with every arm."""
+        return {region: self._common_distances(region) for region in REGIONS}
+
+    def _common_distances(self, region: str) -> pd.DataFrame:
         columns = {}
         for arm in self.arms:
             rows = self.rows(arm)
@@ -154,13 +162,11 @@ class Study:
         common = set.intersection(*(set(self.seeds(arm)) for arm in self.arms)) if self.arms else set()
         if not common or all(set(self.seeds(arm)) == common for arm in self.arms):
             return self
-        parts = (
-            None if part is None else part[part["seed"].isin(common)].reset_index(drop=True)
-            for part in (self.scores, self.patients, self.calibration)
+        scores = self.scores[self.scores["seed"].isin(common)].reset_index(drop=True)
+        patients, calibration = (
+            None if part is None else part[part["seed"].isin(common)] for part in (self.patients, self.calibration)
         )
-        scores, patients, calibration = parts
-        assert scores is not None  # a study has some
-        return Study(self.settings, scores, self.runs, patients, calibration)
+        return replace(self, scores=scores, patients=patients, calibration=calibration)
 
     def difference(self, arm: str, parent: str, measure: str = "mean", *, present: bool = False) -> pd.DataFrame:
         """Dice of an arm less that of another (0 to 1), per seed (rows) and case (columns) that both have.

@@ -297,10 +297,10 @@ class _Run:
         first = self.config.refinement_step
         if first is None or self.step < first:
             return 0.0
-        if self.step == first and self.step > 0:
-            # Whoever is interrupted while the priors are made begins here again, with these very students.
-            self._save()
         if self.step == first:
+            if self.step > 0:
+                # Whoever is interrupted while the priors are made begins here again, with these very students.
+                self._save()
             self.best = BestScore()
         began = time.perf_counter()
         self.dataset.priors = self._priors(first)

@@ -239,30 +239,37 @@ class ModalityViewer:
         self._result = self._map = self._worker = self._screen = self.case = None  # type: ignore[assignment]
 
     def _repr_mimebundle_(self, **_) -> dict:
-        if self._cell is not None and not self._closed:
-            _SHOWN.add(self)
-        bundle = dict(self.controls.root._repr_mimebundle_() or {})
+        self._stays()
         # Readers of a saved notebook, GitHub among them, have no kernel and see this.
-        bundle["image/png"] = encode_png(self.picture(), small=True)
-        bundle["text/plain"] = f"ModalityViewer of {self.case.id}"
-        return bundle
+        return self._live_bundle() | {"image/png": encode_png(self.picture(), small=True)}
+
+    def _live_bundle(self) -> dict:
+        """The widget, for a front with a kernel."""
+        return dict(self.controls.root._repr_mimebundle_() or {}) | {"text/plain": f"ModalityViewer of {self.case.id}"}
 
     def _ipython_display_(self, **_) -> None:
         # A notebook that is opened without its kernel says that the widget's model is missing, and looks no further
         # into the same output. So the picture is an output of its own, which the canvases hide where they are drawn.
-        canvas, bundle = next(iter(self.controls.planes.values())), self._repr_mimebundle_()
-        if not self._closed and canvas.has_trait("still"):
-            with self._lock:
-                canvas.still = canvas.still or f"smml-still-{uuid.uuid4().hex}"
-                handle = display(self._still_bundle(canvas.still), raw=True, display_id=True)
-                # Drawn once more with the first segmentation: what is saved must not say that there is none.
-                self._still = handle if self._result is None and self._worker is not None else None
-            # Once is enough.
-            del bundle["image/png"]
-        display(bundle, raw=True)
+        canvas = next(iter(self.controls.planes.values()))
+        if self._closed or not canvas.has_trait("still"):
+            display(self._repr_mimebundle_(), raw=True)
+            return
+        self._stays()
+        with self._lock:
+            canvas.still = canvas.still or f"smml-still-{uuid.uuid4().hex}"
+            handle = display(self._still_bundle(), raw=True, display_id=True)
+            # Drawn once more with the first segmentation: what is saved must not say that there is none.
+            self._still = handle if self._result is None and self._worker is not None else None
+        display(self._live_bundle(), raw=True)
 
-    def _still_bundle(self, name: str) -> dict[str, str]:
-        """The view as a picture in an element of this class, for a front that shows no widget."""
+    def _stays(self) -> None:
+        """A viewer on screen is kept, whatever becomes of its name."""
+        if self._cell is not None and not self._closed:
+            _SHOWN.add(self)
+
+    def _still_bundle(self) -> dict[str, str]:
+        """The view as a picture that the canvases hide, for a front that shows no widget."""
+        name = next(iter(self.controls.planes.values())).still
         png = base64.b64encode(encode_png(self.picture(), small=True)).decode()
         text = f"ModalityViewer of {self.case.id}, a picture"
         image = f'<img alt="{html.escape(text)}" src="data:image/png;base64,{png}">'
@@ -298,7 +305,7 @@ class ModalityViewer:
     def _connect(self) -> None:
         """Have controls and planes heard; weakly, because ipywidgets keeps every widget until it is closed."""
         c, apply, handle = self.controls, _weakly(self._apply), _weakly(self.handle)
-        give = _weakly(self._give)
+        show = _weakly(self.show)
         for plane, canvas in c.planes.items():
             canvas.on_msg(lambda _, event, __, plane=plane: handle(plane, event))
         for plane, slider in c.slices.items():
@@ -307,7 +314,7 @@ class ModalityViewer:
             box.observe(lambda _, name=name: apply(ViewState.toggled, name), "value")
         for name, button in c.named_subsets.items():
             given = self.case.modalities if name == "all" else NAMED_SUBSETS[name]
-            button.on_click(lambda _, given=given: give(given))
+            button.on_click(lambda _, given=given: show(given=given))
         for field in NAMESAKES:
             control = getattr(c, field)
             control.observe(lambda change, field=field: apply(ViewState.changed, **{field: change["new"]}), "value")
@@ -338,12 +345,6 @@ class ModalityViewer:
         with self._refusals_said():
             if not self._closed and not self._screen.follows:
                 self._set(change(self._state, *arguments, **fields))
-
-    def _give(self, given: Subset) -> None:
-        """A button of a subset, which also asks again for what failed or was cancelled."""
-        with self._lock:
-            if not self._closed:
-                self._set(self._state.changed(given=given), again=True)
 
     def _set_auto_window(self) -> None:
         self._apply(lambda state: state.with_window(*intensity_window(self.case.volumes[state.shown])))
@@ -429,8 +430,7 @@ class ModalityViewer:
             return
         if self.case.label is None or (self._result.subset, self._state.source) in self.scores:
             still, self._still = self._still, None
-            canvas = next(iter(self.controls.planes.values()))
-            still.update(self._still_bundle(canvas.still), raw=True)
+            still.update(self._still_bundle(), raw=True)
 
     def _on_failed(self, event: Event) -> None:
         self._busy("", None)
