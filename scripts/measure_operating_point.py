@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="folder of the study, with its runs")
     parser.add_argument("--arms", default="pair,both-even", help="names of arms; the first is the one to compare with")
     parser.add_argument("--seeds", default="0", help="training seeds")
+    parser.add_argument("--subjects", type=int, default=24, help="simulated subjects to measure on")
     parser.add_argument("--output", type=Path, default=Path("results/study/operating-point"))
     parser.add_argument("--workers", type=int, default=2, help="processes, with a thread each")
     arguments = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
     settings = json.loads((arguments.study / "study.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         cases = simulate_cohort(
-            folder, sizes.held_out_cases, spacing=sizes.spacing, seed=sizes.data_seed + 1, look=sizes.look
+            folder, arguments.subjects, spacing=sizes.spacing, seed=sizes.data_seed + 1, look=sizes.look
         )
         window = settings["training"]["patch"]
         jobs = [(arguments.study, arm, seed, window, case) for arm in arms for seed in seeds for case in cases]
@@ -64,7 +65,7 @@ def main() -> None:
         # Where the study lies is no one else's business.
         "command": "python " + " ".join("STUDY" if word == str(arguments.study) else word for word in sys.argv),
         "preset": settings["preset"],
-        "subjects": sizes.held_out_cases,
+        "subjects": arguments.subjects,
         "cohort seed": sizes.data_seed + 1,
         "matched": {arm: matched(rows, arms[0], arm) for arm in arms[1:]},
         **made_with(),
