@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from smml.data.reading import read_case
 from smml.data.simulation.cohort import simulate_cohort
 from smml.data.simulation.draws import STREAMS, Draws
 from smml.data.simulation.fields import Grid
-from smml.data.simulation.imaging import LOOKS
+from smml.data.simulation.head import draw_shape, look_at
+from smml.data.simulation.imaging import LOOKS, _add_noise
 from smml.data.simulation.lattice import Window, noise, resample, slice_matrix, whole
-from smml.data.simulation.lesion import KINDS
+from smml.data.simulation.lesion import KINDS, Growth, mass_effect
 from smml.data.simulation.subject import Subject, simulate_anatomy, simulate_subject, subject_kind
 from smml.errors import InputError
 from smml.modalities import MODALITIES
@@ -162,7 +164,62 @@ def test_noise_and_slices_lie_at_places_in_mm_whatever_the_window():
     torch.testing.assert_close((matrix @ places)[8:-8], places[8:-8], atol=0.4, rtol=0)
 
 
+def test_noise_is_that_of_a_magnitude_image():
+    window = whole(Grid(4.0, torch.device("cpu")))
+    ratios = []
+    for index in range(12):
+        streams = Draws(SEED, index, "image"), Draws(SEED, index, "grain")
+        # Without a signal Rician noise is Rayleigh's, whose mean is 1.9131 times its standard deviation; less where it is
+        # not everywhere alike.
+        magnitude = _add_noise(torch.zeros(window.shape), 1.0, window, None, LOOKS["typical"], *streams)
+        ratios.append(float(magnitude.mean() / magnitude.std()))
+    assert max(ratios) == pytest.approx(math.sqrt(math.pi / (4 - math.pi)), rel=0.02)
+
+
 # ---------------------------------------------------------------- what subjects are
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_tumour_pushes_tissue_away_from_it_in_mirrored_heads_too(mirrored):
+    coarse = whole(Grid(3.0, torch.device("cpu")))
+    shapes = (draw_shape(Draws(SEED, index, "shape"), coarse) for index in range(20))
+    shape = next(s for s in shapes if bool(s.points[0, 40].mean() < s.points[0, 10].mean()) is mirrored)
+    places = torch.stack(torch.meshgrid(*coarse.axes(), indexing="ij"))
+    middle = torch.tensor([35.0, -20.0, 20.0])
+    core = (places - middle.view(3, 1, 1, 1)).norm(dim=0) < 15
+    push = mass_effect(Growth(core.float(), middle[None]), coarse, 8.0)
+    pushed = look_at(shape, coarse, push).points
+    # What is beside the core now, towards the midline and above it, lay nearer to the core's middle before.
+    for place in ([11.0, -20.0, 20.0], [35.0, -20.0, 44.0], [35.0, -47.0, 20.0]):
+        at = tuple(int((axis - p).abs().argmin()) for axis, p in zip(coarse.axes(), place, strict=True))
+        here, moved = places[:, *at], push[:, *at]
+        was = places.flatten(1)[:, (shape.points - pushed[:, *at].view(3, 1, 1, 1)).flatten(1).norm(dim=0).argmin()]
+        assert moved.norm() > 3
+        assert (was - middle).norm() < (here - middle).norm() - 1
+        torch.testing.assert_close(here - was, moved, atol=3.0, rtol=0)  # to the nearest voxel
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_nothing_floats_outside_the_head(look):
+    for index in range(12):
+        seen = subject(index, look).volumes["t1"] > 0
+        pieces, _ = ndimage.label(seen, np.ones((3, 3, 3)))
+        sizes = np.sort(np.bincount(pieces.ravel())[1:])[::-1] * 0.064
+        assert sizes[1:].sum() < 5.0  # ml
+
+
+def test_far_outside_the_atlas_everything_is_far_away():
+    coarse = whole(Grid(3.0, torch.device("cpu")))
+    shape = draw_shape(Draws(SEED, 0, "shape"), coarse)
+    low = shape.points.clone()
+    low[2] -= 60.0
+    maps = look_at(replace(shape, points=low), coarse).maps
+    below = low[2] < -110
+    assert below.any()
+    assert (maps["depth"][below] < -20).all()
+    for name in ("artery", "vein", "sinus", "surface vein", "ventricle"):
+        assert (maps[name][below] > 20).all()
+
 
 
 @pytest.mark.parametrize("look", LOOKS)

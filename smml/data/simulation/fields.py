@@ -4,6 +4,7 @@ Random numbers come from a CPU generator, whatever the device, so CPU and GPU si
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +40,21 @@ class Grid:
         return x, y, z
 
 
-def sample(volume: torch.Tensor, origin: tuple[float, ...], spacing: float, points: torch.Tensor) -> torch.Tensor:
-    """Trilinear samples of ``volume`` at points in mm; outside is zero.
+def sample(
+    volume: torch.Tensor,
+    origin: tuple[float, ...],
+    spacing: float,
+    points: torch.Tensor,
+    beyond: Literal["zeros", "border"] = "zeros",
+) -> torch.Tensor:
+    """Trilinear samples of ``volume`` at points in mm.
 
     Args:
         volume: float [C, X, Y, Z].
         origin: centre of its first voxel, mm.
         spacing: its voxel edge, mm.
         points: float [3, ...] in mm.
+        beyond: what lies outside the volume: 0, as outside a tissue, or what lies at its border.
 
     Returns:
         float [C, ...].
@@ -56,7 +64,7 @@ def sample(volume: torch.Tensor, origin: tuple[float, ...], spacing: float, poin
     unit = [2 * index[axis] / (volume.shape[axis + 1] - 1) - 1 for axis in range(3)]
     grid = torch.stack(unit[::-1], dim=-1)
     flat = grid.reshape(1, -1, 1, 1, 3)
-    values = F.grid_sample(volume[None], flat, mode="bilinear", padding_mode="zeros", align_corners=True)
+    values = F.grid_sample(volume[None], flat, mode="bilinear", padding_mode=beyond, align_corners=True)
     return values.reshape(volume.shape[0], *points.shape[1:])
 
 

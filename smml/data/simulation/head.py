@@ -95,7 +95,7 @@ def draw_shape(draws: Draws, window: Window) -> Shape:
     atlas = load_atlas()
     widen = draws.between(-1.6, 1.2) + 4.0 * age**2 * draws.between(0.0, 1.0)
     reach = draws.between(10.0, 18.0)
-    wall = sample(atlas.smooth[1:2], atlas.smooth_origin, COARSE, points)
+    wall = sample(atlas.smooth[1:2], atlas.smooth_origin, COARSE, points, beyond="border")
     normal = torch.stack(torch.gradient(wall[0])) / window.spacing
     normal = torch.einsum("ij,jxyz->ixyz", linear, normal)
     normal = normal / normal.norm(dim=0).clamp_min(0.3)
@@ -139,17 +139,20 @@ def look_at(shape: Shape, window: Window, push: torch.Tensor | None = None, vari
         variant: which of the atlas's surface veins.
     """
     atlas = load_atlas()
-    points = shape.points if push is None else shape.points - push
+    points = shape.points if push is None else _displaced(shape, push)
     points = resample(points, shape.window, window)
     device = points.device
     grey, white, mask = sample(atlas.tissue.to(device), atlas.tissue_origin, 1.0, points)
     names = [*COARSE_MAPS, "surface vein"]
     chosen = [*range(len(COARSE_MAPS)), len(COARSE_MAPS) + variant % VARIANTS]
-    values = sample(atlas.smooth[chosen].to(device), atlas.smooth_origin, COARSE, points)
+    smooth = atlas.smooth[chosen].to(device)
+    values = sample(smooth, atlas.smooth_origin, COARSE, points, beyond="border")
     maps = dict(zip(names, values, strict=True))
-    outside = values[5] == 0  # beyond the atlas everything is far away
-    for name in ("artery", "vein", "sinus", "surface vein"):
-        maps[name] = torch.where(outside, 9.0, maps[name])
+    # Beyond the atlas distances go on growing from its border.
+    away = _beyond(points, smooth.shape[1:], atlas.smooth_origin)
+    maps["depth"] = maps["depth"] - away
+    for name in ("ventricle", "artery", "vein", "sinus", "surface vein"):
+        maps[name] = maps[name] + away
     brain = (mask > 0.5).float()
     depth = maps["depth"]
 
@@ -182,3 +185,21 @@ def look_at(shape: Shape, window: Window, push: torch.Tensor | None = None, vari
     sharp = 7.0 + 5.0 * band
     parts = torch.softmax(sharp * scores, dim=0) * brain
     return Head(points=points, grey=parts[0], white=parts[1], csf=parts[2], brain=brain, maps=maps)
+
+
+def _displaced(shape: Shape, push: torch.Tensor) -> torch.Tensor:
+    """Template coordinates of the growth grid's voxels after a push in the subject's mm, float32 [3, X, Y, Z].
+
+    They are read at x - push(x), as a subject's millimetres are not the template's: a head may be mirrored in it.
+    """
+    window = shape.window
+    axes = window.axes()
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij")) - push
+    first = tuple(float(axis[0]) for axis in axes)
+    return sample(shape.points, first, window.spacing, places, beyond="border")
+
+
+def _beyond(points: torch.Tensor, shape: torch.Size, origin: tuple[float, ...]) -> torch.Tensor:
+    """How far points lie outside the atlas's coarse maps, mm, float32 [X, Y, Z]."""
+    over = [p - p.clamp(o, o + COARSE * (n - 1)) for p, o, n in zip(points, origin, shape, strict=True)]
+    return torch.stack(over).norm(dim=0)

@@ -69,7 +69,7 @@ class Look:
 
 
 TYPICAL = Look(
-    version=1,
+    version=2,
     freedom=0.0,
     texture=(0.05, 0.14),
     uneven=(0.35, 0.75),
@@ -87,7 +87,7 @@ TYPICAL = Look(
     cut=0.08,
 )
 VARIED = Look(
-    version=4,
+    version=5,
     freedom=1.0,
     texture=(0.0, 0.3),
     uneven=(0.1, 0.9),
@@ -281,7 +281,8 @@ def _add_noise(
     size = draws.log_between(*look.noise) * unit
     # Larger voxels average; less than independent voxels would, because measured ones were not independent.
     size = size * (1.0 / window.spacing) ** 0.5
-    real = torch.randn(window.shape, generator=grain.generator).to(brightness.device)
+    # A magnitude has two channels, each with noise of its own; the signal is in the first.
+    channels = torch.randn((2, *window.shape), generator=grain.generator).to(brightness.device)
     correlated, width = draws.chance(0.6), draws.between(0.3, 0.9)
     if correlated:
         matrices = [blur_matrix(n, width / window.spacing) for n in window.shape]
@@ -291,10 +292,11 @@ def _add_noise(
             if matrix is not None:
                 only: list[torch.Tensor | None] = [None, None, None]
                 only[axis] = matrix
-                real = along_axes(real[None], only)[0] / matrix.square().sum(1).mean().sqrt()
+                channels = along_axes(channels, only) / matrix.square().sum(1).mean().sqrt()
     uneven = draws.between(-0.2, 0.35)
     ramp = torch.exp(uneven * noise(window, 80.0, draws.generator)[0])
-    return ((brightness + size * ramp * real) ** 2 + 0.5 * size**2).sqrt()
+    real, imaginary = size * ramp * channels
+    return ((brightness + real) ** 2 + imaginary**2).sqrt()
 
 
 def _spoil(brightness: torch.Tensor, window: Window, draws: Draws) -> torch.Tensor:
