@@ -169,8 +169,8 @@ def test_noise_is_that_of_a_magnitude_image():
     ratios = []
     for index in range(12):
         streams = Draws(SEED, index, "image"), Draws(SEED, index, "grain")
-        # Without a signal Rician noise is Rayleigh's, whose mean is 1.9131 times its standard deviation; less where it is
-        # not everywhere alike.
+        # Without a signal Rician noise is Rayleigh's, whose mean is 1.9131 times its standard deviation, less where it
+        # is not everywhere alike.
         magnitude = _add_noise(torch.zeros(window.shape), 1.0, window, None, LOOKS["typical"], *streams)
         ratios.append(float(magnitude.mean() / magnitude.std()))
     assert max(ratios) == pytest.approx(math.sqrt(math.pi / (4 - math.pi)), rel=0.02)
@@ -219,7 +219,6 @@ def test_far_outside_the_atlas_everything_is_far_away():
     assert (maps["depth"][below] < -20).all()
     for name in ("artery", "vein", "sinus", "surface vein", "ventricle"):
         assert (maps[name][below] > 20).all()
-
 
 
 @pytest.mark.parametrize("look", LOOKS)
