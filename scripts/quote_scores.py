@@ -16,13 +16,14 @@ from smml.data import REGIONS
 from smml.evaluation import Scores, overlap_table
 from smml.evaluation.published import PROTOCOLS
 from smml.evaluation.tables import MEAN
+from smml.study import EVERY_ARM
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- scores: (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
 PAGES = (
-    "README.md", "docs/READING_RESULTS.md", "smml/sam/weights/sam-tiny.md", "smml/weights/small.md",
-    "smml/weights/tiny.md",
+    "README.md", "docs/READING_RESULTS.md", "results/study/cpu2/findings.md", "smml/sam/weights/sam-tiny.md",
+    "smml/weights/small.md", "smml/weights/tiny.md",
 )  # fmt: skip
 # Shipped weights, and their name in results/patients/looks.csv.
 LOOKED_AT = {"small": "small-stage7", "tiny": "tiny-stage4"}
@@ -145,7 +146,52 @@ def published_means() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"sam-tiny": tiny_sam, "looks": looks, "published": published_means} | {
+# What an arm is called where its letter says nothing.
+ARM_WORDS = {
+    "single": "(a) one student",
+    "pair": "(b) two students, no exchange, averaged",
+    "feature": "(d) with feature consistency",
+    "pixel-even": "(c) with pixel consistency",
+    "both-even": "(e) with both",
+    "refined-flat": "(f) with both and refinement",
+    "wide": "(g) one student with the parameters of two",
+    "average": "(h) one student, twice the steps, averaged weights",
+    "pair-unweighted": "(b), cross-entropy not weighted by class",
+    "both-unweighted": "(e), cross-entropy not weighted by class",
+}
+
+
+def differences(preset: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    """Differences of the mean Dice of a study's arms, from the tables of its report."""
+    found = rows(f"study/{preset}/study.md")
+    lines = ["| | against | all cases | those with the region | five patients |", "|---|---|---:|---:|---:|"]
+    for pair in pairs:
+        titles = [EVERY_ARM[name].title for name in pair]
+        everywhere, there, *_, patients = (row for row in found if row[:2] == titles)
+        words = [ARM_WORDS[name] for name in pair]
+        lines.append("| " + " | ".join([*words, everywhere[5], there[5], patients[2]]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+_CPU2 = (
+    ("pair", "single"),
+    ("feature", "pair"),
+    ("pixel-even", "pair"),
+    ("both-even", "pair"),
+    ("refined-flat", "both-even"),
+    ("refined-flat", "pair"),
+    ("refined-flat", "single"),
+    ("refined-flat", "wide"),
+    ("refined-flat", "average"),
+    ("average", "pair"),
+)
+_PROBE2 = (("both-even", "pair"), ("both-unweighted", "pair-unweighted"), ("pair-unweighted", "pair"))
+
+BLOCKS = {
+    "study-cpu2": functools.partial(differences, "cpu2", _CPU2),
+    "study-probe2": functools.partial(differences, "probe2", _PROBE2),
+}
+BLOCKS |= {"sam-tiny": tiny_sam, "looks": looks, "published": published_means} | {
     f"{block.__name__}-{weights}": functools.partial(block, weights)
     for block in (simulated, patients, healthy)
     for weights in LOOKED_AT

@@ -101,26 +101,6 @@ def test_the_citation_is_of_this_version_and_of_the_method():
     assert f"## {smml.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_the_differences_in_the_readme_are_those_of_the_committed_study():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    report = (ROOT / "results" / "study" / "cpu" / "study.md").read_text(encoding="utf-8")
-    lines = report[report.index("## Differences") : report.index("## Where the width")].splitlines()
-    twice = [line.split(" | ") for line in lines if line.startswith("| (")]
-    half = len(twice) // 2
-    found, there = ({tuple(cells[:2]): cells for cells in part} for part in (twice[:half], twice[half:]))
-    one, none = "(a) one student, random masks", "(b) two students, no exchange, averaged"
-    pairs = [
-        (none, one), ("(d) b + feature consistency", none), ("(c) b + pixel consistency", none),
-        ("(e) with even gates", none), *(("(f) with even gates and refinement", other) for other in (one, none)),
-    ]  # fmt: skip
-    table = readme[readme.index("| | against | all cases | those with the region |") :].splitlines()[2:8]
-    for (arm, parent), row in zip(pairs, table, strict=True):
-        said = [cell.strip() for cell in row.split("|")[-3:-1]]
-        assert [each[f"| {arm}", parent][5] for each in (found, there)] == said, f"{arm} against {parent}: {said}"
-    whole = [found["| (f) with even gates and refinement", other][2].split()[0] for other in (one, none)]
-    assert f"({whole[0]} and {whole[1]})" in readme
-
-
 @pytest.mark.parametrize("page", quote_scores.PAGES)
 def test_the_scores_that_a_page_quotes_are_the_committed_ones(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -73,10 +73,21 @@ def test_the_table_of_the_sequences_is_made_again_to_the_byte(folder):
         assert {column: report["means"][name][column] for column in row.index} == pytest.approx(row.to_dict(), abs=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["cpu", "cpu2", "probe"])
+@pytest.mark.parametrize("preset", ["cpu", "cpu2", "probe", "probe2"])
 def test_the_report_of_the_study_is_made_again_to_the_byte(preset, tmp_path):
     folder = RESULTS / "study" / preset
     study = read_study(folder)
     made = write_study(study, tmp_path, title(folder / "study.md"))
     assert made.read_bytes() == (folder / "study.md").read_bytes()
     assert re.fullmatch(rf"Ablation study `{preset}`, simulated cases", title(made))
+
+
+def test_every_figure_of_the_second_findings_stands_in_a_report():
+    findings = (RESULTS / "study" / "cpu2" / "findings.md").read_text(encoding="utf-8")
+    prose = re.sub(r"<!-- scores: .*?<!-- end of scores -->", "", findings, flags=re.DOTALL)
+    reports = [f"study/{name}" for name in ("cpu2/study.md", "probe2/study.md", "operating-point/operating-point.md")]
+    known = "\n".join((RESULTS / report).read_text(encoding="utf-8") for report in reports)
+    told = set(re.findall(r"\d+\.\d+", prose.replace("−", "-")))
+    # The width that was wanted and that of the first study, and an option of all arms.
+    assert told - set(re.findall(r"\d+\.\d+", known)) <= {"4.5", "7.9", "0.05"}
+    assert len(told) > 20

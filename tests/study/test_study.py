@@ -619,7 +619,7 @@ def test_scores_that_cannot_be_written_leave_the_old_ones(report, monkeypatch):
     assert content(report) == before
 
 
-@pytest.mark.parametrize("name", ["probe", "cpu", "cpu2"])
+@pytest.mark.parametrize("name", ["probe", "cpu", "cpu2", "probe2"])
 def test_a_committed_report_is_what_its_scores_make(name, tmp_path, monkeypatch):
     committed = ROOT / "results" / "study" / name
     found = read_study(committed)
