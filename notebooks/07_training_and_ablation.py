@@ -323,7 +323,7 @@ assert there.loc[("refined-flat", "both-even"), "mean low"] > 0 > there.loc[("re
 # **The gain of (e) over (b) is that it calls less.** Where the region is, (e) stands below (b). The cross-entropy is
 # weighted by class, so the students of (b) call tumour in nearly every healthy head; what (e)'s students exchange is
 # not, and pulls back from that. The refinement gains where the region is, too; beside (b) nothing of both together is
-# left there. And the patients disagree with the simulated subjects: on them, calling less is what was wanted.
+# left there. And the patients disagree with the simulated subjects: on them (e) gains.
 #
 # **So take the weights away.** The probe trains (b) and (e) once more with a cross-entropy that counts every voxel
 # alike:

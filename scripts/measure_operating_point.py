@@ -4,8 +4,8 @@
 
 Before the likeliest class is taken, the probability of background is multiplied by a factor: above 1 an arm calls less,
 below 1 more, and no weight of the network is touched. Two arms that differ only in how readily they call tumour lie on
-one curve; a better one lies above the other's. The subjects are those held out of the preset "probe2", of which no
-figure of the study is made; STUDY is a folder of `smml study` whose trainings are kept.
+one curve; a better one lies above the other's. The subjects are the first of those held out of the preset "probe2",
+of which no figure of the study `cpu2` is made; STUDY is a folder of `smml study` whose trainings are kept.
 
 Writes operating-point.csv (a row per arm, seed, factor and region), operating-point.json (with command, versions and
 hardware) and operating-point.md.

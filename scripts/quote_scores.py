@@ -146,7 +146,7 @@ def published_means() -> str:
     return "\n".join(lines) + "\n"
 
 
-# What an arm is called where its letter says nothing.
+# What an arm is called on pages that tell a study in short.
 ARM_WORDS = {
     "single": "(a) one student",
     "pair": "(b) two students, no exchange, averaged",
@@ -190,8 +190,10 @@ _PROBE2 = (("both-even", "pair"), ("both-unweighted", "pair-unweighted"), ("pair
 BLOCKS = {
     "study-cpu2": functools.partial(differences, "cpu2", _CPU2),
     "study-probe2": functools.partial(differences, "probe2", _PROBE2),
-}
-BLOCKS |= {"sam-tiny": tiny_sam, "looks": looks, "published": published_means} | {
+    "sam-tiny": tiny_sam,
+    "looks": looks,
+    "published": published_means,
+} | {
     f"{block.__name__}-{weights}": functools.partial(block, weights)
     for block in (simulated, patients, healthy)
     for weights in LOOKED_AT
