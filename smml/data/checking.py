@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
-import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from tqdm.auto import tqdm
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from smml.data.case import Case
 from smml.data.labels import not_learnt
 from smml.data.layouts import CaseFiles, layout_named, split_suffix
+from smml.data.nifti import open_nifti
 from smml.data.reading import read_case, read_label
 from smml.errors import InputError
 from smml.ranks import Ranks
@@ -110,7 +110,7 @@ def _is_sound(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> bool:
     if suffix not in (".nii", ".nii.gz"):
         return False
     try:
-        image = cast(nib.Nifti1Image, nib.load(path))
+        image = open_nifti(path)
         proxy = cast(ArrayProxy, image.dataobj)
         needed = proxy.offset + int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
         return (

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import nibabel as nib
 import numpy as np
 
 from smml.data.free_names import ENDINGS, FreeName, read_free_name
 from smml.data.labels import LabelScheme
+from smml.data.nifti import open_nifti
 from smml.data.nnunet import dataset_beside
 from smml.data.releases import LAYOUTS, Layout, layout_named, patient_of
 from smml.errors import InputError
@@ -289,7 +289,7 @@ def _meaning(layout: Layout) -> str:
 def _values(label: Path) -> set[float]:
     """Values in a label; none if it cannot be read, which whoever reads it will say."""
     try:
-        return set(np.unique(np.asanyarray(cast(nib.Nifti1Image, nib.load(label)).dataobj)).tolist())
+        return set(np.unique(np.asanyarray(open_nifti(label).dataobj)).tolist())
     # What a damaged file provokes is not enumerable.
     except Exception:
         return set()

@@ -4,6 +4,9 @@ Readers choose between the transforms by rules of their own, and where both code
 altogether. An answer lies where its image does for all of them only if it carries the same transforms and codes.
 """
 
+import os
+from typing import cast
+
 import nibabel as nib
 import numpy as np
 
@@ -16,8 +19,63 @@ _CODES = ("qform_code", "sform_code")
 _QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 _LENGTHS = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
 
+# How far the length of a quaternion's three stored numbers may be above 1 and still be a rounding of 1.
+_ROUNDING = 1e-3
+
 # How far an affine may stand from a header, in mm, and still be the header's.
 _SAME = 1e-3
+
+
+class _RoundedQuaternion(nib.Nifti1Header):
+    """A header whose qform may have lost digits.
+
+    Of a quaternion three numbers are stored, and the fourth makes its length 1. Where rounding left the three longer
+    than 1, nibabel refuses; the reference library of NIfTI (``nifti_quatern_to_mat44``) divides by their length and
+    takes 0 for the fourth, a turn by 180 degrees, and so do its readers, ITK among them.
+    """
+
+    def get_qform_quaternion(self) -> np.ndarray:
+        """The unit quaternion [4]; a ValueError where the stored numbers are no rounded ones."""
+        stored = np.array([self[name] for name in _QUATERNION], np.float64)
+        length = np.linalg.norm(stored)
+        if 1 < length < 1 + _ROUNDING:
+            return np.r_[0.0, stored / length]
+        return super().get_qform_quaternion()
+
+
+class _Header1(_RoundedQuaternion):
+    pass
+
+
+class _Header2(_RoundedQuaternion, nib.Nifti2Header):
+    pass
+
+
+class _Image1(nib.Nifti1Image):
+    header_class = _Header1
+
+
+class _Image2(nib.Nifti2Image):
+    header_class = _Header2
+
+
+# nibabel's NIfTI-2 and 1, to be tried in this order, that take a rounded quaternion.
+KINDS: tuple[type[nib.Nifti1Image], ...] = (_Image2, _Image1)
+
+
+def open_nifti(path: str | os.PathLike) -> nib.Nifti1Image:
+    """A NIfTI file as nibabel opens it, its voxels unread; one with a rounded quaternion too.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+
+    Raises:
+        OSError, ValueError: no such file, or none that nibabel takes.
+    """
+    for kind in KINDS:
+        if kind.path_maybe_image(path)[0]:
+            return cast(nib.Nifti1Image, kind.from_filename(path))
+    raise ValueError("no NIfTI header")
 
 
 def affine_in_mm(header: nib.Nifti1Header) -> np.ndarray:

@@ -16,7 +16,7 @@ from nibabel.arrayproxy import ArrayProxy
 from smml.data.case import Case
 from smml.data.inflating import inflate_gzip, inflated_size
 from smml.data.layouts import IMAGE_SUFFIXES, CaseFiles, find_case, layout_named, split_suffix
-from smml.data.nifti import affine_in_mm
+from smml.data.nifti import KINDS, affine_in_mm
 from smml.errors import InputError, MissingPackage
 from smml.failures import is_out_of_memory, telling_memory
 from smml.mistaken import true_kind, true_kind_of
@@ -240,7 +240,7 @@ def _read_nifti(path: Path, channel: int | None, channels: int | None) -> _Store
 
 def _nifti_kind(path: Path, start: bytes) -> type[nib.Nifti1Image]:
     """NIfTI-1 or 2, told by the first bytes."""
-    for kind in (nib.Nifti2Image, nib.Nifti1Image):
+    for kind in KINDS:
         if kind.header_class.may_contain_header(start):
             return kind
     if found := true_kind(start):
