@@ -1,10 +1,11 @@
 """What the accidents of real files cost: noise outside the brain, a slope that moves 0, an extreme voxel, thick slices.
 
-    python scripts/measure_distortions.py COHORT --checkpoint small --output results/simulator/small
+    python scripts/measure_distortions.py --checkpoint small --cases 8 --seed 13 --output results/simulator/small
 
-Every case of a simulated cohort is segmented as it is and with each accident, from all four sequences and from each
-one alone. Writes distortions.csv (a row per case, subset and accident), distortions.json (with command, versions and
-hardware) and distortions.md: Dice of WT to the answer without the accident, and for thick slices to the truth.
+Every case of a cohort that is simulated here is segmented as it is and with each accident, from all four sequences and
+from each one alone. Writes distortions.csv (a row per case, subset and accident), distortions.json (with command,
+versions and hardware) and distortions.md: Dice of WT to the answer without the accident, and for thick slices to the
+truth.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +24,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from smml import Predictor, find_cases, read_case
+from smml import Predictor, read_case
+from smml.data import simulate_cohort
 from smml.data.case import Case
+from smml.data.simulation.imaging import LOOKS
 from smml.evaluation.metrics import dice
 from smml.files import write_text
 from smml.modalities import MODALITIES, subset_name
@@ -87,15 +91,20 @@ def _changed(case: Case, change: Callable[[np.ndarray], np.ndarray]) -> Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cohort", type=Path, help="folder of labelled simulated cases")
     parser.add_argument("--checkpoint", default="small")
     parser.add_argument("--cases", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=13, help="cohort seed; training used another")
+    parser.add_argument("--look", choices=LOOKS, default="typical", help="of the cases")
     parser.add_argument("--output", type=Path, default=Path("results/simulator/small"))
     arguments = parser.parse_args()
     predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=False)
     rows = []
-    for number, files in enumerate(tqdm(find_cases(arguments.cohort)[: arguments.cases], unit="case")):
-        rows += score(predictor, read_case(files), np.random.default_rng(number))
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = simulate_cohort(
+            folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed, look=arguments.look
+        )
+        for number, files in enumerate(tqdm(cohort, unit="case")):
+            rows += score(predictor, read_case(files), np.random.default_rng(number))
     frame = pd.DataFrame(rows)
     arguments.output.mkdir(parents=True, exist_ok=True)
     frame.to_csv(arguments.output / "distortions.csv", index=False, float_format="%.4f")
@@ -104,6 +113,8 @@ def main() -> None:
         "command": "python " + " ".join(sys.argv),
         "cases": int(frame["case"].nunique()),
         "checkpoint": arguments.checkpoint,
+        "seed": arguments.seed,
+        "look": arguments.look,
         **made_with(),
         "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
     }
@@ -142,8 +153,8 @@ def as_markdown(frame: pd.DataFrame, report: dict) -> str:
     lines = [
         "# What the accidents of real files cost",
         "",
-        f"`{report['checkpoint']}` on {report['cases']} **simulated** subjects. Dice of WT to the answer of the same "
-        "case without the accident.",
+        f"`{report['checkpoint']}` on {report['cases']} **simulated** subjects (cohort seed {report['seed']}, look "
+        f"`{report['look']}`). Dice of WT to the answer of the same case without the accident.",
         "",
         "| accident | subset | mean | lowest |",
         "|---|---|---:|---:|",
