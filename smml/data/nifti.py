@@ -72,8 +72,10 @@ def open_nifti(path: str | os.PathLike) -> nib.Nifti1Image:
     Raises:
         OSError, ValueError: no such file, or none that nibabel takes.
     """
+    start = None
     for kind in KINDS:
-        if kind.path_maybe_image(path)[0]:
+        taken, start = kind.path_maybe_image(path, start)  # the first bytes are read once
+        if taken:
             return cast(nib.Nifti1Image, kind.from_filename(path))
     raise ValueError("no NIfTI header")
 

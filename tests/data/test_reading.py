@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from smml.data.case import Case
 from smml.data.labels import BRATS_2015, BRATS_2018, BRATS_2023, MSD
 from smml.data.layouts import CaseFiles, ImageSource, find_case, find_cases
+from smml.data.nifti import open_nifti
 from smml.data.reading import read_case, read_image
 from smml.data.writing import write_segmentation
 from smml.errors import InputError
@@ -260,16 +261,13 @@ def test_sform_and_qform_of_one_slightly_tilted_grid_are_one_place(tmp_path, deg
     assert read_case(tmp_path).modalities == ("flair", "t1")
 
 
-def save_rounded(
-    path: Path, array: np.ndarray, digits: int, kind: type[nib.Nifti1Image] = nib.Nifti1Image
-) -> np.ndarray:
-    """A turn by nearly 180 degrees whose quaternion kept so many digits, and the affine that was meant."""
-    turn = np.array([0.26733, 0.53466, 0.80167]) if digits == 5 else np.array([0.27, 0.54, 0.81])
+def save_turned(path: Path, turn: list[float], kind: type[nib.Nifti1Image] = nib.Nifti1Image) -> np.ndarray:
+    """An image whose quaternion, as it is stored, is longer than 1, and the affine that was meant."""
     assert np.linalg.norm(turn) > 1
-    unit = turn / np.linalg.norm(turn)
+    unit = np.array(turn) / np.linalg.norm(turn)
     affine = np.eye(4)
     affine[:3, :3] = 2 * np.outer(unit, unit) - np.eye(3)
-    image = kind(array, None)
+    image = kind(np.ones(SHAPE, np.uint8), None)
     for name, value in zip(("quatern_b", "quatern_c", "quatern_d"), turn, strict=True):
         image.header[name] = value
     image.header["qform_code"], image.header["pixdim"][0] = 1, 1
@@ -283,9 +281,10 @@ def save_rounded(
 def test_a_quaternion_whose_rounding_left_it_too_long_is_read_as_the_reference_library_does(tmp_path, kind):
     paths = [tmp_path / f"{name}.nii.gz" for name in ("flair", "seg")]
     for path in paths:
-        affine = save_rounded(path, np.ones(SHAPE, np.uint8), 5, kind)
+        affine = save_turned(path, [0.26733, 0.53466, 0.80167], kind)
     case = read_case(tmp_path)
-    np.testing.assert_allclose(case.affine, affine, atol=1e-6)
+    for found in (case.affine, open_nifti(paths[1]).affine):
+        np.testing.assert_allclose(found, affine, atol=1e-6)
     if kind is nib.Nifti1Image:  # ITK does not read the other
         direction = np.reshape(sitk.ReadImage(str(paths[0])).GetDirection(), (3, 3))
         np.testing.assert_allclose(np.diag([-1, -1, 1]) @ direction, affine[:3, :3], atol=1e-5)
@@ -294,7 +293,7 @@ def test_a_quaternion_whose_rounding_left_it_too_long_is_read_as_the_reference_l
 
 
 def test_a_quaternion_that_no_rounding_explains_is_refused(tmp_path):
-    save_rounded(tmp_path / "flair.nii.gz", np.ones(SHAPE, np.uint8), 2)
+    save_turned(tmp_path / "flair.nii.gz", [0.27, 0.54, 0.81])
     refused(tmp_path, r"flair\.nii\.gz.*w2 should be positive")
 
 
