@@ -5,6 +5,7 @@ altogether. An answer lies where its image does for all of them only if it carri
 """
 
 import os
+from collections.abc import Callable
 from typing import cast
 
 import nibabel as nib
@@ -26,29 +27,34 @@ _ROUNDING = 1e-3
 _SAME = 1e-3
 
 
-class _RoundedQuaternion(nib.Nifti1Header):
-    """A header whose qform may have lost digits.
-
-    Of a quaternion three numbers are stored, and the fourth makes its length 1. Where rounding left the three longer
-    than 1, nibabel refuses; the reference library of NIfTI (``nifti_quatern_to_mat44``) divides by their length and
-    takes 0 for the fourth, a turn by 180 degrees, and so do its readers, ITK among them.
-    """
+class _Header1(nib.Nifti1Header):
+    """A header whose qform may have lost digits (``_unit_quaternion``)."""
 
     def get_qform_quaternion(self) -> np.ndarray:
         """The unit quaternion [4]; a ValueError where the stored numbers are no rounded ones."""
-        stored = np.array([self[name] for name in _QUATERNION], np.float64)
-        length = np.linalg.norm(stored)
-        if 1 < length < 1 + _ROUNDING:
-            return np.r_[0.0, stored / length]
-        return super().get_qform_quaternion()
+        return _unit_quaternion(self, super().get_qform_quaternion)
 
 
-class _Header1(_RoundedQuaternion):
-    pass
+class _Header2(nib.Nifti2Header):
+    """The same of NIfTI-2."""
+
+    def get_qform_quaternion(self) -> np.ndarray:
+        """The unit quaternion [4]; a ValueError where the stored numbers are no rounded ones."""
+        return _unit_quaternion(self, super().get_qform_quaternion)
 
 
-class _Header2(_RoundedQuaternion, nib.Nifti2Header):
-    pass
+def _unit_quaternion(header: nib.Nifti1Header, by_nibabel: Callable[[], np.ndarray]) -> np.ndarray:
+    """Of a quaternion three numbers are stored, and the fourth makes its length 1.
+
+    Where rounding left the three longer than 1, nibabel refuses; the reference library of NIfTI
+    (``nifti_quatern_to_mat44``) divides by their length and takes 0 for the fourth, a turn by 180 degrees, and so do
+    its readers, ITK among them.
+    """
+    stored = np.array([header[name] for name in _QUATERNION], np.float64)
+    length = np.linalg.norm(stored)
+    if 1 < length < 1 + _ROUNDING:
+        return np.r_[0.0, stored / length]
+    return by_nibabel()
 
 
 class _Image1(nib.Nifti1Image):
