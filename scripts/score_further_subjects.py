@@ -26,7 +26,7 @@ import torch
 from smml.data import CaseFiles, find_cases
 from smml.errors import InputError
 from smml.evaluation import bootstrap_mean, evaluate
-from smml.evaluation.sheets import Sheet, number
+from smml.evaluation.sheets import Kind, Sheet, number
 from smml.files import replacing, write_text
 from smml.inference import Predictor
 from smml.models.checkpoint import load_checkpoint
@@ -38,6 +38,8 @@ from smml.workers import in_processes
 
 COLUMNS = ["subjects", "arm", "seed", "case", "subset", "output", "region", "dice", "truth_ml", "predicted_ml"]
 OWN, FURTHER = "the study's own", "further"
+# What there is to find in a subject, with the region that says so: the first that it has counts.
+KINDS = (("with ET", "ET"), ("tumour without ET", "WT"), ("no tumour", None))
 WANTED = 2.5  # Dice points, as the study's own report asks for
 
 
@@ -66,13 +68,15 @@ def main() -> None:
         gzip.GzipFile("further.csv", "wb", fileobj=stream, mtime=0) as packed,
     ):
         together[COLUMNS].to_csv(packed, index=False, float_format="%.5g")
+    # Of the scores as they are written: whoever reads the file finds the same figures.
+    written = pd.read_csv(arguments.output / "further.csv.gz")
     report = {
         "what": "simulated subjects only",
         "command": "python " + " ".join(sys.argv),
         "preset": study.settings,
         "arms": arguments.arms,
-        # Of the scores as they are written: whoever reads the file finds the same figures.
-        "differences": differences(pd.read_csv(arguments.output / "further.csv.gz"), study.settings, *arguments.arms),
+        "differences": differences(written, study.settings, *arguments.arms),
+        "by kind": differences_by_kind(written, study.settings, *arguments.arms),
         "runs": {
             name: study.runs[name]
             for name in (run_name(arm, seed) for arm in arguments.arms for seed in study.seeds(arm))
@@ -112,55 +116,82 @@ def differences(scores: pd.DataFrame, settings: dict, arm: str, parent: str) -> 
     for subjects, own in ((OWN, {OWN}), (FURTHER, {FURTHER}), ("all", {OWN, FURTHER})):
         study = Study(settings, scores[scores["subjects"].isin(own)], {})
         for present in (False, True):
-            values = 100 * study.difference(arm, parent, present=present).to_numpy()
-            interval, parts = bootstrap_mean(values), variance_parts(values)
-            rows.append(
-                {
-                    "subjects": subjects,
-                    "with the region only": present,
-                    "cases": values.shape[1],
-                    "difference": round(interval.mean, 3),
-                    "low": round(interval.low, 3),
-                    "high": round(interval.high, 3),
-                    "by seed": [round(float(value), 3) for value in values.mean(axis=1)],
-                    "share of seeds, cases, rest": [round(share, 3) for share in parts.shares],
-                    f"seeds for {WANTED:g} points": parts.seeds_for(WANTED),
-                }
-            )
+            values = 100 * study.difference(arm, parent, present=present)
+            counted = {"subjects": subjects, "counted": "those with the region" if present else "all cases"}
+            rows.append(counted | _difference(values))
     return rows
+
+
+def differences_by_kind(scores: pd.DataFrame, settings: dict, arm: str, parent: str) -> list[dict]:
+    """The same, over all subjects, of those without any region, those without ET and those with all three.
+
+    Args:
+        scores, settings, arm, parent: as for :func:`differences`.
+    """
+    values = 100 * Study(settings, scores, {}).difference(arm, parent)
+    regions = scores[scores["truth_ml"] > 0].groupby("case")["region"].agg(set)
+    kinds = {case: next(kind for kind, region in KINDS if region in regions.get(case, {None})) for case in values}
+    rows = []
+    for kind, _ in reversed(KINDS):
+        cases = [case for case in values if kinds[case] == kind]
+        if cases:
+            rows.append({"subjects": kind, "counted": "all cases"} | _difference(values[cases]))
+    return rows
+
+
+def _difference(values: pd.DataFrame) -> dict:
+    """What is told of a difference in points, per seed (rows) and case (columns)."""
+    interval, parts = bootstrap_mean(values.to_numpy()), variance_parts(values.to_numpy())
+    return {
+        "cases": values.shape[1],
+        "difference": round(interval.mean, 3),
+        "low": round(interval.low, 3),
+        "high": round(interval.high, 3),
+        "by seed": [round(float(value), 3) for value in values.mean(axis=1)],
+        "share of seeds, cases, rest": [round(share, 3) for share in parts.shares],
+        f"seeds for {WANTED:g} points": parts.seeds_for(WANTED),
+    }
 
 
 def as_markdown(report: dict) -> str:
     """``further.md``, from what ``further.json`` holds."""
-    rows = []
+    rows, kinds = [], []
     for row in report["differences"]:
         shares = [number(100 * share, 0) for share in row["share of seeds, cases, rest"]]
-        counted = "with the region" if row["with the region only"] else "all"
-        cells = [f"{row[name]:+.1f}" for name in ("difference", "low", "high")]
-        width = number(row["high"] - row["low"])
         wanted = row[f"seeds for {WANTED:g} points"]
         seeds = number(math.nan if wanted is None else wanted, 0)
-        rows.append((row["subjects"], str(row["cases"]), counted, *cells, width, signs(row["by seed"]), *shares, seeds))
-    columns = (
-        ("subjects", "word"), ("number", "number"), ("counted", "word"), ("difference", "number"), ("low", "number"),
-        ("high", "number"), ("width", "number"), ("sign by seed", "word"), ("from seeds, %", "number"),
-        ("from cases, %", "number"), ("residual, %", "number"),
-        (f"seeds needed for {WANTED:g} points", "number"),
-    )  # fmt: skip
+        rows.append((row["subjects"], str(row["cases"]), row["counted"], *_cells(row), *shares, seeds))
+    for row in report["by kind"]:
+        kinds.append((row["subjects"], str(row["cases"]), *_cells(row)))
+    cells: list[tuple[str, Kind]] = [("difference", "number"), ("low", "number"), ("high", "number")]
+    cells += [("width", "number"), ("sign by seed", "word")]
+    first: list[tuple[str, Kind]] = [("subjects", "word"), ("number", "number")]
+    last: list[tuple[str, Kind]] = [(f"{part}, %", "number") for part in ("from seeds", "from cases", "residual")]
+    last += [(f"seeds needed for {WANTED:g} points", "number")]
     arm, parent = (EVERY_ARM[name].title for name in report["arms"])
     seeds = len(report["differences"][0]["by seed"])
     return f"""# The same trainings on further subjects
 
 {arm}, less {parent}: mean Dice over WT, TC and ET and the 15 subsets in points, with a 95 % interval over {seeds}
 training seeds and **simulated** held-out subjects. Preset `{report["preset"]["preset"]}`; the further subjects are
-those that follow the study's own in the same cohort, and none of them was looked at before. They were added because
-the study's interval was wider than planned, and for no other reason. "All" counts a case without a region 1 where none
-of it is called, and 0 where any is.
+those that follow the study's own in the same cohort, of which no score was seen before. They were added because the
+study's interval was wider than planned, and for no other reason. "All cases" counts a case without a region as 1
+where none of it is called, and as 0 where any is.
 
-{Sheet(columns, tuple(rows)).markdown()}
+{Sheet((*first, ("counted", "word"), *cells, *last), tuple(rows)).markdown()}
+
+The same over all subjects, by what there is to find in them; all cases counted:
+
+{Sheet((*first, *cells), tuple(kinds)).markdown()}
 
 {made_line(report)}
 """
+
+
+def _cells(row: dict) -> tuple[str, ...]:
+    """Difference, its interval, the width of that, and the sign of each seed."""
+    means = (f"{row[name]:+.1f}" for name in ("difference", "low", "high"))
+    return (*means, number(row["high"] - row["low"]), signs(row["by seed"]))
 
 
 if __name__ == "__main__":
