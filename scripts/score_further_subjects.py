@@ -159,8 +159,8 @@ def as_markdown(report: dict) -> str:
     for row in report["differences"]:
         shares = [number(100 * share, 0) for share in row["share of seeds, cases, rest"]]
         wanted = row[f"seeds for {WANTED:g} points"]
-        seeds = number(math.nan if wanted is None else wanted, 0)
-        rows.append((row["subjects"], str(row["cases"]), row["counted"], *_cells(row), *shares, seeds))
+        needed = number(math.nan if wanted is None else wanted, 0)
+        rows.append((row["subjects"], str(row["cases"]), row["counted"], *_cells(row), *shares, needed))
     for row in report["by kind"]:
         kinds.append((row["subjects"], str(row["cases"]), *_cells(row)))
     cells: list[tuple[str, Kind]] = [("difference", "number"), ("low", "number"), ("high", "number")]
