@@ -20,12 +20,15 @@ import platform
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from smml.data import CaseFiles, find_cases
+from smml.data.simulation import lesion
 from smml.errors import InputError
 from smml.evaluation import bootstrap_mean, evaluate
+from smml.evaluation.bootstrap import Interval, bootstrap_stratified_mean
 from smml.evaluation.sheets import Kind, Sheet, number
 from smml.files import replacing, write_text
 from smml.inference import Predictor
@@ -38,8 +41,12 @@ from smml.workers import in_processes
 
 COLUMNS = ["subjects", "arm", "seed", "case", "subset", "output", "region", "dice", "truth_ml", "predicted_ml"]
 OWN, FURTHER = "the study's own", "further"
-# What there is to find in a subject, with the region that says so: the first that it has counts.
-KINDS = (("with ET", "ET"), ("tumour without ET", "WT"), ("no tumour", None))
+# What there is to find in a subject: the region that says so, the first that it has, and the simulator's kinds.
+KINDS = {
+    "with ET": ("ET", ("ring", "solid")),
+    "tumour without ET": ("WT", ("low-grade",)),
+    "no tumour": (None, ("healthy",)),
+}
 WANTED = 2.5  # Dice points, as the study's own report asks for
 
 
@@ -117,40 +124,52 @@ def differences(scores: pd.DataFrame, settings: dict, arm: str, parent: str) -> 
         study = Study(settings, scores[scores["subjects"].isin(own)], {})
         for present in (False, True):
             values = 100 * study.difference(arm, parent, present=present)
-            counted = {"subjects": subjects, "counted": "those with the region" if present else "all cases"}
-            rows.append(counted | _difference(values))
+            parts = variance_parts(values.to_numpy())
+            rows.append(
+                {"subjects": subjects, "counted": "those with the region" if present else "all cases"}
+                | _told(bootstrap_mean(values.to_numpy()), values.mean(axis=1))
+                | {
+                    "cases": values.shape[1],
+                    "share of seeds, cases, rest": [round(share, 3) for share in parts.shares],
+                    f"seeds for {WANTED:g} points": parts.seeds_for(WANTED),
+                }
+            )
     return rows
 
 
 def differences_by_kind(scores: pd.DataFrame, settings: dict, arm: str, parent: str) -> list[dict]:
     """The same, over all subjects, of those without any region, those without ET and those with all three.
 
+    And their mean by the shares with which the simulator draws them: the chance of how many of each are in the sample
+    is not in its interval.
+
     Args:
         scores, settings, arm, parent: as for :func:`differences`.
     """
     values = 100 * Study(settings, scores, {}).difference(arm, parent)
     regions = scores[scores["truth_ml"] > 0].groupby("case")["region"].agg(set)
-    kinds = {case: next(kind for kind, region in KINDS if region in regions.get(case, {None})) for case in values}
-    rows = []
-    for kind, _ in reversed(KINDS):
-        cases = [case for case in values if kinds[case] == kind]
-        if cases:
-            rows.append({"subjects": kind, "counted": "all cases"} | _difference(values[cases]))
-    return rows
+    kinds = np.array([_kind(regions.get(case, set())) for case in values])
+    shares = {kind: sum(lesion.KINDS[name] for name in names) for kind, (_, names) in KINDS.items()}
+    own = {kind: values.loc[:, kinds == kind] for kind in shares}
+    rows = [
+        {"subjects": kind, "share": share}
+        | _told(bootstrap_mean(own[kind].to_numpy()), own[kind].mean(axis=1))
+        | {"cases": own[kind].shape[1]}
+        for kind, share in shares.items()
+    ]
+    weighted = bootstrap_stratified_mean(values.to_numpy(), kinds.tolist(), shares)
+    by_seed = sum(share * own[kind].mean(axis=1) for kind, share in shares.items())
+    return [*rows, {"subjects": "by these shares", "share": 1.0} | _told(weighted, by_seed) | {"cases": len(kinds)}]
 
 
-def _difference(values: pd.DataFrame) -> dict:
-    """What is told of a difference in points, per seed (rows) and case (columns)."""
-    interval, parts = bootstrap_mean(values.to_numpy()), variance_parts(values.to_numpy())
-    return {
-        "cases": values.shape[1],
-        "difference": round(interval.mean, 3),
-        "low": round(interval.low, 3),
-        "high": round(interval.high, 3),
-        "by seed": [round(float(value), 3) for value in values.mean(axis=1)],
-        "share of seeds, cases, rest": [round(share, 3) for share in parts.shares],
-        f"seeds for {WANTED:g} points": parts.seeds_for(WANTED),
-    }
+def _kind(regions: set[str]) -> str:
+    return next(kind for kind, (region, _) in KINDS.items() if region is None or region in regions)
+
+
+def _told(interval: Interval, by_seed: pd.Series) -> dict:
+    """What is told of a difference in points."""
+    ends = {"difference": interval.mean, "low": interval.low, "high": interval.high}
+    return {name: round(value, 3) for name, value in ends.items()} | {"by seed": by_seed.round(3).tolist()}
 
 
 def as_markdown(report: dict) -> str:
@@ -162,7 +181,7 @@ def as_markdown(report: dict) -> str:
         needed = number(math.nan if wanted is None else wanted, 0)
         rows.append((row["subjects"], str(row["cases"]), row["counted"], *_cells(row), *shares, needed))
     for row in report["by kind"]:
-        kinds.append((row["subjects"], str(row["cases"]), *_cells(row)))
+        kinds.append((row["subjects"], number(100 * row["share"], 0), str(row["cases"]), *_cells(row)))
     cells: list[tuple[str, Kind]] = [("difference", "number"), ("low", "number"), ("high", "number")]
     cells += [("width", "number"), ("sign by seed", "word")]
     first: list[tuple[str, Kind]] = [("subjects", "word"), ("number", "number")]
@@ -180,9 +199,11 @@ where none of it is called, and as 0 where any is.
 
 {Sheet((*first, ("counted", "word"), *cells, *last), tuple(rows)).markdown()}
 
-The same over all subjects, by what there is to find in them; all cases counted:
+The same over all subjects, by what there is to find in them, all cases counted. The last row weighs the three kinds by
+the shares with which the simulator draws them, so that it does not depend on how many of each came to be in the sample
+(intervals: cases are resampled within their kind):
 
-{Sheet((*first, *cells), tuple(kinds)).markdown()}
+{Sheet((first[0], ("drawn, %", "number"), first[1], *cells), tuple(kinds)).markdown()}
 
 {made_line(report)}
 """

@@ -4,7 +4,7 @@ Of several visits of a patient both make one draw, or one observation.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +47,7 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 
     Raises:
         InputError: no values, or some are not finite.
     """
-    values = np.atleast_2d(np.asarray(values, np.float64))
-    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        raise InputError(
-            f"a bootstrap needs finite values [cases] or [seeds, cases], found {list(values.shape)} with "
-            f"{int((~np.isfinite(values)).sum())} not finite; leave such cases out of both methods"
-        )
+    values = _finite(values)
     _check_options(level, resamples)
     rows, columns = _draws(*values.shape, resamples, seed)
     # The means many at a time, but not so many that large cohorts fill the memory.
@@ -65,6 +60,57 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, resamples: int = 
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def bootstrap_stratified_mean(
+    values: np.ndarray,
+    strata: Sequence[str],
+    shares: Mapping[str, float],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Mean over a population of which the share of each kind of case is known (Cochran, 1977, section 5A.9).
+
+    How many cases of each kind a sample happens to hold then moves the mean no more: it is that of the kinds' means,
+    weighted by their shares. Cases are resampled within their kind, seeds as by :func:`bootstrap_mean`.
+
+    Args:
+        values: float [N], one a case, or [S, N], one a seed and case.
+        strata: the kind of each case, N of them.
+        shares: of each kind in the population, 1 together; a kind in it has a case at least.
+        level: of the interval.
+        resamples: how many.
+        seed: of the resampling; the same input gives the same interval.
+
+    Raises:
+        InputError: no values, some that are not finite, or kinds and shares that do not go together.
+    """
+    values = _finite(values)
+    _check_options(level, resamples)
+    kinds = np.asarray(strata)
+    if kinds.shape != values.shape[1:] or set(kinds) != set(shares) or abs(sum(shares.values()) - 1) > 1e-6:
+        raise InputError(
+            f"each of the {values.shape[1]} cases needs a kind, and each kind a share, 1 together; found {len(kinds)} "
+            f"kinds, {sorted(set(kinds))}, with the shares {dict(shares)}"
+        )
+    random = np.random.default_rng(seed)
+    seeds = len(values)
+    weights = _counts(random, resamples, seeds) / seeds
+    means, mean = np.zeros(resamples), 0.0
+    for kind, share in shares.items():
+        own = values[:, kinds == kind]
+        cases = own.shape[1]
+        means += share * ((weights @ own) * _counts(random, resamples, cases)).sum(axis=1) / cases
+        mean += share * float(own.mean())
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def _counts(random: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+    """How often each of ``size`` is drawn in as many draws, [resamples, size]."""
+    return random.multinomial(size, np.full(size, 1 / size), size=resamples)
 
 
 @functools.lru_cache(maxsize=4)
@@ -142,6 +188,17 @@ def standard_error(values: pd.DataFrame) -> pd.Series:
     sums = (values - values.mean()).fillna(0).groupby(groups).sum()
     patients = there.groupby(groups).any().sum().astype(float)
     return np.sqrt((sums**2).sum() * patients / (patients - 1).where(patients > 1)) / there.sum()
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """The values as float64 [seeds, cases]."""
+    values = np.atleast_2d(np.asarray(values, np.float64))
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise InputError(
+            f"a bootstrap needs finite values [cases] or [seeds, cases], found {list(values.shape)} with "
+            f"{int((~np.isfinite(values)).sum())} not finite; leave such cases out of both methods"
+        )
+    return values
 
 
 def _check_options(level: float, resamples: int) -> None:

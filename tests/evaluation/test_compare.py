@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from smml.errors import InputError
 from smml.evaluation import Scores, bootstrap_mean, compare, format_comparison, published, summary_table
-from smml.evaluation.bootstrap import bootstrap_mean_over_subsets
+from smml.evaluation.bootstrap import bootstrap_mean_over_subsets, bootstrap_stratified_mean
 from smml.evaluation.published import PROTOCOLS, Figure
 from smml.modalities import SUBSETS, subset_name
 
@@ -59,6 +59,51 @@ def test_an_interval_holds_its_mean_and_depends_on_the_seed_alone(values, seed):
 def test_values_that_are_missing_are_refused(values):
     with pytest.raises(InputError, match="finite"):
         bootstrap_mean(np.array(values))
+
+
+SHARES = {"ill": 0.3, "well": 0.7}
+
+
+def test_a_mean_by_shares_does_not_depend_on_how_many_of_each_kind_are_in_the_sample():
+    ill, well = np.array([[4.0, 6.0], [5.0, 9.0]]), np.array([[1.0], [3.0]])
+    once = bootstrap_stratified_mean(np.hstack([ill, well]), ["ill", "ill", "well"], SHARES)
+    assert once.mean == pytest.approx(0.3 * 6 + 0.7 * 2)
+    more = bootstrap_stratified_mean(np.hstack([well, ill, well]), ["well", "ill", "ill", "well"], SHARES)
+    assert more.mean == pytest.approx(once.mean)
+
+
+def test_only_what_differs_within_a_kind_or_between_seeds_widens_a_mean_by_shares():
+    kinds = ["ill"] * 3 + ["well"] * 7
+    between = np.where(np.array(kinds) == "ill", 10.0, 0.0)
+    alike = bootstrap_stratified_mean(between, kinds, SHARES, resamples=300)
+    assert (alike.low, alike.high) == pytest.approx((3, 3))
+    seeds = bootstrap_stratified_mean(np.stack([between - 1, between + 1]), kinds, SHARES, resamples=300)
+    assert (seeds.low, seeds.high) == pytest.approx((2, 4))
+    plain = bootstrap_mean(between, resamples=300)
+    assert plain.high - plain.low > 4
+
+
+def test_a_mean_by_shares_has_the_interval_of_the_normal_theory_for_many_values():
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(8, 2, 100), random.normal(0, 1, 300)])
+    interval = bootstrap_stratified_mean(values, ["ill"] * 100 + ["well"] * 300, SHARES, resamples=4000)
+    half = 1.96 * np.hypot(0.3 * values[:100].std() / 10, 0.7 * values[100:].std() / 300**0.5)
+    assert (interval.low, interval.high) == pytest.approx((interval.mean - half, interval.mean + half), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "shares"),
+    [
+        (["ill"], SHARES),
+        (["ill", "well", "well"], {"ill": 0.3, "well": 0.6}),
+        (["ill", "ill", "ill"], SHARES),
+        (["ill", "well", "new"], SHARES),
+    ],
+    ids=["a case without a kind", "shares that are not whole", "a kind without a case", "a kind without a share"],
+)
+def test_kinds_and_shares_that_do_not_go_together_are_refused(kinds, shares):
+    with pytest.raises(InputError, match="each of the 3 cases needs a kind, and each kind a share"):
+        bootstrap_stratified_mean(np.arange(3.0), kinds, shares)
 
 
 # ---------------------------------------------------------------- side by side
