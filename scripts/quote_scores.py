@@ -6,6 +6,7 @@ A page marks a place with ``<!-- scores: NAME -->`` and ``<!-- end of scores -->
 """
 
 import functools
+import itertools
 import json
 import re
 from pathlib import Path
@@ -173,6 +174,21 @@ def differences(preset: str, pairs: tuple[tuple[str, str], ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def further() -> str:
+    """(f) against (b) over the study's own subjects, the further ones and all, and by what there is to find in them."""
+    report = json.loads((RESULTS / "study" / "cpu2" / "further" / "further.json").read_text(encoding="utf-8"))
+    everywhere, there = (
+        [row for row in report["differences"] if row["counted"] == counted]
+        for counted in ("all cases", "those with the region")
+    )
+    lines = ["| subjects | number | all cases | width | those with the region |", "|---|---:|---:|---:|---:|"]
+    for row, present in itertools.zip_longest((*everywhere, *report["by kind"]), there):
+        ends = [f"{one['difference']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in (row, present) if one]
+        cells = [row["subjects"], str(row["cases"]), ends[0], f"{row['high'] - row['low']:.1f}", *(ends[1:] or ["–"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 _CPU2 = (
     ("pair", "single"),
     ("feature", "pair"),
@@ -189,6 +205,7 @@ _PROBE2 = (("both-even", "pair"), ("both-unweighted", "pair-unweighted"), ("pair
 
 BLOCKS = {
     "study-cpu2": functools.partial(differences, "cpu2", _CPU2),
+    "study-cpu2-further": further,
     "study-probe2": functools.partial(differences, "probe2", _PROBE2),
     "sam-tiny": tiny_sam,
     "looks": looks,

@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from smml.evaluation import Scores, summary_table, write_report
@@ -82,10 +83,24 @@ def test_the_report_of_the_study_is_made_again_to_the_byte(preset, tmp_path):
     assert re.fullmatch(rf"Ablation study `{preset}`, simulated cases", title(made))
 
 
+def test_the_report_of_the_further_subjects_is_made_again_to_the_byte():
+    folder, further = RESULTS / "study" / "cpu2" / "further", script("score_further_subjects")
+    report = json.loads((folder / "further.json").read_text(encoding="utf-8"))
+    scores = pd.read_csv(folder / "further.csv.gz")
+    asked = (scores, report["preset"], *report["arms"])
+    assert further.differences(*asked) == report["differences"]
+    assert further.differences_by_kind(*asked) == report["by kind"]
+    assert further.as_markdown(report).encode() == (folder / "further.md").read_bytes()
+    own, others = (set(scores.loc[scores["subjects"] == name, "case"]) for name in (further.OWN, further.FURTHER))
+    assert own == set(read_study(folder.parent).scores["case"])
+    assert not own & others
+
+
 def test_every_figure_of_the_second_findings_stands_in_a_report():
     findings = (RESULTS / "study" / "cpu2" / "findings.md").read_text(encoding="utf-8")
     prose = re.sub(r"<!-- scores: .*?<!-- end of scores -->", "", findings, flags=re.DOTALL)
-    reports = [f"study/{name}" for name in ("cpu2/study.md", "probe2/study.md", "operating-point/operating-point.md")]
+    of = ("cpu2/study.md", "cpu2/further/further.md", "probe2/study.md", "operating-point/operating-point.md")
+    reports = [f"study/{name}" for name in of]
     known = "\n".join((RESULTS / report).read_text(encoding="utf-8") for report in reports)
     told = set(re.findall(r"\d+\.\d+", prose.replace("−", "-")))
     # The width that was wanted and that of the first study, and an option of all arms.
