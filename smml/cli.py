@@ -43,6 +43,13 @@ ReadAsOption = Annotated[
         "--layout", help="Read the names as this data set's; needed where two with other label values share names."
     ),
 ]
+DecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="How labels are made: own (the checkpoint's rule), argmax, or expected-dice, which calls more where the "
+        "model hesitates and leaves out small parts that it is not sure of."
+    ),
+]
 RefineOption = Annotated[
     bool | None,
     typer.Option("--refine/--no-refine", help="Refine with SAM's priors; by default if the checkpoint can."),
@@ -204,6 +211,7 @@ def evaluate(
         typer.Option(help="Also score lesion by lesion, by the rules of 2023 or 2026; the year must be named."),
     ] = None,
     precision: Annotated[str, typer.Option(help="float32, or bf16 for autocast of the networks.")] = "float32",
+    decision: DecisionOption = "own",
     profile: Annotated[
         bool,
         typer.Option("--profile", help="Do not score: time the subsets of the first case, or the mean of --cases."),
@@ -237,7 +245,7 @@ def evaluate(
         # Before the model, which takes longer to load, and long before the scores: what forbids them is told at once.
         check_report(output)
         found = _labelled(data, cases, layout)
-        predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision=precision)
+        predictor = _predictor(checkpoint, str(ranks.device), window, refine, precision, decision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         one_empty = CHALLENGE_PENALTY if penalty else math.nan
         scores = evaluation.evaluate(
@@ -465,6 +473,7 @@ def predict(
         int, typer.Option(min=0, help="For a cohort: processes of one thread each; 0: one a core; 1: this one alone.")
     ] = 1,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
+    decision: DecisionOption = "own",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
@@ -495,6 +504,7 @@ def predict(
             device,
             window,
             refine,
+            decision,
             modalities=wanted,
             align=align,
             register=register,
@@ -518,7 +528,7 @@ def predict(
         loaded = read_case(files, wanted, label=False)
     else:
         loaded = align_case(files, align, wanted, register=register, label=False)
-    predictor = _predictor(checkpoint, device, window, refine)
+    predictor = _predictor(checkpoint, device, window, refine, decision=decision)
     if layout is not None:
         loaded = replace(loaded, layout=layout)
     result = predictor.predict(loaded)
@@ -542,6 +552,7 @@ def _predict_cohort(
     device: str,
     window: int,
     refine: bool | None,
+    decision: str,
     *,
     layout: str | None,
     **options: Any,
@@ -560,7 +571,7 @@ def _predict_cohort(
         if layout is None and ranks.first:
             warn_of_release(found)
         plan_places(found, output, options["output_layout"], options["probabilities"])
-        predictor = _predictor(checkpoint, str(ranks.device), window, refine)
+        predictor = _predictor(checkpoint, str(ranks.device), window, refine, decision=decision)
         ranks.agree({"cases": [case.id for case in found], "checkpoint": checkpoint})
         title = f"{cohort.name}, segmented by {checkpoint}"
         rows = predict_cohort(predictor, found, output, ranks=ranks, title=title, **options)
@@ -758,7 +769,14 @@ def _print_profile(predictor, found) -> None:
     typer.echo(format_profile(profiles) + f"\n\n{predictor.precision} on {predictor.device}{threads}")
 
 
-def _predictor(checkpoint: str, device: str, window: int, refine: bool | None, precision: str = "float32"):
+def _predictor(
+    checkpoint: str,
+    device: str,
+    window: int,
+    refine: bool | None,
+    precision: str = "float32",
+    decision: str = "own",
+):
     from smml.devices import find_device
     from smml.inference import Predictor
     from smml.models.presets import Precision
@@ -770,6 +788,7 @@ def _predictor(checkpoint: str, device: str, window: int, refine: bool | None, p
         refine=refine,
         window=window or None,
         precision=cast(Precision, precision),  # the predictor checks it
+        decision=decision,
     )
 
 

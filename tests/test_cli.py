@@ -27,6 +27,7 @@ from smml.locks import claimed
 from smml.modalities import SUBSETS, subset_name
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from smml.models.decision import EXPECTED_DICE
 from smml.models.gains import Gains
 from smml.models.intervals import VolumeIntervals
 
@@ -177,7 +178,7 @@ def test_intervals_are_fitted_to_scores_stored_measured_and_told_by_predict(
     assert status == 0
     assert re.search(r"WT [\d.]+ ml \(90 %: [\d.]+ to [\d.]+\), TC .* ET .*\)\n", text)
     assert "as it helped held-out cases: FLAIR, Dice +10.0 points (standard error 0.0)" in text
-    with pytest.warns(UserWarning, match="were fitted with windows of 48 and an overlap of 0.5"):
+    with pytest.warns(UserWarning, match="were fitted with windows of 48, an overlap of 0.5 and its own rule"):
         status, text, _ = run("predict", "--case", case_folder, "--checkpoint", output, "--window", 64, *answer)
     assert status == 0
     assert "90 %" not in text, "of other windows nothing is promised"
@@ -229,6 +230,27 @@ def test_predict_needs_only_the_files_of_the_named_modalities(run, case_folder, 
     given = [word for file in files for word in ("--case", file)]
     assert run("predict", *given, "--checkpoint", checkpoint, "--output", named)[0] == 0
     assert whole.read_bytes() == part.read_bytes() == named.read_bytes()
+
+
+def test_predict_and_evaluate_make_labels_by_the_rule_asked_for(run, small_cohort, case_folder, checkpoint, tmp_path):
+    found = {}
+    for rule in ("own", "argmax", "expected-dice"):
+        path = tmp_path / f"{rule}.nii.gz"
+        command = ("predict", "--case", case_folder, "--checkpoint", checkpoint, "--output", path, "--decision", rule)
+        assert run(*command)[0] == 0
+        found[rule] = np.asarray(nib.load(path).dataobj)
+        command = ("evaluate", small_cohort, "--checkpoint", checkpoint, "--cases", 1, "--output", tmp_path / rule)
+        assert run(*command, "--decision", rule)[0] == 0
+        scores = pd.read_csv(tmp_path / rule / "scores.csv")
+        found[rule, "ml"] = scores["predicted_ml"].tolist()
+        said = "labels of the greatest expected Dice" in (tmp_path / rule / "table.md").read_text()
+        assert said == (rule == "expected-dice")
+    assert np.array_equal(found["own"], found["argmax"])
+    assert found["own", "ml"] == found["argmax", "ml"]
+    assert not np.array_equal(found["expected-dice"], found["argmax"])
+    assert found["expected-dice", "ml"] != found["argmax", "ml"]
+    command = ("predict", "--case", case_folder, "--checkpoint", checkpoint, "--output", tmp_path / "no.nii.gz")
+    assert "decision must be one of own" in sentence(run(*command, "--decision", "most"))
 
 
 @pytest.mark.parametrize("axes", ["RAS", "PIR", "SRA"])
@@ -615,13 +637,14 @@ def test_info_says_in_a_line_what_was_fitted_to_a_checkpoint(run, checkpoint, tm
             temperatures=(1.5, 1.25, 1.0, 0.75),
             intervals=VolumeIntervals(123, "student", reach),
             gains=Gains(45, {}),
+            decision=EXPECTED_DICE,
         ),
         fitted,
     )
-    none = "temperatures: none; intervals of volumes: none; table for next_scan: none"
+    none = "temperatures: none; intervals of volumes: none; rule for labels: argmax; table for next_scan: none"
     some = (
-        "temperatures: 1.50, 1.25, 1.00, 0.75; intervals of volumes: fitted on 123 cases; table for next_scan: learnt "
-        "on 45 cases"
+        "temperatures: 1.50, 1.25, 1.00, 0.75; intervals of volumes: fitted on 123 cases; rule for labels: expected "
+        "Dice; table for next_scan: learnt on 45 cases"
     )
     for path, words in ((checkpoint, none), (fitted, some)):
         status, out, _ = run("info", path)

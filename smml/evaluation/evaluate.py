@@ -25,6 +25,7 @@ from smml.evaluation.scores import Scores
 from smml.inference import Predictor, Segmentation
 from smml.locks import claimed
 from smml.modalities import SUBSETS, Subset, parse_subset, subset_name, subsets_of
+from smml.models.decision import ExpectedDice
 from smml.ranks import Ranks
 from smml.runs import files_digest
 
@@ -172,7 +173,8 @@ def score_cases(
                 if kept is not None:
                     kept.add(everyone[number])
     return Scores(
-        pd.DataFrame(rows if kept is None else kept.rows), protocol(len(cases), what.one_empty, what.lesion_wise)
+        pd.DataFrame(rows if kept is None else kept.rows),
+        protocol(len(cases), what.one_empty, what.lesion_wise, predictor.decision),
     )
 
 
@@ -213,14 +215,16 @@ def _fingerprint(case: CaseFiles | Case) -> str:
     return hashlib.sha256(np.ascontiguousarray(case.label).tobytes() + str(sizes).encode()).hexdigest()[:12]
 
 
-def protocol(cases: int, one_empty: float = math.nan, lesion_wise: str | None = None) -> str:
+def protocol(
+    cases: int, one_empty: float = math.nan, lesion_wise: str | None = None, decision: ExpectedDice | None = None
+) -> str:
     """One sentence on how the scores are counted, to stand beside every table."""
     missing = "left out" if math.isnan(one_empty) else f"counted as {one_empty:g} mm"
     lesions = "" if lesion_wise is None else f"; lesion by lesion by the rules of {lesion_wise}"
     return (
         f"{cases} cases; Dice per case and region, then the mean over cases, then over subsets; both empty counts 1, a "
-        f"false alarm 0; HD95 in mm, both empty 0, one empty {missing}; mean of both branches' probabilities; no "
-        f"post-processing unless named{lesions}"
+        f"false alarm 0; HD95 in mm, both empty 0, one empty {missing}; mean of both branches' probabilities; "
+        f"{'' if decision is None else f'{decision}; '}no post-processing unless named{lesions}"
     )
 
 

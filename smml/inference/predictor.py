@@ -3,6 +3,8 @@
 Encoders do not see the mask, so what they make of a case serves all 15 subsets; evaluation over the subsets and
 switching a modality on or off only repeat fusion and decoding.
 
+Labels are the argmax, or what the rule of the checkpoint makes of the probabilities (:mod:`smml.models.decision`).
+
 Where a checkpoint has temperatures, the students' probabilities and their uncertainty are tempered by that of the
 number of sequences given (:mod:`smml.models.temperature`); labels are not changed by it.
 
@@ -43,6 +45,7 @@ from smml.inference.windows import (
 from smml.modalities import MODALITIES, Subset, parse_subset, subset_mask, subset_name, subsets_of
 from smml.models import SMML, Precision, StudentShares
 from smml.models.checkpoint import Checkpoint, load_checkpoint
+from smml.models.decision import ExpectedDice, find_decision, labelling
 from smml.models.gains import Gain, Gains
 from smml.models.intervals import VolumeIntervals
 from smml.models.temperature import check_temperatures, temper_
@@ -83,6 +86,7 @@ class Predictor:
             trained on.
         intervals: of the volumes that the model finds, for ``Segmentation.volume``; None where none were fitted.
         gains: what a further sequence is expected to bring, for :meth:`next_scan`; None likewise.
+        decision: how labels are made of probabilities; None is the argmax.
 
     Raises:
         InputError: sizes, temperatures or prevalence out of range, an unknown precision or version, a model of other
@@ -106,6 +110,7 @@ class Predictor:
         prevalence: Mapping[Region, float] | None = None,
         intervals: VolumeIntervals | None = None,
         gains: Gains | None = None,
+        decision: ExpectedDice | None = None,
     ) -> None:
         window = default_window(patch) if window is None else window
         if window < 32 or window % 16:
@@ -123,7 +128,7 @@ class Predictor:
             )
         self.temperatures = check_temperatures(temperatures, len(MODALITIES))
         self.prevalence = check_prevalence(prevalence) or PREVALENCE
-        self.intervals, self.gains = intervals, gains
+        self.intervals, self.gains, self.decision = intervals, gains, decision
         self.preprocessing = LATEST if preprocessing is None else preprocessing
         find_preprocessing(self.preprocessing)
         self.model, self.device = model.eval().to(device), torch.device(device)
@@ -146,6 +151,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         keep_bytes: int = KEEP_BYTES,
         precision: Precision = "float32",
+        decision: str | ExpectedDice = "own",
     ) -> "Predictor":
         """Load a training run, a checkpoint file, or weights that ship with the package ("tiny").
 
@@ -161,9 +167,13 @@ class Predictor:
             device: torch device that computes.
             keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
             precision: "float32", or "bf16" for autocast of the networks.
+            decision: how labels are made of probabilities: "own", the checkpoint's rule, which without one is the
+                argmax; "argmax"; "expected-dice"; or a rule. With another than its own, volumes have no intervals
+                either.
 
         Raises:
-            InputError: the checkpoint cannot be used; see :func:`smml.models.checkpoint.load_checkpoint`.
+            InputError: the checkpoint cannot be used (:func:`smml.models.checkpoint.load_checkpoint`), or another
+                decision.
         """
         checkpoint: Checkpoint = load_checkpoint(name_or_path, preset=preset)
         if refine and not checkpoint.refinement:
@@ -177,11 +187,12 @@ class Predictor:
                 _check_sam(name_or_path, checkpoint, prior)
         own = default_window(checkpoint.patch) if checkpoint.window is None else checkpoint.window
         window = own if window is None else window
+        rule = find_decision(decision, checkpoint.decision)
         intervals = checkpoint.intervals
-        if intervals is not None and (window, overlap) != (own, 0.5):
+        if intervals is not None and (window, overlap, rule) != (own, 0.5, checkpoint.decision):
             warnings.warn(
-                f"{name_or_path}: its intervals of volumes were fitted with windows of {own} and an overlap of 0.5; "
-                "with others volumes are given without intervals",
+                f"{name_or_path}: its intervals of volumes were fitted with windows of {own}, an overlap of 0.5 and "
+                "its own rule for labels; with others volumes are given without intervals",
                 stacklevel=2,
             )
             intervals = None
@@ -199,6 +210,7 @@ class Predictor:
             prevalence=checkpoint.prevalence,
             intervals=intervals,
             gains=checkpoint.gains,
+            decision=rule,
         )
 
     def facts(self) -> dict:
@@ -215,6 +227,8 @@ class Predictor:
             "precision": self.precision,
             "preprocessing": self.preprocessing,
             "temperatures": None if self.temperatures is None else list(self.temperatures),
+            # Not where it is the argmax: scores that were kept before there was another rule go on.
+            **({} if self.decision is None else {"decision": self.decision.to_dict()}),
         }
 
     def predict(self, case: Case, subset: str | Iterable[str] | None = None) -> Segmentation:
@@ -285,9 +299,9 @@ class Predictor:
                 starts again for each branch's second pass.
 
         Returns:
-            The mean of the branches' probabilities, resampled to the case's own grid, where the argmax is taken, and
-            tempered then. With refinement it is the refined one, which is not tempered, and ``student`` holds what the
-            students said alone.
+            The mean of the branches' probabilities, resampled to the case's own grid, where labels are made of them,
+            and tempered then. With refinement it is the refined one, which is not tempered, and ``student`` holds what
+            the students said alone.
 
         Raises:
             InputError: unknown or empty subset, or a modality that the case lacks.
@@ -394,8 +408,8 @@ class Predictor:
         probabilities = torch.empty(branches.shape[1], *shape)
         kept = torch.empty(*branches.shape[:2], *shape) if keep else None
         uncertainty = torch.zeros(shape)
-        labels, highest = torch.zeros(shape, dtype=torch.uint8), torch.full(shape, -1.0)
-        branch_labels, branch_highest = labels.repeat(2, 1, 1, 1), highest.repeat(2, 1, 1, 1)
+        voxel_ml = float(np.prod(encoding.case.spacing)) / 1000
+        labels, *branch_labels = (labelling(self.decision, self.scheme, shape, voxel_ml) for _ in range(3))
         temperature = 1.0 if self.temperatures is None or student is not None else self.temperatures[len(names) - 1]
         # Class by class: all of them and both branches at once would be the largest thing in memory by far.
         for k in range(branches.shape[1]):
@@ -405,8 +419,9 @@ class Predictor:
                 kept[:, k] = both
             # Labels before the temperature, which brings two that were almost equal so close that they may round to one
             # number.
-            _label_(labels, highest, probabilities[k], k)
-            _label_(branch_labels, branch_highest, both, k)
+            labels.see(k, probabilities[k])
+            for own, probability in zip(branch_labels, both, strict=True):
+                own.see(k, probability)
             if temperature == 1:
                 uncertainty.add_(both[0].sub_(both[1]).abs_(), alpha=0.5)
         if temperature != 1:
@@ -416,12 +431,12 @@ class Predictor:
             one, two = temper_(cropped.clone(), temperature, dim=1)
             uncertainty = encoding.prepared.geometry.inverse((one - two).abs_().sum(dim=0, keepdim=True).div_(2))[0]
         return Segmentation(
-            labels=labels.numpy(),
+            labels=labels.labels(),
             probabilities=probabilities.numpy(),
             affine=encoding.case.affine,
             subset=names,
             layout=encoding.case.layout,
-            branch_labels=branch_labels.numpy(),
+            branch_labels=np.stack([own.labels() for own in branch_labels]),
             uncertainty=uncertainty.numpy(),
             student=student,
             branches=None if kept is None else kept.numpy(),
@@ -545,15 +560,6 @@ class Predictor:
         if probabilities is not None:
             write_probabilities(segmentation.probabilities, probabilities, affine, header=header, layout=layout)
         return Path(path)
-
-
-def _label_(labels: torch.Tensor, highest: torch.Tensor, probability: torch.Tensor, k: int) -> None:
-    """Give class ``k`` the voxels where it is the likeliest so far: after the last class ``labels`` is the argmax.
-
-    Several times as fast as ``argmax`` over classes that lie apart in memory, and as it, the first of equals wins.
-    """
-    labels.masked_fill_(probability > highest, k)
-    torch.maximum(highest, probability, out=highest)
 
 
 def _asked(case: Case, subset: str | Iterable[str]) -> Subset:

@@ -20,13 +20,13 @@ class Segmentation:
     """A segmentation on the case's own grid.
 
     Attributes:
-        labels: uint8 [X, Y, Z], in-memory values.
+        labels: uint8 [X, Y, Z], in-memory values, by the predictor's rule (:mod:`smml.models.decision`).
         probabilities: float32 [K, X, Y, Z], mean of the two branches, tempered where the predictor has temperatures
             and the refinement networks did not have the last word.
         affine: float64 [4, 4], the case's.
         subset: the modalities it was made from.
         layout: of the case, a key in ``LAYOUTS``; it decides the label values on disk.
-        branch_labels: uint8 [2, X, Y, Z], what each branch says by itself.
+        branch_labels: uint8 [2, X, Y, Z], what each branch says by itself, by the same rule.
         uncertainty: float32 [X, Y, Z], half the sum over the classes of the distances between the two branches'
             probabilities (their total variation distance), in [0, 1]; where ``probabilities`` are tempered, that of the
             branches tempered alike, taken on the grid of the network.

@@ -20,6 +20,7 @@ from smml.data.prevalence import check_prevalence
 from smml.errors import InputError
 from smml.files import replacing
 from smml.mistaken import true_kind_of
+from smml.models.decision import ExpectedDice, check_decision
 from smml.models.gains import Gains
 from smml.models.intervals import VolumeIntervals
 from smml.models.presets import PRESETS, StudentConfig
@@ -62,6 +63,7 @@ class Checkpoint:
         gains: what a further sequence is expected to bring (:mod:`smml.models.gains`); None likewise.
         window: edge in voxels of the windows that it predicts with, where somebody chose one for these weights; None:
             it follows from the patch (:func:`smml.inference.windows.default_window`).
+        decision: how labels are made of its probabilities (:mod:`smml.models.decision`); None: the argmax.
     """
 
     student: StudentConfig
@@ -82,6 +84,7 @@ class Checkpoint:
     intervals: VolumeIntervals | None = None
     gains: Gains | None = None
     window: int | None = None
+    decision: ExpectedDice | None = None
 
     def facts(self) -> dict:
         """Everything but tensors, as plain values."""
@@ -100,6 +103,7 @@ class Checkpoint:
             "intervals": None if self.intervals is None else self.intervals.to_dict(),
             "gains": None if self.gains is None else self.gains.to_dict(),
             "window": self.window,
+            "decision": None if self.decision is None else self.decision.to_dict(),
         }
 
     def build(self) -> SMML:
@@ -250,6 +254,7 @@ def _checked(facts: dict, weights: dict[str, torch.Tensor]) -> Checkpoint:
         intervals=VolumeIntervals.from_dict(facts.get("intervals")),
         gains=Gains.from_dict(facts.get("gains")),
         window=window,
+        decision=check_decision(facts.get("decision")),
     )
 
 

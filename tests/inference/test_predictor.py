@@ -19,6 +19,7 @@ from smml.inference.windows import plan_windows
 from smml.modalities import MODALITIES, SUBSETS, subset_mask
 from smml.models import SMML
 from smml.models.checkpoint import Checkpoint, save_checkpoint
+from smml.models.decision import ExpectedDice, labelling
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,28 @@ def test_probabilities_are_blended_to_a_distribution_and_labels_are_their_argmax
     np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-5)
     assert np.array_equal(result.labels, result.probabilities.argmax(0))
     assert result.labels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (3.0, 3.0, 3.0)], ids=["own grid", "resampled"])
+def test_with_a_rule_labels_are_what_it_makes_of_the_probabilities_and_nothing_else_changes(model, spacing):
+    rule = ExpectedDice({"WT": 2.0, "TC": 0.3, "ET": 0.1})
+    plain, other = (Predictor(model, spacing, window=32, decision=decision) for decision in (None, rule))
+    encoding = plain.encode(make_case((30, 31, 28), spacing=(2.0, 2.0, 2.0), axes="LPS"))
+    before, after = (one.segment(encoding, "flair+t2", branches=True) for one in (plain, other))
+
+    def by_rule(probabilities):
+        making = labelling(rule, plain.scheme, encoding.case.shape, voxel_ml=0.008)
+        for k, probability in enumerate(probabilities):
+            making.see(k, torch.from_numpy(probability))
+        return making.labels()
+
+    assert np.array_equal(after.probabilities, before.probabilities)
+    assert np.array_equal(after.uncertainty, before.uncertainty)
+    assert np.array_equal(after.labels, by_rule(before.probabilities))
+    assert not np.array_equal(after.labels, before.labels)
+    for number in (0, 1):
+        assert np.array_equal(after.branch_labels[number], by_rule(before.branches[number]))
+    assert plain.facts() != other.facts(), "kept scores of one are not those of the other"
 
 
 def test_of_equally_likely_classes_the_first_is_the_label(model):

@@ -21,6 +21,7 @@ from smml.errors import InputError
 from smml.inference import Predictor
 from smml.models import PRESETS, SMML, StudentConfig, checkpoint
 from smml.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from smml.models.decision import EXPECTED_DICE, ExpectedDice
 from smml.models.gains import Gain, Gains
 from smml.models.intervals import VolumeIntervals
 
@@ -141,6 +142,34 @@ def test_a_file_without_temperatures_has_none(tmp_path, saved):
     write_with_facts(tmp_path / "old.safetensors", facts, saved.weights)
     assert load_checkpoint(tmp_path / "old.safetensors").temperatures is None
     assert Predictor.from_checkpoint(tmp_path / "old.safetensors").temperatures is None
+
+
+@each_format
+def test_the_rule_for_labels_travels_and_a_caller_may_ask_for_another(tmp_path, saved, suffix):
+    rule = ExpectedDice({"WT": 3.0, "TC": 1.0, "ET": 0.1})
+    path = tmp_path / f"decided{suffix}"
+    save_checkpoint(dataclasses.replace(saved, decision=rule), path)
+    assert load_checkpoint(path).decision == rule
+    asked = {"own": rule, "argmax": None, "expected-dice": EXPECTED_DICE}
+    assert {name: Predictor.from_checkpoint(path, decision=name).decision for name in asked} == asked
+    assert Predictor.from_checkpoint(path, decision=EXPECTED_DICE).decision == EXPECTED_DICE
+    with pytest.raises(InputError, match="decision must be one of own, argmax, expected-dice, found 'most'"):
+        Predictor.from_checkpoint(path, decision="most")
+
+
+def test_a_file_without_a_rule_takes_the_argmax(tmp_path, saved):
+    facts = saved.facts()
+    del facts["decision"]
+    write_with_facts(tmp_path / "old.safetensors", facts, saved.weights)
+    assert Predictor.from_checkpoint(tmp_path / "old.safetensors").decision is None
+
+
+def test_with_another_rule_than_its_own_volumes_have_no_intervals_and_a_warning_says_so(tmp_path, saved):
+    path = tmp_path / "intervals.safetensors"
+    save_checkpoint(dataclasses.replace(saved, intervals=INTERVALS), path)
+    assert Predictor.from_checkpoint(path, decision="argmax").intervals == INTERVALS
+    with pytest.warns(UserWarning, match="its own rule for labels; with others volumes are given without intervals"):
+        assert Predictor.from_checkpoint(path, decision="expected-dice").intervals is None
 
 
 def test_training_state_travels_with_pt_and_not_with_shipped_weights(whole, saved):

@@ -1,0 +1,199 @@
+"""From probabilities to labels: which voxels are called a region.
+
+The *argmax* gives a voxel its likeliest class. Voxel by voxel it is right most often, which is not what Dice counts:
+where a model hesitates, no class of the tumour may be likelier than the background, and nothing is called at all.
+
+*Expected Dice* calls a region as large as makes the expected Dice greatest. For a region A called and probabilities p,
+voxel by voxel, that is about
+
+    2 sum_A p / (|A| + sum p),
+
+where the second sum is over all voxels. Its best A holds the voxels above a threshold, which is half of that greatest
+value (Lipton et al., ECML 2014; Dai and Li, JMLR 2023): one half where the model is sure of the outline, less where it
+is not. WT is called so, then TC within it, then ET within that. The formula supposes that there is something to call.
+Therefore a part of a region is left out of which the model expects less than ``least_ml``, the sum of the probabilities
+times the volume of a voxel: a small part must be sure, and a large one may be faint.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from smml.data.labels import REGIONS, LabelScheme, Region
+from smml.errors import InputError
+
+# Voxels that are likelier background than this are not looked at: nothing is called there, and of a whole head they
+# would be nearly all.
+SURELY_BACKGROUND = 0.99
+
+# A rule that leaves out more than this is a mistake: tumours are of that size.
+_MOST_ML = 20.0
+
+# Voxels that share a face, an edge or a corner touch.
+_TOUCHING = np.ones((3, 3, 3), bool)
+
+
+@dataclass(frozen=True)
+class ExpectedDice:
+    """The rule of the greatest expected Dice.
+
+    Attributes:
+        least_ml: by region, the volume in ml that is to be expected of a part at least; 0 keeps every part.
+    """
+
+    least_ml: Mapping[Region, float]
+
+    def __str__(self) -> str:
+        least = ", ".join(f"{region} {volume:g}" for region, volume in self.least_ml.items())
+        return f"labels of the greatest expected Dice, without parts of which less is expected than (ml) {least}"
+
+    def to_dict(self) -> dict:
+        """As a checkpoint stores it."""
+        return {"rule": "expected Dice", "least_ml": dict(self.least_ml)}
+
+
+# Chosen for `small` by simulated validation subjects (results/decision).
+EXPECTED_DICE = ExpectedDice({"WT": 2.0, "TC": 0.5, "ET": 0.5})
+
+
+def find_decision(name: str | ExpectedDice, own: ExpectedDice | None) -> ExpectedDice | None:
+    """The rule that a caller asks for; None is the argmax.
+
+    Args:
+        name: "own", "argmax" or "expected-dice", or a rule itself.
+        own: the checkpoint's.
+
+    Raises:
+        InputError: another name.
+    """
+    if isinstance(name, ExpectedDice):
+        return name
+    rules = {"own": own, "argmax": None, "expected-dice": EXPECTED_DICE}
+    if name not in rules:
+        raise InputError(f"decision must be one of {', '.join(rules)}, found {name!r:.80}")
+    return rules[name]
+
+
+def check_decision(found: object) -> ExpectedDice | None:
+    """The rule of a checkpoint's facts; None where they name none, and labels are the argmax.
+
+    Args:
+        found: what :meth:`ExpectedDice.to_dict` made, or such a rule itself, or None.
+
+    Raises:
+        InputError: another rule, a region too many or too few, or a volume out of its range.
+    """
+    if found is None or isinstance(found, ExpectedDice):
+        return found
+    if not isinstance(found, Mapping) or found.get("rule") != "expected Dice":
+        raise InputError(f"decision must be the rule 'expected Dice' or none, found {found!r:.80}")
+    least = found.get("least_ml")
+    # Not isinstance: True is an int. A NaN fails the comparison.
+    if (
+        not isinstance(least, Mapping)
+        or set(least) != set(REGIONS)
+        or not all(type(value) in (int, float) and 0 <= value <= _MOST_ML for value in least.values())
+    ):
+        raise InputError(
+            f"decision must have a volume from 0 to {_MOST_ML:g} ml for each of {', '.join(REGIONS)}, found "
+            f"{least!r:.80}"
+        )
+    return ExpectedDice({region: float(least[region]) for region in REGIONS})
+
+
+class Labelling(Protocol):
+    """Labels in the making: it is shown the probabilities class by class, because all at once take much memory."""
+
+    def see(self, k: int, probability: torch.Tensor) -> None:
+        """Take note of class ``k``, float32 [X, Y, Z]; the classes come in order, and the tensor changes afterwards."""
+
+    def labels(self) -> np.ndarray:
+        """uint8 [X, Y, Z], after the last class."""
+
+
+def labelling(
+    rule: ExpectedDice | None, scheme: LabelScheme, shape: tuple[int, int, int], voxel_ml: float
+) -> Labelling:
+    """Begin labels by a rule.
+
+    Args:
+        rule: None is the argmax.
+        scheme: classes and regions of the model.
+        shape: of the grid.
+        voxel_ml: volume of a voxel in ml.
+    """
+    return _Argmax(shape) if rule is None else _Regions(rule, scheme, shape, voxel_ml)
+
+
+class _Argmax:
+    """Several times as fast as ``argmax`` over classes that lie apart in memory; as in it, the first of equals wins."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._labels, self._highest = torch.zeros(shape, dtype=torch.uint8), torch.full(shape, -1.0)
+
+    def see(self, k: int, probability: torch.Tensor) -> None:
+        self._labels.masked_fill_(probability > self._highest, k)
+        torch.maximum(self._highest, probability, out=self._highest)
+
+    def labels(self) -> np.ndarray:
+        return self._labels.numpy()
+
+
+class _Regions:
+    """The rule of the expected Dice, at the voxels that are not surely background."""
+
+    def __init__(self, rule: ExpectedDice, scheme: LabelScheme, shape: tuple[int, int, int], voxel_ml: float) -> None:
+        self._rule, self._scheme, self._shape, self._voxel_ml = rule, scheme, shape, voxel_ml
+        self._places, self._values = torch.empty(0, dtype=torch.long), list[np.ndarray]()
+
+    def see(self, k: int, probability: torch.Tensor) -> None:
+        flat = probability.reshape(-1)
+        if k == 0:
+            self._places = torch.nonzero(flat <= SURELY_BACKGROUND).flatten()
+        else:
+            self._values.append(flat[self._places].numpy())
+
+    def labels(self) -> np.ndarray:
+        values, places = np.stack(self._values), self._places.numpy()
+        result, called = np.zeros(int(np.prod(self._shape)), np.uint8), np.ones(len(places), bool)
+        regions = [self._scheme.regions[region] for region in REGIONS]
+        for region, classes, inner in zip(REGIONS, regions, [*regions[1:], ()], strict=True):
+            probability = values[[k - 1 for k in classes]].sum(axis=0)
+            called = called.copy()
+            called[called] = probability[called] >= best_threshold(probability[called])
+            called[called] = self._enough(places[called], probability[called], self._rule.least_ml[region])
+            # What of the region is no part of the next one, by its likeliest class.
+            own = np.array([k for k in classes if k not in inner], np.uint8)
+            result[places[called]] = own[values[own[:, None] - 1, called].argmax(axis=0)]
+        return result.reshape(self._shape)
+
+    def _enough(self, places: np.ndarray, probability: np.ndarray, least_ml: float) -> np.ndarray:
+        """Of voxels by their flat places, whether enough is expected of the part that each belongs to."""
+        if not len(places) or least_ml == 0:
+            return np.ones(len(places), bool)
+        points = np.stack(np.unravel_index(places, self._shape))
+        points -= points.min(axis=1, keepdims=True)
+        inside = np.zeros(points.max(axis=1) + 1, bool)
+        inside[tuple(points)] = True
+        parts, _ = ndimage.label(inside, _TOUCHING)
+        part = parts[tuple(points)]
+        expected_ml = np.bincount(part, weights=probability) * self._voxel_ml
+        return expected_ml[part] >= least_ml
+
+
+def best_threshold(probability: np.ndarray) -> float:
+    """The threshold from which voxels are called for the greatest expected Dice; above 1 for no voxel at all.
+
+    Args:
+        probability: floating, 1D: of the region, voxel by voxel.
+    """
+    if not probability.any():
+        return 2.0
+    falling = np.sort(probability)[::-1]
+    found = np.cumsum(falling, dtype=np.float64)
+    expected = 2 * found / (np.arange(1, len(falling) + 1) + found[-1])
+    return float(falling[expected.argmax()])
