@@ -56,7 +56,7 @@ class ExpectedDice:
         return {"rule": "expected Dice", "least_ml": dict(self.least_ml)}
 
 
-# Chosen for `small` by simulated validation subjects (results/decision).
+# Chosen for `small` by simulated validation subjects (results/decision/small).
 EXPECTED_DICE = ExpectedDice({"WT": 2.0, "TC": 0.5, "ET": 0.5})
 
 

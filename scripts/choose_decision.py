@@ -1,0 +1,201 @@
+"""Choose how much must be expected of a part of a region to be called, on simulated validation subjects.
+
+    python scripts/choose_decision.py --checkpoint small --work build/decision-small --output results/decision/small
+
+Compares the argmax with the rule of the greatest expected Dice (smml/models/decision.py) for several least volumes: of
+WT, then of TC with the choice for WT, then of ET with both. Chosen is the volume with the greatest sum of two means of
+Dice, over the cases that have the region and over all (the literature's mean, where a false alarm counts 0), as long as
+at most 2 points more of the regions are missed than by the argmax. Writes decision.json (with command, versions and
+hardware) and decision.md. Probabilities are kept in the work folder, in steps of 1/250: what was interrupted goes on
+with the same command.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from smml.data import REGIONS, Case, read_case, write_case
+from smml.data.labels import Region, scheme_for_classes
+from smml.data.simulation.cohort import as_stored
+from smml.data.simulation.subject import simulate_subject, subject_kind
+from smml.evaluation.sheets import Kind, Sheet, number
+from smml.files import replacing, write_text
+from smml.inference import Predictor
+from smml.modalities import subset_name
+from smml.models.checkpoint import load_checkpoint
+from smml.models.decision import ExpectedDice, labelling
+from smml.runs import made_line, made_with
+from smml.workers import in_processes
+
+SEED = 12  # validation, docs/CONVENTIONS.md
+LAYOUT = "simulated"
+STEPS = 250
+GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+MORE_MISSED = 2.0  # points
+QUIET_ML = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="small")
+    parser.add_argument("--subjects", type=int, default=36, help="the first ones of the cohort, in each look")
+    parser.add_argument("--healthy", type=int, default=12, help="further healthy ones, in the look typical")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the probabilities, some MB a subject")
+    parser.add_argument("--workers", type=int, default=2, help="processes, with a thread each")
+    parser.add_argument("--output", type=Path, default=Path("results/decision/small"))
+    arguments = parser.parse_args()
+    subjects = validation_subjects(arguments.subjects, arguments.healthy)
+    jobs = [(arguments.checkpoint, look, index, arguments.work) for look, index in subjects]
+    files = list(tqdm(in_processes(keep_probabilities, jobs, arguments.workers), total=len(jobs), unit="subject"))
+    least: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
+    tables = {}
+    for region in REGIONS:
+        rules = [least | {region: value} for value in GRID]
+        scores = pd.concat(in_processes(score, [(file, region, rules) for file in files], arguments.workers))
+        tables[region] = table = tabulate(scores)
+        least[region] = choose(table)
+    report = {
+        "what": "simulated subjects only",
+        "command": "python " + " ".join(sys.argv),
+        "checkpoint": arguments.checkpoint,
+        "subjects": len(subjects),
+        "chosen": least,
+        "tables": {region: table.reset_index().round(3).to_dict("records") for region, table in tables.items()},
+        **made_with(),
+        "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}, bf16",
+    }
+    write_text(arguments.output / "decision.json", json.dumps(report, indent=1) + "\n")
+    text = as_markdown(report)
+    write_text(arguments.output / "decision.md", text)
+    print(text)
+
+
+def validation_subjects(count: int, healthy: int) -> list[tuple[str, int]]:
+    """Look and number of the first ``count`` subjects in each look, and of so many healthy ones that follow."""
+    further = (index for index in itertools.count(count) if subject_kind(SEED, index) == "healthy")
+    return [
+        *(("typical", index) for index in range(count)),
+        *(("varied", index) for index in range(count)),
+        *(("typical", index) for index in itertools.islice(further, healthy)),
+    ]
+
+
+def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Path:
+    """Probabilities of the regions of one subject from every subset, in the box of its brain, kept in ``work``."""
+    path = work / f"{look}-{index:05d}.npz"
+    if path.exists():
+        return path
+    torch.set_num_threads(1)
+    predictor = Predictor.from_checkpoint(checkpoint, decision="argmax", precision="bf16", refine=False)
+    spacing = load_checkpoint(checkpoint).spacing[0]
+    with tempfile.TemporaryDirectory() as folder:
+        stored = as_stored(simulate_subject(SEED, index, spacing=spacing, look=look), LAYOUT)
+        case = read_case(write_case(Case(f"{index:05d}", *stored, LAYOUT), folder))
+    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(np.asarray(case.brain)))
+    assert case.label is not None  # just written
+    arrays = {"label": case.label[box], "ml": np.prod(case.spacing) / 1000}
+    for found in predictor.segment_all(predictor.encode(case)):
+        shown, name = found.probabilities, "+".join(found.subset)
+        regions = np.stack([1 - shown[0], shown[1] + shown[3], shown[3]])[(slice(None), *box)]
+        arrays[name] = (STEPS * regions).round().clip(0, STEPS).astype(np.uint8)
+        arrays[f"{name}|l"] = found.labels[box]
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    return path
+
+
+def score(path: Path, region: Region, rules: list[dict[Region, float]]) -> pd.DataFrame:
+    """A row per subset and rule: volumes of one region in ml, true, called, and both."""
+    torch.set_num_threads(1)
+    scheme, rows = scheme_for_classes(4), []
+    with np.load(path) as kept:
+        truth, ml = scheme.region(kept["label"], region), float(kept["ml"])
+        for name in kept.files:
+            if name in ("label", "ml") or name.endswith("|l"):
+                continue
+            whole, core, enhancing = kept[name].astype(np.float32) / STEPS
+            classes = [1 - whole, np.maximum(core - enhancing, 0), np.maximum(whole - core, 0), enhancing]
+            called = {"argmax": kept[f"{name}|l"]}
+            for least in rules:
+                making = labelling(ExpectedDice(least), scheme, truth.shape, ml)
+                for k, probability in enumerate(classes):
+                    making.see(k, torch.from_numpy(probability))
+                called[f"{least[region]:g}"] = making.labels()
+            for rule, labels in called.items():
+                found = scheme.region(labels, region)
+                both = (found & truth).sum()
+                rows.append((path.stem, subset_name(name), rule, truth.sum() * ml, found.sum() * ml, both * ml))
+    return pd.DataFrame(rows, columns=["case", "subset", "least", "truth", "called", "both"])
+
+
+def tabulate(scores: pd.DataFrame) -> pd.DataFrame:
+    """A row per rule, in per cent; ``least`` is the index."""
+    scores = scores.assign(sequences=scores["subset"].str.count(r"\+") + 1)
+    dice = 2 * scores["both"] / (scores["truth"] + scores["called"])
+    empty = scores["truth"] == 0
+    scores = scores.assign(dice=dice, literature=dice.where(~empty, (scores["called"] == 0).astype(float)))
+    there, absent = scores[~empty].groupby("least"), scores[empty].groupby("least")
+    columns = {
+        "Dice": there["dice"].mean(),
+        **{
+            f"{n} sequences": scores[~empty & (scores["sequences"] == n)].groupby("least")["dice"].mean()
+            for n in (1, 2, 3, 4)
+        },
+        "literature's mean": scores.groupby("least")["literature"].mean(),
+        "missed": there["both"].apply(lambda volumes: (volumes == 0).mean()),
+        "quiet": absent["called"].apply(lambda volumes: (volumes < QUIET_ML).mean()),
+    }
+    counts = {"cases": scores[~empty]["case"].nunique(), "without": scores[empty]["case"].nunique()}
+    order = ["argmax", *(f"{value:g}" for value in GRID)]
+    return (100 * pd.DataFrame(columns)).loc[order].assign(**counts)
+
+
+def choose(table: pd.DataFrame) -> float:
+    """The least volume with the greatest sum of both means, if it does not miss much more than the argmax."""
+    rules = table.drop("argmax")
+    few = rules[rules["missed"] <= table.loc["argmax", "missed"] + MORE_MISSED]
+    return float((few["Dice"] + few["literature's mean"]).idxmax())
+
+
+def as_markdown(report: dict) -> str:
+    """``decision.md``, from what ``decision.json`` holds."""
+    parts = []
+    for region, rows in report["tables"].items():
+        chosen = f"{report['chosen'][region]:g}"
+        names = ["Dice", *(f"{n} sequences" for n in (1, 2, 3, 4)), "literature's mean", "missed", "quiet"]
+        kinds: list[tuple[str, Kind]] = [("least, ml", "word"), *((name, "number") for name in names)]
+        lines = tuple(
+            (f"**{row['least']}**" if row["least"] == chosen else row["least"], *(number(row[name]) for name in names))
+            for row in rows
+        )
+        counts = f"{rows[0]['cases']} subjects that have it, {rows[0]['without']} that do not"
+        parts.append(f"## {region}: {counts}\n\n{Sheet(tuple(kinds), lines).markdown()}")
+    tables = "\n\n".join(parts)
+    return f"""# How labels are made of the probabilities of `{report["checkpoint"]}`
+
+{report["subjects"]} **simulated** validation subjects (cohort seed {SEED}, looks `typical` and `varied`), all 15
+subsets, in per cent. Each row but the first calls a region as large as makes the expected Dice greatest and leaves out
+parts of which less than the volume is expected; "argmax" gives each voxel its likeliest class. Dice over the subjects
+that have the region, all subsets and by number of sequences; the literature's mean counts a region that is not there
+1, and 0 if any of it is called; "missed" is nothing of it found; "quiet" is less than {QUIET_ML:g} ml called where
+there is none. In bold what was chosen: the greatest sum of Dice and the literature's mean, as long as at most
+{MORE_MISSED:g} points more are missed than by the argmax.
+
+{tables}
+
+{made_line(report)}
+"""
+
+
+if __name__ == "__main__":
+    main()
