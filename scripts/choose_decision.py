@@ -43,6 +43,7 @@ STEPS = 250
 GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 MORE_MISSED = 2.0  # points
 QUIET_ML = 1.0
+SEQUENCES = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
 def main() -> None:
@@ -148,8 +149,8 @@ def tabulate(scores: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "Dice": there["dice"].mean(),
         **{
-            f"{n} sequences": scores[~empty & (scores["sequences"] == n)].groupby("least")["dice"].mean()
-            for n in (1, 2, 3, 4)
+            f"from {word}": scores[~empty & (scores["sequences"] == n)].groupby("least")["dice"].mean()
+            for n, word in SEQUENCES.items()
         },
         "literature's mean": scores.groupby("least")["literature"].mean(),
         "missed": there["both"].apply(lambda volumes: (volumes == 0).mean()),
@@ -172,7 +173,7 @@ def as_markdown(report: dict) -> str:
     parts = []
     for region, rows in report["tables"].items():
         chosen = f"{report['chosen'][region]:g}"
-        names = ["Dice", *(f"{n} sequences" for n in (1, 2, 3, 4)), "literature's mean", "missed", "quiet"]
+        names = ["Dice", *(f"from {word}" for word in SEQUENCES.values()), "literature's mean", "missed", "quiet"]
         kinds: list[tuple[str, Kind]] = [("least, ml", "word"), *((name, "number") for name in names)]
         lines = tuple(
             (f"**{row['least']}**" if row["least"] == chosen else row["least"], *(number(row[name]) for name in names))
@@ -185,11 +186,11 @@ def as_markdown(report: dict) -> str:
 
 {report["subjects"]} **simulated** validation subjects (cohort seed {SEED}, looks `typical` and `varied`), all 15
 subsets, in per cent. Each row but the first calls a region as large as makes the expected Dice greatest and leaves out
-parts of which less than the volume is expected; "argmax" gives each voxel its likeliest class. Dice over the subjects
-that have the region, all subsets and by number of sequences; the literature's mean counts a region that is not there
-1, and 0 if any of it is called; "missed" is nothing of it found; "quiet" is less than {QUIET_ML:g} ml called where
-there is none. In bold what was chosen: the greatest sum of Dice and the literature's mean, as long as at most
-{MORE_MISSED:g} points more are missed than by the argmax.
+parts of which less than the volume is expected; "argmax" gives each voxel its likeliest class. Dice over the subjects that have the region, from all
+subsets and by the number of sequences; the literature's mean counts a region that is not there 1, and 0 if any of it is
+called; "missed" is nothing of it found; "quiet" is less than {QUIET_ML:g} ml called where there is none. In bold what
+was chosen: the greatest sum of Dice and the literature's mean, as long as at most {MORE_MISSED:g} points more are
+missed than by the argmax.
 
 {tables}
 

@@ -28,6 +28,8 @@ PAGES = (
 )  # fmt: skip
 # Shipped weights, and their name in results/patients/looks.csv.
 LOOKED_AT = {"small": "small-stage8", "tiny": "tiny-stage4"}
+# The same weights with labels by the argmax and by the rule, in that table.
+DECISIONS = ("small-stage8", "small-expected-dice")
 PATIENT_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
 
 
@@ -89,6 +91,36 @@ def patients(weights: str) -> str:
             name = subset.replace("+", " + ")
             lines.append(" | ".join([f"| {name}, {words}", f"{row['cases']:.0f}", *dice, false]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def decisions() -> str:
+    """Dice of `small` on the shared patients with labels by the argmax and by the greatest expected Dice."""
+    table = pd.read_csv(RESULTS / "patients" / "looks.csv")
+    table = table[(table["group"] == "all") & (table["cases"] > 1)]
+    argmax, rule = (table[table["weights"] == name].set_index("subset") for name in DECISIONS)
+    lines = ["| patients, literature's mean | cases | WT | TC | ET |", "|---|---:|---:|---:|---:|"]
+
+    def line(name: str, cases: str, before: pd.Series, after: pd.Series) -> str:
+        change = [f"{100 * before[region]:.1f} → {100 * after[region]:.1f}" for region in REGIONS]
+        return " | ".join([f"| {name}", cases, *change]) + " |"
+
+    for subset in ("FLAIR", "T1ce", "FLAIR+T1ce", "T1", "T2", "T1+T2", "T1ce+T2", "FLAIR+T1ce+T1+T2"):
+        before, after = argmax.loc[subset], rule.loc[subset]
+        lines.append(line(subset.replace("+", " + "), f"{after['cases']:.0f}", before, after))
+    regions = list(REGIONS)
+    lines.append(line("mean over the 15 subsets", "2 to 5", argmax[regions].mean(), rule[regions].mean()))
+    return "\n".join(lines) + "\n"
+
+
+def decision_means() -> str:
+    """The last row of :func:`decisions` as a sentence."""
+    last = decisions().splitlines()[-1].strip("| ").split(" | ")[2:]
+    before, after = zip(*(cell.split(" → ") for cell in last), strict=True)
+    return (
+        "With `--decision expected-dice` another rule makes the labels, which calls more where the model hesitates.\n"
+        f"The means over the 15 subsets are then {' / '.join(after)} (WT / TC / ET) on these patients, in place of\n"
+        f"{' / '.join(before)} ([card](smml/weights/small.md)).\n"
+    )
 
 
 def looks() -> str:
@@ -208,6 +240,8 @@ BLOCKS = {
     "study-cpu2-further": further,
     "study-probe2": functools.partial(differences, "probe2", _PROBE2),
     "sam-tiny": tiny_sam,
+    "decisions": decisions,
+    "decision-means": decision_means,
     "looks": looks,
     "published": published_means,
 } | {
