@@ -186,11 +186,11 @@ def as_markdown(report: dict) -> str:
 
 {report["subjects"]} **simulated** validation subjects (cohort seed {SEED}, looks `typical` and `varied`), all 15
 subsets, in per cent. Each row but the first calls a region as large as makes the expected Dice greatest and leaves out
-parts of which less than the volume is expected; "argmax" gives each voxel its likeliest class. Dice over the subjects that have the region, from all
-subsets and by the number of sequences; the literature's mean counts a region that is not there 1, and 0 if any of it is
-called; "missed" is nothing of it found; "quiet" is less than {QUIET_ML:g} ml called where there is none. In bold what
-was chosen: the greatest sum of Dice and the literature's mean, as long as at most {MORE_MISSED:g} points more are
-missed than by the argmax.
+parts of which less than the volume is expected; "argmax" gives each voxel its likeliest class. Dice over the subjects
+that have the region, from all subsets and by the number of sequences; the literature's mean counts a region that is not
+there 1, and 0 if any of it is called; "missed" is nothing of it found; "quiet" is less than {QUIET_ML:g} ml called
+where there is none. In bold what was chosen: the greatest sum of Dice and the literature's mean, as long as at most
+{MORE_MISSED:g} points more are missed than by the argmax.
 
 {tables}
 

@@ -14,6 +14,7 @@ import pytest
 
 from smml.evaluation import Scores, summary_table, write_report
 from smml.evaluation.evaluate import protocol
+from smml.models.decision import EXPECTED_DICE
 from smml.study import read_study, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,16 @@ def test_the_report_of_the_further_subjects_is_made_again_to_the_byte():
     own, others = (set(scores.loc[scores["subjects"] == name, "case"]) for name in (further.OWN, further.FURTHER))
     assert own == set(read_study(folder.parent).scores["case"])
     assert not own & others
+
+
+@pytest.mark.parametrize("weights", [folder.name for folder in sorted((RESULTS / "decision").iterdir())])
+def test_the_choice_of_the_rule_for_labels_is_made_again_and_is_the_rule_in_use(weights):
+    folder, decision = RESULTS / "decision" / weights, script("choose_decision")
+    report = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
+    assert decision.as_markdown(report).encode() == (folder / "decision.md").read_bytes()
+    tables = {region: pd.DataFrame(rows).set_index("least") for region, rows in report["tables"].items()}
+    assert {region: decision.choose(table) for region, table in tables.items()} == report["chosen"]
+    assert report["chosen"] == EXPECTED_DICE.least_ml
 
 
 def test_every_figure_of_the_second_findings_stands_in_a_report():
