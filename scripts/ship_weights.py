@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from smml.models.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+from smml.models.decision import find_decision
 
 
 def main() -> None:
@@ -26,6 +27,9 @@ def main() -> None:
     parser.add_argument(
         "--window", type=int, help="edge of the windows, where validation chose another than the default"
     )
+    parser.add_argument(
+        "--decision", default="own", help="how labels are made: own (the run's), argmax or expected-dice"
+    )
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.run)
     # The moving average, where the run kept one: it is what predicts.
@@ -34,8 +38,16 @@ def main() -> None:
     made["weights"] = arguments.weights
     window = arguments.window or checkpoint.window
     path = SHIPPED / f"{arguments.name}.safetensors"
-    config = checkpoint.config | made
-    save_checkpoint(replace(checkpoint, weights=half, ema=None, training=None, config=config, window=window), path)
+    shipped = replace(
+        checkpoint,
+        weights=half,
+        ema=None,
+        training=None,
+        config=checkpoint.config | made,
+        window=window,
+        decision=find_decision(arguments.decision, checkpoint.decision),
+    )
+    save_checkpoint(shipped, path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")
 
 
