@@ -16,17 +16,19 @@ from smml.data.labels import BRATS_2023
 from smml.data.layouts import CaseFiles, ImageSource, find_cases
 from smml.errors import InputError
 from smml.evaluation import Scores, evaluate, format_table, summary_table, write_report
-from smml.evaluation.evaluate import _fingerprint
+from smml.evaluation.evaluate import _fingerprint, protocol
 from smml.evaluation.report import check_report
 from smml.inference import Segmentation
 from smml.locks import claimed
 from smml.modalities import MODALITIES, SUBSETS, subset_name
+from smml.models.decision import ExpectedDice
 
 
 class Oracle:
     """Stands in for a predictor: knows ED with FLAIR or T2 only, and ET with T1ce only."""
 
     scheme = BRATS_2023
+    decision = None
 
     def encode(self, case):
         return case
@@ -72,6 +74,15 @@ def test_the_table_has_the_fields_order_and_means_by_hand(scores):
     # Without T1ce: ET of case a is missed (0), case b has none and none is found (1).
     assert table.loc["FLAIR", "Dice ET"] == pytest.approx(0.5)
     assert table.loc["mean", "Dice ET"] == pytest.approx((8 * 1 + 7 * 0.5) / 15)
+
+
+def test_the_protocol_names_the_rule_of_the_labels_and_is_silent_of_the_argmax():
+    rule = ExpectedDice({"WT": 2.0, "TC": 0.5, "ET": 0.25})
+    said = (
+        "labels of the greatest expected Dice, without parts of which less is expected than (ml) WT 2, TC 0.5, ET 0.25;"
+    )
+    assert said in protocol(3, decision=rule)
+    assert "expected" not in protocol(3)
 
 
 def test_an_observer_is_told_of_each_segmentation_of_each_case():
