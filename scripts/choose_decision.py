@@ -11,6 +11,7 @@ with the same command.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -32,9 +33,9 @@ from smml.evaluation.sheets import Kind, Sheet, number
 from smml.files import replacing, write_text
 from smml.inference import Predictor
 from smml.modalities import subset_name
-from smml.models.checkpoint import load_checkpoint
 from smml.models.decision import ExpectedDice, labelling
 from smml.runs import made_line, made_with
+from smml.sam.calls import weights_fingerprint
 from smml.workers import in_processes
 
 SEED = 12  # validation, docs/CONVENTIONS.md
@@ -93,12 +94,13 @@ def validation_subjects(count: int, healthy: int) -> list[tuple[str, int]]:
 
 def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Path:
     """Probabilities of the regions of one subject from every subset, in the box of its brain, kept in ``work``."""
-    path = work / f"{look}-{index:05d}.npz"
+    predictor = _predictor(checkpoint)
+    # By the weights: other ones of the same name have other probabilities.
+    path = work / weights_fingerprint(predictor.model) / f"{look}-{index:05d}.npz"
     if path.exists():
         return path
-    torch.set_num_threads(1)
-    predictor = Predictor.from_checkpoint(checkpoint, decision="argmax", precision="bf16", refine=False)
-    spacing = load_checkpoint(checkpoint).spacing[0]
+    assert predictor.spacing is not None  # a checkpoint has one
+    spacing = predictor.spacing[0]
     with tempfile.TemporaryDirectory() as folder:
         stored = as_stored(simulate_subject(SEED, index, spacing=spacing, look=look), LAYOUT)
         case = read_case(write_case(Case(f"{index:05d}", *stored, LAYOUT), folder))
@@ -113,6 +115,13 @@ def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Pa
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         np.savez_compressed(stream, **arrays)
     return path
+
+
+@functools.cache
+def _predictor(checkpoint: str) -> Predictor:
+    """The weights, loaded once a process."""
+    torch.set_num_threads(1)
+    return Predictor.from_checkpoint(checkpoint, decision="argmax", precision="bf16", refine=False)
 
 
 def score(path: Path, region: Region, rules: list[dict[Region, float]]) -> pd.DataFrame:

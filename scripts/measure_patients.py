@@ -29,8 +29,9 @@ def main() -> None:
     parser.add_argument("patients", type=Path, help="folder of labelled cases; it stays where it is")
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--name", required=True, help="of the weights, in the table")
+    parser.add_argument("--decision", default="own", help="how labels are made: own, argmax or expected-dice")
     arguments = parser.parse_args()
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=False)
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=False, decision=arguments.decision)
     cases = [case for case in find_cases(arguments.patients) if case.label is not None]
     scores = evaluate(predictor, cases, distances=False)
     made = {

@@ -93,11 +93,17 @@ def patients(weights: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _argmax_and_rule() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean Dice of `small` on all shared patients that have the subset, by subset, under each of ``DECISIONS``."""
+    table = pd.read_csv(RESULTS / "patients" / "looks.csv")
+    table = table[table["group"] == "all"]
+    argmax, rule = (table[table["weights"] == name].set_index("subset") for name in DECISIONS)
+    return argmax, rule
+
+
 def decisions() -> str:
     """Dice of `small` on the shared patients with labels by the argmax and by the greatest expected Dice."""
-    table = pd.read_csv(RESULTS / "patients" / "looks.csv")
-    table = table[(table["group"] == "all") & (table["cases"] > 1)]
-    argmax, rule = (table[table["weights"] == name].set_index("subset") for name in DECISIONS)
+    argmax, rule = _argmax_and_rule()
     lines = ["| patients, literature's mean | cases | WT | TC | ET |", "|---|---:|---:|---:|---:|"]
 
     def line(name: str, cases: str, before: pd.Series, after: pd.Series) -> str:
@@ -113,13 +119,12 @@ def decisions() -> str:
 
 
 def decision_means() -> str:
-    """The last row of :func:`decisions` as a sentence."""
-    last = decisions().splitlines()[-1].strip("| ").split(" | ")[2:]
-    before, after = zip(*(cell.split(" → ") for cell in last), strict=True)
+    """Their means over the 15 subsets as a sentence."""
+    before, after = ([f"{100 * value:.1f}" for value in table[list(REGIONS)].mean()] for table in _argmax_and_rule())
     return (
         "With `--decision expected-dice` another rule makes the labels, which calls more where the model hesitates.\n"
-        f"The means over the 15 subsets are then {' / '.join(after)} (WT / TC / ET) on these patients, in place of\n"
-        f"{' / '.join(before)} ([card](smml/weights/small.md)).\n"
+        f"The means over the 15 subsets are then {' / '.join(after)} (WT / TC / ET) on these patients, of whom two\n"
+        f"have all sequences, in place of {' / '.join(before)} ([card](smml/weights/small.md)).\n"
     )
 
 

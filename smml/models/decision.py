@@ -163,7 +163,6 @@ class _Regions:
         regions = [self._scheme.regions[region] for region in REGIONS]
         for region, classes, inner in zip(REGIONS, regions, [*regions[1:], ()], strict=True):
             probability = values[[k - 1 for k in classes]].sum(axis=0)
-            called = called.copy()
             called[called] = probability[called] >= best_threshold(probability[called])
             called[called] = self._enough(places[called], probability[called], self._rule.least_ml[region])
             # What of the region is no part of the next one, by its likeliest class.
