@@ -96,14 +96,14 @@ def check_same(known: Path, facts: dict, what: str) -> None:
     found = read_facts(known)
     # As the file would give it back.
     wanted = json.loads(json.dumps(facts))
-    different = [name for name in wanted if found.get(name) != wanted[name]]
+    # A fact that one of them does not name is the same as None.
+    pairs = {name: (found.get(name), wanted.get(name)) for name in (*wanted, *found)}
+    different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if different:
         plain = (str, int, float, type(None))
         said = (
-            f"{name} {found.get(name)!r:.60}, here {wanted[name]!r:.60}"
-            if isinstance(wanted[name], plain) and isinstance(found.get(name), plain)
-            else name
-            for name in different
+            f"{name} {before!r:.60}, here {now!r:.60}" if isinstance(before, plain) and isinstance(now, plain) else name
+            for name, (before, now) in different.items()
         )
         raise InputError(
             f"{known.parent}: holds {what} (other {'; '.join(said)}); choose another output, or go on with the command "

@@ -194,6 +194,7 @@ def test_intervals_of_other_weights_or_of_nothing_known_are_refused(run, scored,
         ({"model": "another"}, "holds the scores of other weights"),
         ({"window": 160}, "holds scores with window 160, and the checkpoint predicts with 48"),
         ({"overlap": 0.0}, "holds scores with overlap 0.0"),
+        ({"decision": EXPECTED_DICE.to_dict()}, "holds scores with decision {'rule': 'expected Dice'"),
     ):
         (scored / "evaluation.json").write_text(json.dumps(known | change), encoding="utf-8")
         assert said in sentence(run("intervals", scored, *arguments))
@@ -249,6 +250,9 @@ def test_predict_and_evaluate_make_labels_by_the_rule_asked_for(run, small_cohor
     assert found["own", "ml"] == found["argmax", "ml"]
     assert not np.array_equal(found["expected-dice"], found["argmax"])
     assert found["expected-dice", "ml"] != found["argmax", "ml"]
+    begun = ("--output", tmp_path / "expected-dice", "--decision", "argmax")
+    said = sentence(run("evaluate", small_cohort, "--checkpoint", checkpoint, "--cases", 1, *begun))
+    assert "holds the scores of another evaluation (other decision)" in said
     command = ("predict", "--case", case_folder, "--checkpoint", checkpoint, "--output", tmp_path / "no.nii.gz")
     assert "decision must be one of own" in sentence(run(*command, "--decision", "most"))
 

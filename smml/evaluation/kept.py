@@ -198,7 +198,7 @@ class KeptRows:
 
 
 # What a volume depends on besides the weights; rounding does not count, nor does what changes no label.
-_FITTED_WITH = ("sam", "spacing", "window", "overlap", "preprocessing")
+_FITTED_WITH = ("sam", "spacing", "window", "overlap", "preprocessing", "decision")
 
 
 def check_made_by(folder: str | os.PathLike, facts: dict) -> None:

@@ -227,8 +227,7 @@ class Predictor:
             "precision": self.precision,
             "preprocessing": self.preprocessing,
             "temperatures": None if self.temperatures is None else list(self.temperatures),
-            # Not where it is the argmax: scores that were kept before there was another rule go on.
-            **({} if self.decision is None else {"decision": self.decision.to_dict()}),
+            "decision": None if self.decision is None else self.decision.to_dict(),
         }
 
     def predict(self, case: Case, subset: str | Iterable[str] | None = None) -> Segmentation:

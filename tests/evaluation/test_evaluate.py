@@ -1,6 +1,7 @@
 """The scores of a model over cases and subsets, and the table made of them."""
 
 import dataclasses
+import json
 import math
 import shutil
 import sys
@@ -265,6 +266,10 @@ def test_scores_of_another_evaluation_are_neither_mixed_nor_lost(tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             evaluate(predictor, cases, **({"subsets": FEW, "keep": tmp_path, "progress": False} | options))
+    known = json.loads(before["evaluation.json"])
+    (tmp_path / "evaluation.json").write_text(json.dumps(known | {"mirrored": True}), encoding="utf-8")
+    with pytest.raises(InputError, match="other mirrored True, here None"):
+        few(Stopping(), THREE, keep=tmp_path)
     (tmp_path / "evaluation.json").unlink()
     with pytest.raises(InputError, match=r"no evaluation\.json beside it says of what"):
         few(Stopping(), THREE, keep=tmp_path)
