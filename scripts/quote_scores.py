@@ -27,7 +27,7 @@ PAGES = (
     "smml/weights/small.md", "smml/weights/tiny.md",
 )  # fmt: skip
 # Shipped weights, and their name in results/patients/looks.csv.
-LOOKED_AT = {"small": "small-stage8", "tiny": "tiny-stage4"}
+LOOKED_AT = {"small": "small-expected-dice", "tiny": "tiny-stage4"}
 # The same weights with labels by the argmax and by the rule, in that table.
 DECISIONS = ("small-stage8", "small-expected-dice")
 PATIENT_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
@@ -122,9 +122,10 @@ def decision_means() -> str:
     """Their means over the 15 subsets as a sentence."""
     before, after = ([f"{100 * value:.1f}" for value in table[list(REGIONS)].mean()] for table in _argmax_and_rule())
     return (
-        "With `--decision expected-dice` another rule makes the labels, which calls more where the model hesitates.\n"
-        f"The means over the 15 subsets are then {' / '.join(after)} (WT / TC / ET) on these patients, of whom two\n"
-        f"have all sequences, in place of {' / '.join(before)} ([card](smml/weights/small.md)).\n"
+        f"The means over the 15 subsets are {' / '.join(after)} (WT / TC / ET) on these patients, of whom two\n"
+        "have all sequences. Labels are those of the greatest expected Dice: a region is called as large as makes the\n"
+        f"Dice that the model expects greatest. The argmax of the same probabilities gives {' / '.join(before)}\n"
+        "([card](smml/weights/small.md)).\n"
     )
 
 

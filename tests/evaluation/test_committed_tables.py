@@ -14,7 +14,7 @@ import pytest
 
 from smml.evaluation import Scores, summary_table, write_report
 from smml.evaluation.evaluate import protocol
-from smml.models.decision import EXPECTED_DICE
+from smml.models.checkpoint import load_checkpoint
 from smml.study import read_study, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,9 @@ def script(name: str):
 
 def committed(folder: str) -> Scores:
     scores = Scores.read(RESULTS / folder)
-    return Scores(scores.frame, protocol(scores.frame["case"].nunique()))
+    part, weights, *_ = *Path(folder).parts, ""
+    rule = load_checkpoint(weights).decision if part == "simulator" else None
+    return Scores(scores.frame, protocol(scores.frame["case"].nunique(), decision=rule))
 
 
 def title(path: Path) -> str:
@@ -104,7 +106,9 @@ def test_the_choice_of_the_rule_for_labels_is_made_again_and_is_the_rule_in_use(
     assert decision.as_markdown(report).encode() == (folder / "decision.md").read_bytes()
     tables = {region: pd.DataFrame(rows).set_index("least") for region, rows in report["tables"].items()}
     assert {region: decision.choose(table) for region, table in tables.items()} == report["chosen"]
-    assert report["chosen"] == EXPECTED_DICE.least_ml
+    rule = load_checkpoint(weights).decision
+    assert rule is not None
+    assert report["chosen"] == rule.least_ml
 
 
 def test_every_figure_of_the_second_findings_stands_in_a_report():
