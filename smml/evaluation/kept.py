@@ -209,7 +209,7 @@ def check_made_by(folder: str | os.PathLike, facts: dict) -> None:
         facts: of ``Predictor.facts``.
 
     Raises:
-        InputError: they are of other weights or of other windows, or do not say of which.
+        InputError: they are of other weights, windows or rule for labels, or do not say of which.
     """
     known = Path(folder) / IDENTITY
     if not known.is_file():

@@ -201,7 +201,7 @@ def test_with_a_rule_labels_are_what_it_makes_of_the_probabilities_and_nothing_e
     assert not np.array_equal(after.labels, before.labels)
     for number in (0, 1):
         assert np.array_equal(after.branch_labels[number], by_rule(before.branches[number]))
-    # Also for the argmax, or what the rule made would go on as the argmax's: facts that nobody names are not compared.
+    # Kept scores of one are not those of the other; the argmax is named too, as `smml intervals` asks for it.
     assert (plain.facts()["decision"], other.facts()["decision"]) == (None, rule.to_dict())
 
 
