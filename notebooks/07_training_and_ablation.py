@@ -119,9 +119,7 @@ print(f"{len(heads)} heads of the students, {sum(heads) / len(heads):.2f} each o
 # %%
 files = course.training_cohort(course.size(full=8, fast=4))
 steps = course.size(full=30, fast=2)
-config = TrainingConfig(
-    preset="tiny", steps=steps, learning_rate=3e-4, ema=0.9, validate_every=course.size(full=15, fast=2)
-)
+config = TrainingConfig(steps=steps, learning_rate=3e-4, ema=0.9, validate_every=course.size(full=15, fast=2))
 run = course.build_folder() / f"run-07-{steps}-steps"
 train(files, run, config, weights="tiny", resume=True)
 facts, log = pd.read_json(run / "config.json", typ="series"), pd.read_csv(run / "log.csv")

@@ -72,7 +72,7 @@ def sample_figure(
     bottom = y - _GAP - _PITCH / 2
     drawing = Drawing(_WIDTH, round(bottom + 40), f"One training sample through every loss: the total is {total:.4f}")
     drawing.words(18, 30, "One training sample through every loss", size=18, anchor="start", bold=True)
-    drawing.words(18, 50, f"step {step} of {config.steps}, preset {config.preset}; value × weight = product",
+    drawing.words(18, 50, f"step {step} of {config.steps}; value × weight = product",
                   anchor="start", colour="#555555")  # fmt: skip
     middles = [sum(places[name] for name in group) / len(group) for group in (groups[0], groups[2])]
     _pictures(drawing, sample, scheme, middles)

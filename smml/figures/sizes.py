@@ -10,7 +10,7 @@ from torch import nn
 from smml.errors import InputError
 from smml.modalities import MODALITIES
 from smml.models import SMML, Student, StudentConfig
-from smml.models.presets import PRESETS, preset
+from smml.models.presets import preset, preset_name
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,10 @@ def sizes_of(config: str | StudentConfig, patch: int | None = None) -> NetworkSi
     refinement: Any = cast(nn.ModuleList, network.refinements)[0]
     levels = range(len(student.encoders[0].stages))
     layer = student.inter.layers[0]
-    name = next((name for name, known in PRESETS.items() if known == config), "of its own")
     fused = tuple((fusion.weight.shape[1], fusion.weight.shape[0]) for fusion in student.fusion_decoder.fusions)
     ups = (up.out.conv.out_channels for up in student.fusion_decoder.decoder.ups)
     return NetworkSizes(
-        name=name,
+        name=preset_name(config) or "of its own",
         patch=patch,
         edges=tuple(patch // 2**level for level in levels),
         widths=tuple(

@@ -23,7 +23,7 @@ from smml.mistaken import true_kind_of
 from smml.models.decision import ExpectedDice, check_decision
 from smml.models.gains import Gains
 from smml.models.intervals import VolumeIntervals
-from smml.models.presets import PRESETS, StudentConfig
+from smml.models.presets import StudentConfig, preset_name
 from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
 from smml.models.temperature import check_temperatures
@@ -263,7 +263,7 @@ def _check_size(path: Path, student: StudentConfig, preset: str | None) -> None:
         return
     wanted = {**find_preset(preset).to_dict(), "num_classes": student.num_classes}
     if student.to_dict() != wanted:
-        found = next((name for name, value in PRESETS.items() if value.widths == student.widths), "another size")
+        found = preset_name(student) or "another size"
         raise InputError(
             f"{path}: is a checkpoint of preset {found!r}, expected {preset!r}; choose that preset or another file"
         )

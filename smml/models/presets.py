@@ -1,6 +1,6 @@
 """Sizes of a branch: of its student network and of the refinement network behind it."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from smml.errors import InputError
@@ -139,6 +139,16 @@ PRESETS: dict[str, StudentConfig] = {
         refinement_widths=(32, 64, 128, 256),
     ),
 }
+
+
+def preset_name(config: StudentConfig) -> str | None:
+    """The preset of a configuration, the number of classes apart; None where it is none's. Inverse of :func:`preset`.
+
+    Args:
+        config: of a student.
+    """
+    sizes = replace(config, num_classes=StudentConfig.num_classes)
+    return next((name for name, known in PRESETS.items() if known == sizes), None)
 
 
 def preset(name: str) -> StudentConfig:

@@ -34,7 +34,8 @@ class TrainingConfig:
     """Options of a training run. Defaults are the paper's where it has one and a CPU can bear it.
 
     Attributes:
-        preset: size of the students: "tiny", "tiny-wide", "small" or "paper".
+        preset: size of the students: "tiny", "tiny-wide", "small" or "paper". "auto" is that of the weights which a run
+            starts from, and "tiny" without any; the run's files name the one that was taken.
         steps: optimiser steps.
         batch_size: samples a step, over all processes and micro-batches together (paper: 2).
         accumulate: parts in which a step's batch goes through the network, one after the other, to save memory. Losses
@@ -99,7 +100,7 @@ class TrainingConfig:
             other.
     """
 
-    preset: str = option("tiny", "Size of the students: tiny, tiny-wide, small or paper.")
+    preset: str = option("auto", "Size of the students: tiny, tiny-wide, small, paper, or auto: as the weights.")
     steps: int = option(1000, "Optimiser steps.", count(10_000_000))
     batch_size: int = option(2, "Samples a step, over all processes and parts together.", count(10_000))
     patch: int = option(32, "Edge of the training patch in voxels; a multiple of 16.", PATCH)
@@ -152,7 +153,8 @@ class TrainingConfig:
         if isinstance(self.device, torch.device):
             object.__setattr__(self, "device", str(self.device))
         check(self)
-        preset(self.preset)
+        if self.preset != "auto":
+            preset(self.preset)
         find_preprocessing(self.preprocessing)
         if self.accumulate > self.batch_size:
             raise InputError(

@@ -10,6 +10,7 @@ import torch
 from smml.data.layouts import CaseFiles
 from smml.errors import InputError
 from smml.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from smml.models.presets import PRESETS, preset_name
 from smml.models.smml import SMML
 from smml.runs import file_digest, files_digest
 from smml.training.config import TrainingConfig
@@ -51,10 +52,10 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
         raise InputError(f"{output}: holds a training run already; continue it with --resume or choose another folder")
     checkpoint = load_checkpoint(existing)
     # An option that the file does not name is younger than it and had no say: that is what its default means. The
-    # default version of the preprocessing grows with the package, and a run never had an undecided precision.
-    older = {"preprocessing": checkpoint.preprocessing, "precision": "float32"}
+    # default version of the preprocessing grows with the package, and a run never had an undecided precision or size.
+    older = {"preprocessing": checkpoint.preprocessing, "precision": "float32", "preset": "tiny"}
     stored = TrainingConfig().to_dict() | older | checkpoint.config
-    free = FREE_OPTIONS | ({"precision"} if wanted["precision"] == "auto" else set())
+    free = FREE_OPTIONS | {name for name in ("precision", "preset") if wanted[name] == "auto"}
     # A checkpoint that is older than the digests can be compared by the places alone, and by the ids of its cases.
     if "cases_content" in stored:
         free |= PLACES
@@ -72,6 +73,29 @@ def resume_point(output: Path, wanted: dict, resume: bool) -> Checkpoint | None:
             f"{existing}: holds weights but no optimiser, so it cannot be resumed; train into a new folder"
         )
     return checkpoint
+
+
+def preset_to_train(start: Checkpoint | None, weights: str | os.PathLike | None) -> str:
+    """The preset that "auto" stands for: that of the run which goes on, else that of the weights, else "tiny".
+
+    Args:
+        start: of :func:`resume_point`.
+        weights: what a fresh run starts from.
+
+    Raises:
+        InputError: no such checkpoint, or its sizes are no preset's.
+    """
+    if start is not None:
+        return start.config.get("preset", "tiny")
+    if weights is None:
+        return "tiny"
+    found = preset_name(load_checkpoint(weights).student)
+    if found is None:
+        raise InputError(
+            f"{weights}: its students have sizes of their own, which are no preset's ({', '.join(PRESETS)}); start "
+            "from other weights"
+        )
+    return found
 
 
 def load_starting_weights(model: SMML, weights: str | os.PathLike, config: TrainingConfig, num_classes: int) -> None:

@@ -37,6 +37,7 @@ from smml.training.state import (
     CHECKPOINT,
     PLACES,
     load_starting_weights,
+    preset_to_train,
     random_states,
     restore_random,
     resume_point,
@@ -94,8 +95,8 @@ def train(
         cases: a folder of labelled cases, or cases from ``find_cases``.
         output: the run's folder.
         config: see :class:`TrainingConfig`.
-        weights: start from the weights of this checkpoint (see ``find_checkpoint``) of the same preset instead of
-            random ones; the optimiser starts anew.
+        weights: start from the weights of this checkpoint (see ``find_checkpoint``), of the configuration's preset,
+            instead of random ones; the optimiser starts anew.
         resume: continue a run of the same configuration from its last checkpoint, or start it if there is none.
         progress: show a progress bar with the loss.
         on_step: called after each step with the row of the log, in every process.
@@ -163,6 +164,8 @@ class _Run:
         if config.precision == "auto":
             known = fastest_precision(ranks.device) if start is None else start.config.get("precision", "float32")
             self.config = config = replace(config, precision=cast(TrainingPrecision, known))
+        if config.preset == "auto":
+            self.config = config = replace(config, preset=preset_to_train(start, weights))
         self.spacing = (config.spacing,) * 3 if config.spacing else _spacing_of(files)
         self.dataset = CohortDataset(
             files,

@@ -192,7 +192,7 @@ def test_the_config_of_a_finished_run_repeats_it(smml, small_cohort, tmp_path, m
     assert smml("train", small_cohort, tmp_path / "one", *words)[0] == 0
     written = json.loads((tmp_path / "one" / "config.json").read_text(encoding="utf-8"))
     assert written.keys() == set(NAMES) | RUN_FACTS - {"resumed"}
-    assert {name: written[name] for name in NAMES} == TrainingConfig(**given).to_dict()
+    assert {name: written[name] for name in NAMES} == TrainingConfig("tiny", **given).to_dict()
     assert smml("train", small_cohort, tmp_path / "two", "--config", tmp_path / "one" / "config.json")[0] == 0
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
     assert len(losses(tmp_path / "one")) == 2
