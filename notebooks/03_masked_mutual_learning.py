@@ -197,14 +197,14 @@ figures.sample_figure(sample, loss, config, steps - 1, files[0].scheme)
 #
 # A volume is segmented in overlapping windows. Instance norm takes its mean and variance *from the window*, so the
 # window is part of the input: one that holds the whole head and the empty space round it has other statistics than the
-# patches of the training, which lie in the brain. The trained students (`"tiny"`, patches of 32) on a simulated case
+# patches of the training, which lie in the brain. The trained students (`"tiny"`, patches of 48) on a simulated case
 # that neither has seen, all sequences given:
 
 # %%
 cases = [read_case(file) for file in course.held_out_cohort(course.size(full=6, fast=2))]
 case = max(cases, key=lambda case: int((case.label == 3).sum()))
 truth, rows = case.label > 0, []
-for window in (96, 48, 32)[:: course.size(full=1, fast=2)]:
+for window in (96, 64, 48)[:: course.size(full=1, fast=2)]:
     predictor = Predictor.from_checkpoint("tiny", window=window)
     encoding = predictor.encode(case)
     said = predictor.segment(encoding).labels > 0
@@ -222,8 +222,8 @@ Markdown(f"From the largest to the smallest window the predicted volume goes fro
 # %% [markdown]
 # One case does not tell which size is best; notebook 5 compares them over several. In the study at 4 mm windows of 48³
 # instead of 32³ made the whole tumour of (b), two students without exchange, 1.55 instead of 1.10 times its size
-# ([findings](../results/study/cpu/findings.md), "Windows"). The default of
-# `Predictor` is half as large again as the patch; the maps below take windows of 32³, as in training.
+# ([findings](../results/study/cpu/findings.md), "Windows"). The default of `Predictor` is the size of the training's
+# patches, which the maps below take too.
 #
 # ## Who is to be believed where
 #

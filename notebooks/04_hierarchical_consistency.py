@@ -98,7 +98,7 @@ table.set_axis(["1 is nearer", "2 is nearer", "a tie", "both wrong, 1 surer", "c
 # %%
 files = course.held_out_cohort(course.size(full=6, fast=2))
 case = max((read_case(file) for file in files), key=lambda case: int((case.label == 3).sum()))
-predictor = Predictor.from_checkpoint("tiny", window=32)
+predictor = Predictor.from_checkpoint("tiny")
 encoding = predictor.encode(case)
 label, brain = encoding.prepared.label.long(), encoding.prepared.brain.any(dim=0)
 log_p1, log_p2 = (predictor.coarse(encoding, subset_mask(given))[branch].clamp_min(1e-9).log()

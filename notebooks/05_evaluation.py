@@ -253,15 +253,15 @@ figures.panels(pictures, size=330)
 # ## What the size of the windows does
 #
 # A volume is segmented in overlapping windows, and **instance norm takes its mean and deviation from the window**: the
-# same voxel becomes another number in another window. Training patches of 32 voxels lie mostly in the brain. A window
+# same voxel becomes another number in another window. Training patches of 48 voxels lie mostly in the brain. A window
 # that holds the whole head is mostly empty, so its deviation is smaller and its mean nearer to that of the background,
 # and every layer behind it sees values that training never showed. Below, what the first norm of FLAIR's encoder
 # subtracts and divides by, and how far one voxel in the tumour moves by it.
 #
-# The default is half as large again as the patch, for fewer seams and less time; `window=` sets another. Does it matter
-# for the scores? The same cases, weights and subsets with three sizes, put side by side by `compare`: differences to
-# the first, paired by case, with an interval from drawing cases anew (notebook 7 derives it). An interval that holds 0
-# has not shown a difference, and an interval over so few cases is wide or lucky.
+# The default is the size of the patches; larger windows have fewer seams and take less time, and `window=` asks for
+# them. Does it matter for the scores? The same cases, weights and subsets with three sizes, put side by side by
+# `compare`: differences to the first, paired by case, with an interval from drawing cases anew (notebook 7 derives it).
+# An interval that holds 0 has not shown a difference, and an interval over so few cases is wide or lucky.
 
 # %%
 import torch
@@ -270,7 +270,7 @@ big = max(cases.values(), key=lambda case: int((case.label > 0).sum()))
 flair = predictor.encode(big).prepared.image[0]  # as the network sees it, [X, Y, Z]
 middle = np.argwhere(figures.to_canonical(big.label > 0, big.affine)).mean(axis=0) if big.label.any() else [30, 30, 30]
 stage, rows, first = predictor.model.branches[0].encoders[0].stages[0], {}, None
-for edge in (32, 48, 64, 96):
+for edge in (48, 64, 96):
     start = [min(max(0, int(m) - edge // 2), max(0, n - edge)) for m, n in zip(middle, flair.shape, strict=True)]
     window = flair[tuple(slice(s, s + edge) for s in start)]
     with torch.inference_mode():
@@ -292,8 +292,8 @@ from smml.evaluation.published import PROTOCOLS
 
 subsets = ("flair+t1ce", "all")
 ours = scores.frame[scores.frame["subset"].isin(["FLAIR+T1ce", everything])]
-by_window = {f"{predictor.window}, the default": Scores(ours)}
-for name, window in {"32, the patch": 32, "the whole head": 96}.items():
+by_window = {f"{predictor.window}, the patch": Scores(ours)}
+for name, window in {"64, a third more": 64, "the whole head": 96}.items():
     own = Predictor.from_checkpoint("tiny", window=window)
     by_window[name] = evaluate(own, files, subsets, distances=False, progress=False)
 comparison = compare(by_window)

@@ -185,8 +185,7 @@ figures.panels(pictures, columns=3, title="One box (yellow), SAM's three answers
 #
 # At test time there is no truth, so each branch prompts SAM with its *own* coarse prediction: per slice and region the
 # connected pieces, a box with a margin round each, and points well inside and just outside. Branch 1 of the shipped
-# students, given T1ce and T2 only. (The predictor's windows are those of its default, half as large again as the
-# training's patches; notebook 5 shows what their size does.)
+# students, given T1ce and T2 only. (How large its windows are, and what that does, is in notebook 5.)
 
 # %%
 predictor = Predictor.from_checkpoint("tiny-refined")
@@ -269,7 +268,7 @@ print(f"untrained: logits unchanged, gate {list(output.gate.shape)}, between {lo
 # %%
 files = course.training_cohort(course.size(full=3, fast=1))
 steps = course.size(full=20, fast=2)
-config = TrainingConfig(preset="tiny", steps=steps, refinement="tiny", refinement_start=0.0, prior_masks=1, seed=0)
+config = TrainingConfig(steps=steps, refinement="tiny", refinement_start=0.0, prior_masks=1, seed=0)
 run = course.build_folder() / f"run-refined-{steps}-steps"
 train(files, run, config, weights="tiny", resume=True)
 log = pd.read_csv(run / "log.csv")

@@ -8,12 +8,14 @@ versions, commit and hardware in its metadata.
 """
 
 import argparse
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from smml.models.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
-from smml.models.decision import find_decision
+from smml.models.decision import ExpectedDice, find_decision
 
 
 def main() -> None:
@@ -28,7 +30,9 @@ def main() -> None:
         "--window", type=int, help="edge of the windows, where validation chose another than the default"
     )
     parser.add_argument(
-        "--decision", default="own", help="how labels are made: own (the run's), argmax or expected-dice"
+        "--decision",
+        default="own",
+        help="how labels are made: own (the run's), argmax, expected-dice, or the decision.json of choose_decision.py",
     )
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.run)
@@ -45,10 +49,17 @@ def main() -> None:
         training=None,
         config=checkpoint.config | made,
         window=window,
-        decision=find_decision(arguments.decision, checkpoint.decision),
+        decision=rule_for_labels(arguments.decision, checkpoint.decision),
     )
     save_checkpoint(shipped, path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")
+
+
+def rule_for_labels(asked: str, own: ExpectedDice | None) -> ExpectedDice | None:
+    """The rule of a name, or the one whose choice a report tells."""
+    if Path(asked).suffix == ".json":
+        return ExpectedDice(json.loads(Path(asked).read_text(encoding="utf-8"))["chosen"])
+    return find_decision(asked, own)
 
 
 if __name__ == "__main__":

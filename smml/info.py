@@ -14,6 +14,7 @@ import smml_kernels
 from smml.data import CaseFiles, find_cases
 from smml.data.checking import find_problems, what_is_not_learnt
 from smml.models.checkpoint import SHIPPED, Checkpoint, load_checkpoint
+from smml.models.presets import preset_name
 from smml.sam.download import OFFICIAL, cache_folder
 
 _PACKAGES = ("torch", "triton", "monai", "nibabel", "nilearn", "SimpleITK", "plotly", "jupyterlab")
@@ -70,7 +71,9 @@ def describe_checkpoint(name_or_path: str | os.PathLike) -> str:
 
 def _training(checkpoint: Checkpoint) -> str:
     refined = f", refined with SAM {checkpoint.refinement!r}" if checkpoint.refinement else ""
-    return f"{checkpoint.step} steps at {checkpoint.spacing[0]:g} mm{refined}"
+    name = preset_name(checkpoint.student)
+    size = "a size of its own" if name is None else f"preset {name}"
+    return f"{size}, {checkpoint.step} steps at {checkpoint.spacing[0]:g} mm{refined}"
 
 
 def _is_checkpoint(path: Path) -> bool:

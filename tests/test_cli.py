@@ -30,6 +30,7 @@ from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.models.decision import EXPECTED_DICE
 from smml.models.gains import Gains
 from smml.models.intervals import VolumeIntervals
+from smml.models.presets import preset_name
 
 
 @pytest.fixture(scope="module")
@@ -631,7 +632,7 @@ def test_info_says_in_a_line_what_was_fitted_to_a_checkpoint(run, checkpoint, tm
     assert status == 0
     shipped = load_checkpoint("tiny")
     (line,) = [line for line in out.splitlines() if line.startswith("checkpoint tiny: ")]
-    assert f"{shipped.step} steps" in line
+    assert f"preset {preset_name(shipped.student)}, {shipped.step} steps" in line
     assert ("intervals of volumes: none" in line) == (shipped.intervals is None)
     fitted = tmp_path / "fitted.safetensors"
     reach = {("t2",): dict.fromkeys(("WT", "TC", "ET"), ((1.0, 1.0), (2.0, 2.0)))}

@@ -38,7 +38,6 @@ from smml.inference.windows import (
     Progress,
     WindowPlan,
     blend_windows,
-    default_window,
     plan_windows,
     windows_of,
 )
@@ -70,8 +69,9 @@ class Predictor:
     Args:
         model: the network; it is put into evaluation mode.
         spacing: voxel edges in mm that it was trained at; cases are resampled to it and the result back.
-        patch: edge of the patch in voxels that it was trained on, from which the window follows.
-        window: largest edge of the sliding window in voxels; None: half as large again as the patch.
+        patch: edge of the patch in voxels that it was trained on.
+        window: largest edge of the sliding window in voxels; None: the patch's, because larger windows shift the
+            statistics of the norms (docs/METHOD.md).
         overlap: of neighbouring windows.
         device: torch device that computes.
         keep_bytes: encodings of a case above this size are computed again for each subset instead of kept.
@@ -112,7 +112,7 @@ class Predictor:
         gains: Gains | None = None,
         decision: ExpectedDice | None = None,
     ) -> None:
-        window = default_window(patch) if window is None else window
+        window = patch if window is None else window
         if window < 32 or window % 16:
             raise InputError(f"window must be at least 32 and divisible by 16, found {window}")
         if not 0 <= overlap < 1:
@@ -161,7 +161,7 @@ class Predictor:
             refine: whether the refinement networks have the last word; by default if the checkpoint has them.
             sam: the SAM that makes the priors; by default the one of the name or file that the checkpoint was trained
                 with, and a warning if its weights are not the same any more.
-            window: largest edge of the sliding window in voxels; None: the checkpoint's, or what its patch gives. With
+            window: largest edge of the sliding window in voxels; None: the checkpoint's, else its patch's. With
                 another, or another overlap, volumes have no intervals, with a warning: they were not fitted so.
             overlap: of neighbouring windows.
             device: torch device that computes.
@@ -185,7 +185,7 @@ class Predictor:
             prior = SAMPrior(load_sam(sam or checkpoint.refinement, device=device))
             if sam is None:
                 _check_sam(name_or_path, checkpoint, prior)
-        own = default_window(checkpoint.patch) if checkpoint.window is None else checkpoint.window
+        own = checkpoint.patch if checkpoint.window is None else checkpoint.window
         window = own if window is None else window
         rule = find_decision(decision, checkpoint.decision)
         intervals = checkpoint.intervals

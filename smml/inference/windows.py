@@ -77,18 +77,6 @@ class WindowPlan:
         return volume[..., x, y, z]
 
 
-def default_window(patch: int) -> int:
-    """Edge of a window in voxels for a network that was trained on patches of edge ``patch``: half as large again.
-
-    Fewer seams, and less time. Much larger windows shift the statistics of the norms; on coarse images, where such a
-    window holds the whole head, so does this one (docs/METHOD.md).
-
-    Args:
-        patch: at least 32 and divisible by 16.
-    """
-    return patch + patch // 32 * 16
-
-
 def plan_windows(shape: tuple[int, int, int], window: int, overlap: float = 0.5) -> WindowPlan:
     """Cover a volume with windows.
 

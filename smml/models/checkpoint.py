@@ -62,7 +62,7 @@ class Checkpoint:
         intervals: of the volumes that it finds (:mod:`smml.models.intervals`); None where none were fitted.
         gains: what a further sequence is expected to bring (:mod:`smml.models.gains`); None likewise.
         window: edge in voxels of the windows that it predicts with, where somebody chose one for these weights; None:
-            it follows from the patch (:func:`smml.inference.windows.default_window`).
+            the patch's.
         decision: how labels are made of its probabilities (:mod:`smml.models.decision`); None: the argmax.
     """
 

@@ -64,7 +64,8 @@ def find_decision(name: str | ExpectedDice, own: ExpectedDice | None) -> Expecte
     """The rule that a caller asks for; None is the argmax.
 
     Args:
-        name: "own", "argmax" or "expected-dice", or a rule itself.
+        name: "own", "argmax" or "expected-dice" (the checkpoint's where it has one, else that of `small`), or a rule
+            itself.
         own: the checkpoint's.
 
     Raises:
@@ -72,7 +73,7 @@ def find_decision(name: str | ExpectedDice, own: ExpectedDice | None) -> Expecte
     """
     if isinstance(name, ExpectedDice):
         return name
-    rules = {"own": own, "argmax": None, "expected-dice": EXPECTED_DICE}
+    rules = {"own": own, "argmax": None, "expected-dice": own or EXPECTED_DICE}
     if name not in rules:
         raise InputError(f"decision must be one of {', '.join(rules)}, found {name!r:.80}")
     return rules[name]

@@ -121,18 +121,18 @@ def test_one_call_gives_the_bits_of_encoding_and_segmenting(model, subset):
         predictor.predict(make_case((32, 32, 32), modalities=("flair",)), "t1ce")
 
 
-@pytest.mark.parametrize(("patch", "window"), [(32, 48), (48, 64), (64, 96)])
-def test_the_window_follows_from_the_patch_with_and_without_a_checkpoint(model, tmp_path, patch, window):
+@pytest.mark.parametrize("patch", [32, 48, 64])
+def test_the_window_is_as_large_as_the_patch_with_and_without_a_checkpoint(model, tmp_path, patch):
     save_checkpoint(Checkpoint(model.config, model.state_dict(), (3.0, 3.0, 3.0), patch), tmp_path / "checkpoint.pt")
-    assert Predictor.from_checkpoint(tmp_path).window == Predictor(model, None, patch=patch).window == window
+    assert Predictor.from_checkpoint(tmp_path).window == Predictor(model, None, patch=patch).window == patch
     assert Predictor.from_checkpoint(tmp_path, window=32).window == 32
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "weights.safetensors"])
 def test_weights_keep_the_window_that_was_chosen_for_them(model, tmp_path, name):
-    chosen = Checkpoint(model.config, model.state_dict(), (3.0, 3.0, 3.0), 48, window=48)
+    chosen = Checkpoint(model.config, model.state_dict(), (3.0, 3.0, 3.0), 48, window=64)
     save_checkpoint(chosen, tmp_path / name)
-    assert Predictor.from_checkpoint(tmp_path / name).window == 48
+    assert Predictor.from_checkpoint(tmp_path / name).window == 64
     assert Predictor.from_checkpoint(tmp_path / name, window=32).window == 32
 
 

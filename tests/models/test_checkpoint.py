@@ -150,7 +150,7 @@ def test_the_rule_for_labels_travels_and_a_caller_may_ask_for_another(tmp_path, 
     path = tmp_path / f"decided{suffix}"
     save_checkpoint(dataclasses.replace(saved, decision=rule), path)
     assert load_checkpoint(path).decision == rule
-    asked = {"own": rule, "argmax": None, "expected-dice": EXPECTED_DICE}
+    asked = {"own": rule, "argmax": None, "expected-dice": rule}  # with the volumes that were chosen for it
     assert {name: Predictor.from_checkpoint(path, decision=name).decision for name in asked} == asked
     assert Predictor.from_checkpoint(path, decision=EXPECTED_DICE).decision == EXPECTED_DICE
     with pytest.raises(InputError, match="decision must be one of own, argmax, expected-dice, found 'most'"):
@@ -162,6 +162,7 @@ def test_a_file_without_a_rule_takes_the_argmax(tmp_path, saved):
     del facts["decision"]
     write_with_facts(tmp_path / "old.safetensors", facts, saved.weights)
     assert Predictor.from_checkpoint(tmp_path / "old.safetensors").decision is None
+    assert Predictor.from_checkpoint(tmp_path / "old.safetensors", decision="expected-dice").decision == EXPECTED_DICE
 
 
 def test_with_another_rule_than_its_own_volumes_have_no_intervals_and_a_warning_says_so(tmp_path, saved):
