@@ -11,7 +11,6 @@ with the same command.
 """
 
 import argparse
-import functools
 import itertools
 import json
 import os
@@ -94,7 +93,8 @@ def validation_subjects(count: int, healthy: int) -> list[tuple[str, int]]:
 
 def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Path:
     """Probabilities of the regions of one subject from every subset, in the box of its brain, kept in ``work``."""
-    predictor = _predictor(checkpoint)
+    torch.set_num_threads(1)
+    predictor = Predictor.from_checkpoint(checkpoint, decision="argmax", precision="bf16", refine=False)
     # By the weights: other ones of the same name have other probabilities.
     path = work / weights_fingerprint(predictor.model) / f"{look}-{index:05d}.npz"
     if path.exists():
@@ -115,13 +115,6 @@ def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Pa
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         np.savez_compressed(stream, **arrays)
     return path
-
-
-@functools.cache
-def _predictor(checkpoint: str) -> Predictor:
-    """The weights, loaded once a process."""
-    torch.set_num_threads(1)
-    return Predictor.from_checkpoint(checkpoint, decision="argmax", precision="bf16", refine=False)
 
 
 def score(path: Path, region: Region, rules: list[dict[Region, float]]) -> pd.DataFrame:
