@@ -7,7 +7,6 @@ and false-alarms.md. The subjects are the first healthy ones of the cohort ``see
 """
 
 import argparse
-import functools
 import itertools
 import json
 import os
@@ -72,14 +71,8 @@ def main() -> None:
 
 def score(checkpoint: str, case: CaseFiles) -> pd.DataFrame:
     """What the final output of the weights finds in one subject."""
-    frame = evaluate(_predictor(checkpoint), [case], distances=False, progress=False).frame
+    frame = evaluate(Predictor.from_checkpoint(checkpoint), [case], distances=False, progress=False).frame
     return frame[frame["output"] == frame["output"].iloc[-1]]
-
-
-@functools.cache
-def _predictor(checkpoint: str) -> Predictor:
-    """The weights, loaded once a process."""
-    return Predictor.from_checkpoint(checkpoint)
 
 
 def healthy_subjects(folder: Path, count: int, seed: int, look: str, spacing: float) -> list[CaseFiles]:

@@ -12,7 +12,6 @@ hardware) and operating-point.md.
 """
 
 import argparse
-import functools
 import json
 import os
 import platform
@@ -95,9 +94,8 @@ def score(study: Path, arm: str, seed: int, window: int, files: CaseFiles) -> pd
     return pd.DataFrame(rows, columns=[*KEYS, "dice", "truth_ml", "predicted_ml"])
 
 
-@functools.lru_cache(maxsize=1)
 def _predictor(study: Path, arm: str, seed: int, window: int) -> Predictor:
-    """A training of the study, loaded once for all its subjects."""
+    """A training of the study."""
     run = study / "runs" / run_name(EVERY_ARM[arm].trained_as or arm, seed)
     return Predictor.from_checkpoint(run, window=window, refine=EVERY_ARM[arm].output == "refined")
 

@@ -13,7 +13,8 @@ def in_processes(work: Callable[..., Any], jobs: Sequence[tuple], workers: int) 
     library's, as those run the caller's script again and so fail in one without ``if __name__ == "__main__"``.
 
     Args:
-        work: a function of a module; what it takes and gives back goes through pickle.
+        work: a function of a module; what it takes and gives back goes through pickle. One of a script must not call a
+            cached function (``functools.cache``) of that script, which another process does not find.
         jobs: its arguments, job by job.
         workers: processes at most.
 
