@@ -279,7 +279,7 @@ print(
 # %% [markdown]
 # ## What the gate learnt
 #
-# `"tiny-refined"` ships with the package: the students `"tiny"`, trained on with the refinement (its
+# `"tiny-refined"` ships with the package: two students of the preset `tiny`, trained on with the refinement (its
 # [card](../smml/weights/tiny-refined.md) says how). Its mean gate where SAM marked anything at all, on this case with
 # all four sequences, in branch 1. ET can be seen in T1ce alone; a gate that has learnt this trusts T1ce most there.
 

@@ -27,7 +27,7 @@ PAGES = (
     "smml/weights/small.md", "smml/weights/tiny.md",
 )  # fmt: skip
 # Shipped weights, and their name in results/patients/looks.csv.
-LOOKED_AT = {"small": "small-expected-dice", "tiny": "tiny-stage4"}
+LOOKED_AT = {"small": "small-expected-dice", "tiny": "tiny-3mm"}
 # The same weights with labels by the argmax and by the rule, in that table.
 DECISIONS = ("small-stage8", "small-expected-dice")
 PATIENT_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
