@@ -177,26 +177,23 @@ some = files[: course.size(full=3, fast=1)]
 lesions = evaluate(predictor, some, ("t1ce", "flair", "all"), distances=False, lesion_wise="2026", progress=False)
 shown = lesion_table(lesions)[[f"{k} {r}" for k in ("Dice", "missed", "false lesions") for r in REGIONS]]
 display(Markdown(format_table(shown)))
-et = committed.frame[committed.frame["region"] == "ET"]
-changed, has_et = et[et["dice"] != et["dice_post"]], et["truth_ml"] > 0
-better = int((changed["dice_post"] > changed["dice"]).sum())
-lost = changed.loc[changed["dice_post"] < changed["dice"], "truth_ml"]
-print(f"small ET removed: {len(changed)} of {len(et)} scores change, {better} of them from 0 to 1, because there is no "
-      f"ET, and {len(lost)} to 0, because there is some: {lost.min():.1f} to {lost.max():.1f} ml")  # fmt: skip
-assert lost.min() > 0.5  # none of the lesions that are given up is small, as said below
-for words, chosen in (
-    ("the literature's mean", et["dice"] >= 0),
-    ("where there is ET", has_et),
-    ("where not", ~has_et),
-):
-    before, after = et.loc[chosen, ["dice", "dice_post"]].mean()
-    print(f"  Dice ET, {words}: {before:.3f} -> {after:.3f}")
+plain = Predictor.from_checkpoint("tiny", decision="argmax")
+rules = {"the argmax": evaluate(plain, some, ("t1ce", "flair", "all"), distances=False, progress=False)}
+rules |= {"the weights' own rule": lesions, f"their own rule, {many} committed cases": committed}
+for name, result in rules.items():
+    et = result.frame[result.frame["region"] == "ET"]
+    changed = et[et["dice"] != et["dice_post"]]
+    before, after = et[["dice", "dice_post"]].mean()
+    print(f"small ET removed from labels of {name}: {len(changed)} of {len(et)} scores change, "
+          f"mean Dice {before:.3f} -> {after:.3f}")  # fmt: skip
+assert changed.empty  # as said below
 
 # %% [markdown]
-# So post-processing removes specks, and false alarms with them. The lesions that it gives up here are no small ones:
-# the network had found next to nothing of them; a truly small one would be lost as well. Whether that is a gain depends
-# on the cases: a published ET with it and another without it must not stand side by side, and the threshold must not
-# have been chosen on the cases that are reported (exercise 5.3).
+# Post-processing removes specks, and false alarms with them; of a lesion that is there it may remove what little was
+# found. From the labels of these weights' own rule, the greatest expected Dice, it has nothing to remove in the
+# committed cases: that rule leaves out a part of ET of which less than 0.5 ml is expected, which is the same kind of
+# gain under another name. A published ET with such a step and another without it must not stand side by side, and the
+# threshold must not have been chosen on the cases that are reported (exercise 5.3).
 #
 # ## Where it fails
 #

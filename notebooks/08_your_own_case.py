@@ -23,8 +23,8 @@
 # [notebook 2](02_missing_modalities.ipynb) what a subset is. The last cell does it all on a folder of yours.
 #
 # "Your own" folder is made here from **simulated** cases, so that the notebook runs anywhere. The shipped weights have
-# seen simulated images only. On five patients `"tiny"` was nearly as good as `"small"` from FLAIR and T1ce together; from
-# T1ce alone it found less of the core, and it called more ET in the patient who has none (cards:
+# seen simulated images only. On five patients `"tiny"` was nearly as good as `"small"` from FLAIR and T1ce together;
+# from T1ce alone it found less of the core, and it called more ET in the patient who has none (cards:
 # [small](../smml/weights/small.md), [tiny](../smml/weights/tiny.md)). The notebook takes `"tiny"`, which is faster.
 # Where you have labelled patients, train on them (`smml train --weights small`) and put your own checkpoint in the
 # place of `tiny`.

@@ -179,7 +179,7 @@ def test_intervals_are_fitted_to_scores_stored_measured_and_told_by_predict(
     assert status == 0
     assert re.search(r"WT [\d.]+ ml \(90 %: [\d.]+ to [\d.]+\), TC .* ET .*\)\n", text)
     assert "as it helped held-out cases: FLAIR, Dice +10.0 points (standard error 0.0)" in text
-    with pytest.warns(UserWarning, match="were fitted with windows of 48, an overlap of 0.5 and its own rule"):
+    with pytest.warns(UserWarning, match="were fitted with windows of 32, an overlap of 0.5 and its own rule"):
         status, text, _ = run("predict", "--case", case_folder, "--checkpoint", output, "--window", 64, *answer)
     assert status == 0
     assert "90 %" not in text, "of other windows nothing is promised"
@@ -193,7 +193,7 @@ def test_intervals_of_other_weights_or_of_nothing_known_are_refused(run, scored,
     known = json.loads((scored / "evaluation.json").read_text(encoding="utf-8"))
     for change, said in (
         ({"model": "another"}, "holds the scores of other weights"),
-        ({"window": 160}, "holds scores with window 160, and the checkpoint predicts with 48"),
+        ({"window": 160}, "holds scores with window 160, and the checkpoint predicts with 32"),
         ({"overlap": 0.0}, "holds scores with overlap 0.0"),
         ({"decision": EXPECTED_DICE.to_dict()}, "holds scores with decision {'rule': 'expected Dice'"),
     ):
@@ -772,7 +772,7 @@ def test_evaluate_shows_its_table_even_if_it_cannot_write_it_and_then_has_nothin
     assert [line for line in text.splitlines() if line.startswith("|")] == table
     assert (tmp_path / "scores" / "table.md").exists()
     said = sentence(run(*arguments, "--window", 64))
-    assert "holds the scores of another evaluation (other window 48, here 64)" in said
+    assert "holds the scores of another evaluation (other window 32, here 64)" in said
 
 
 def test_evaluate_refuses_rules_of_another_year_before_a_model_is_loaded(run, small_cohort, tmp_path, no_model):

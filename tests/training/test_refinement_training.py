@@ -130,7 +130,7 @@ def test_priors_are_those_of_the_masks_that_they_are_drawn_with(small_cohort, pr
     made = make_priors(
         model, files, prior, tmp_path, spacing=(6.0, 6.0, 6.0), patch=32, pairs=2, seed=5, progress=False
     )
-    predictor = Predictor(model, (6.0, 6.0, 6.0), window=48)
+    predictor = Predictor(model, (6.0, 6.0, 6.0), window=32)
     encoding = predictor.encode(read_case(files[0], label=False))
     drawn = [made.draw(0, np.random.default_rng(seed)) for seed in range(8)]
     assert len({tuple(masks.flatten().tolist()) for masks, _ in drawn}) == 2
