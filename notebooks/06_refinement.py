@@ -185,7 +185,8 @@ figures.panels(pictures, columns=3, title="One box (yellow), SAM's three answers
 #
 # At test time there is no truth, so each branch prompts SAM with its *own* coarse prediction: per slice and region the
 # connected pieces, a box with a margin round each, and points well inside and just outside. Branch 1 of the shipped
-# students, given T1ce and T2 only. (How large its windows are, and what that does, is in notebook 5.)
+# students, given T1ce and T2 only. (Their windows are half as large again as their training's patches, as when they
+# were scored; notebook 5 shows what the size does.)
 
 # %%
 predictor = Predictor.from_checkpoint("tiny-refined")
