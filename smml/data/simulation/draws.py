@@ -5,7 +5,9 @@ import torch
 
 from smml.data.simulation.fields import uniform
 
-STREAMS = ("kind", "shape", "growth", "compartments", "head", "contrast", "image", "grain", "look", "deep white")
+STREAMS = (
+    "kind", "shape", "growth", "compartments", "head", "contrast", "image", "grain", "look", "deep white", "faint",
+)  # fmt: skip
 
 
 class Draws:
