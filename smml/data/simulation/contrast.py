@@ -165,24 +165,6 @@ def draw_protocol(draws: Draws, name: str) -> Protocol:
     return Protocol(draws.between(420, 720), draws.between(8, 15))
 
 
-def fade_oedema(contrasts: dict[str, Contrast], draws: Draws, most: tuple[float, float]) -> None:
-    """Let oedema on T1ce and T2 come near to what surrounds it, in place; T1 and FLAIR show it as before.
-
-    In three of five patients oedema on T1ce is brighter than grey matter, and in one it hardly shows on T2: there is
-    little water, or contrast agent has seeped into it. Relaxation times alone let that happen in hardly any head.
-
-    Args:
-        contrasts: by modality.
-        draws: the stream "faint".
-        most: range of the largest share of its contrast that is lost in a subject; nothing where the draw is below 0.
-    """
-    largest = max(draws.between(*most), 0.0)
-    for name in ("t1ce", "t2"):
-        level = contrasts[name].level
-        near = level["white"] if name == "t1ce" else max(level["white"], level["grey"]) + 0.15
-        level["ED"] += largest * draws.between(0.5, 1.0) * (near - level["ED"])
-
-
 # Standard deviation of what freedom adds to a tissue's level.
 _FREEDOM = {
     "white": 0.25, "grey": 0.25, "csf": 0.45, "deep": 0.3, "gliosis": 0.8, "ED": 0.5, "NET": 0.6, "ET": 0.5,

@@ -5,9 +5,7 @@ import torch
 
 from smml.data.simulation.fields import uniform
 
-STREAMS = (
-    "kind", "shape", "growth", "compartments", "head", "contrast", "image", "grain", "look", "deep white", "faint",
-)  # fmt: skip
+STREAMS = ("kind", "shape", "growth", "compartments", "head", "contrast", "image", "grain", "look", "deep white")
 
 
 class Draws:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from smml.data.simulation.contrast import Contrast, draw_contrasts, fade_oedema
+from smml.data.simulation.contrast import Contrast, draw_contrasts
 from smml.data.simulation.draws import Draws
 from smml.data.simulation.head import Head
 from smml.data.simulation.lattice import Window, along_axes, blur_matrix, noise, slice_matrix
@@ -44,8 +44,6 @@ class Look:
         cut: share of heads whose field of view ends early.
         deep_white: how much brighter than the rest the white matter far below the surface is, in levels of FLAIR; where
             a draw is below 0 it is no brighter.
-        faint: how much of its contrast oedema loses on T1ce and T2 at most, as a share; where a draw is below 0 it
-            loses none.
         plain: share of heads that are otherwise imaged as with ``TYPICAL``: without them a network meets hardly any
             sharp head, which is what scanners aim at.
     """
@@ -67,7 +65,6 @@ class Look:
     remains: float
     cut: float
     deep_white: Range = (0.0, 0.0)
-    faint: Range = (0.0, 0.0)
     plain: float = 0.0
 
 
@@ -90,7 +87,7 @@ TYPICAL = Look(
     cut=0.08,
 )
 VARIED = Look(
-    version=6,
+    version=5,
     freedom=1.0,
     texture=(0.0, 0.3),
     uneven=(0.1, 0.9),
@@ -107,7 +104,6 @@ VARIED = Look(
     remains=0.5,
     cut=0.2,
     deep_white=(-0.8, 1.2),
-    faint=(-0.5, 1.0),
     plain=0.4,
 )
 LOOKS = {"typical": TYPICAL, "varied": VARIED}
@@ -143,9 +139,8 @@ def image(
         nothing, at least 1 elsewhere; zeros are at the same places in all of them.
     """
     if Draws(seed, index, "look").chance(look.plain):
-        look = replace(TYPICAL, deep_white=look.deep_white, faint=look.faint)
+        look = replace(TYPICAL, deep_white=look.deep_white)
     contrasts = draw_contrasts(Draws(seed, index, "contrast"), freedom=look.freedom)
-    fade_oedema(contrasts, Draws(seed, index, "faint"), look.faint)
     draws, grain = Draws(seed, index, "image"), Draws(seed, index, "grain")
     keep = torch.zeros_like(head.brain, dtype=torch.bool)
     if lesion is not None:
