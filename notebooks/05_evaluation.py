@@ -186,7 +186,7 @@ for name, result in rules.items():
     before, after = et[["dice", "dice_post"]].mean()
     print(f"small ET removed from labels of {name}: {len(changed)} of {len(et)} scores change, "
           f"mean Dice {before:.3f} -> {after:.3f}")  # fmt: skip
-assert changed.empty  # as said below
+assert changed.empty  # in the last of them, the committed cases, as said below
 
 # %% [markdown]
 # Post-processing removes specks, and false alarms with them; of a lesion that is there it may remove what little was
