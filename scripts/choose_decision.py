@@ -4,10 +4,11 @@
 
 Compares the argmax with the rule of the greatest expected Dice (smml/models/decision.py) for several least volumes: of
 WT, then of TC with the choice for WT, then of ET with both. Chosen is the volume with the greatest sum of two means of
-Dice, over the cases that have the region and over all (the literature's mean, where a false alarm counts 0), as long as
-at most 2 points more of the regions are missed than by the argmax. Writes decision.json (with command, versions and
-hardware) and decision.md. Probabilities are kept in the work folder, in steps of 1/250: what was interrupted goes on
-with the same command.
+Dice, over the cases that have the region and over all (the literature's mean, where a false alarm counts 0), among
+those that call less than 1 ml of WT in 95 % of the answers for subjects without a tumour (``--quiet``). With
+``--more-missed 2`` at most 2 points more of the regions may be missed than by the argmax. Writes decision.json (with
+command, versions and hardware) and decision.md. Probabilities are kept in the work folder, in steps of 1/250: what was
+interrupted goes on with the same command.
 """
 
 import argparse
@@ -41,7 +42,6 @@ SEED = 12  # validation, docs/CONVENTIONS.md
 LAYOUT = "simulated"
 STEPS = 250
 GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-MORE_MISSED = 2.0  # points
 QUIET_ML = 1.0
 SEQUENCES = {1: "one", 2: "two", 3: "three", 4: "four"}
 
@@ -53,23 +53,31 @@ def main() -> None:
     parser.add_argument("--healthy", type=int, default=12, help="further healthy ones, in the look typical")
     parser.add_argument("--work", type=Path, required=True, help="folder for the probabilities, some MB a subject")
     parser.add_argument("--workers", type=int, default=2, help="processes, with a thread each")
+    parser.add_argument(
+        "--quiet", type=float, default=95.0, help="per cent of the answers without a tumour with under 1 ml of WT"
+    )
+    parser.add_argument(
+        "--more-missed", type=float, help="points more of a region than by the argmax that may be missed; else any"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/decision/small"))
     arguments = parser.parse_args()
     subjects = validation_subjects(arguments.subjects, arguments.healthy)
     jobs = [(arguments.checkpoint, look, index, arguments.work) for look, index in subjects]
     files = list(tqdm(in_processes(keep_probabilities, jobs, arguments.workers), total=len(jobs), unit="subject"))
+    limits = {"quiet": arguments.quiet, "more_missed": arguments.more_missed}
     least: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
     tables = {}
     for region in REGIONS:
         rules = [least | {region: value} for value in GRID]
         scores = pd.concat(in_processes(score, [(file, region, rules) for file in files], arguments.workers))
         tables[region] = table = tabulate(scores)
-        least[region] = choose(table)
+        least[region] = choose(table, region, **limits)
     report = {
         "what": "simulated subjects only",
         "command": "python " + " ".join(sys.argv),
         "checkpoint": arguments.checkpoint,
         "subjects": len(subjects),
+        "limits": limits,
         "chosen": least,
         "tables": {region: table.reset_index().round(3).to_dict("records") for region, table in tables.items()},
         **made_with(),
@@ -163,11 +171,25 @@ def tabulate(scores: pd.DataFrame) -> pd.DataFrame:
     return (100 * pd.DataFrame(columns)).loc[order].assign(**counts)
 
 
-def choose(table: pd.DataFrame) -> float:
-    """The least volume with the greatest sum of both means, if it does not miss much more than the argmax."""
+def choose(table: pd.DataFrame, region: Region, quiet: float, more_missed: float | None) -> float:
+    """The least volume with the greatest sum of both means, among those within the limits.
+
+    Args:
+        table: of the region, what :func:`tabulate` gives.
+        quiet: per cent, of WT alone: without TC or ET there may be a tumour all the same, whose parts are hard to tell.
+        more_missed: points, or None for no limit.
+
+    Raises:
+        SystemExit: no volume is within the limits.
+    """
     rules = table.drop("argmax")
-    few = rules[rules["missed"] <= table.loc["argmax", "missed"] + MORE_MISSED]
-    return float((few["Dice"] + few["literature's mean"]).idxmax())
+    if more_missed is not None:
+        rules = rules[rules["missed"] <= table.loc["argmax", "missed"] + more_missed]
+    if region == "WT":
+        rules = rules[rules["quiet"] >= quiet]
+    if rules.empty:
+        raise SystemExit(f"{region}: no least volume is within the limits; see --quiet and --more-missed")
+    return float((rules["Dice"] + rules["literature's mean"]).idxmax())
 
 
 def as_markdown(report: dict) -> str:
@@ -184,6 +206,11 @@ def as_markdown(report: dict) -> str:
         counts = f"{rows[0]['cases']} subjects that have it, {rows[0]['without']} that do not"
         parts.append(f"## {region}: {counts}\n\n{Sheet(tuple(kinds), lines).markdown()}")
     tables = "\n\n".join(parts)
+    quiet, more_missed = report["limits"]["quiet"], report["limits"]["more_missed"]
+    limits = [f"WT quiet in at least {quiet:g}"] if quiet else []
+    if more_missed is not None:
+        limits.append(f"at most {more_missed:g} points more missed than by the argmax")
+    within = f",\namong the rows with {' and '.join(limits)}" if limits else ""
     return f"""# How labels are made of the probabilities of `{report["checkpoint"]}`
 
 {report["subjects"]} **simulated** validation subjects (cohort seed {SEED}, looks `typical` and `varied`), all 15
@@ -191,8 +218,7 @@ subsets, in per cent. Each row but the first calls a region as large as makes th
 parts of which less than the volume is expected; "argmax" gives each voxel its likeliest class. Dice over the subjects
 that have the region, from all subsets and by the number of sequences; the literature's mean counts a region that is not
 there 1, and 0 if any of it is called; "missed" is nothing of it found; "quiet" is less than {QUIET_ML:g} ml called
-where there is none. In bold what was chosen: the greatest sum of Dice and the literature's mean, as long as at most
-{MORE_MISSED:g} points more are missed than by the argmax.
+where there is none. In bold what was chosen: the greatest sum of Dice and the literature's mean{within}.
 
 {tables}
 

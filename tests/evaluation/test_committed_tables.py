@@ -105,7 +105,8 @@ def test_the_choice_of_the_rule_for_labels_is_made_again_and_is_the_rule_in_use(
     report = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
     assert decision.as_markdown(report).encode() == (folder / "decision.md").read_bytes()
     tables = {region: pd.DataFrame(rows).set_index("least") for region, rows in report["tables"].items()}
-    assert {region: decision.choose(table) for region, table in tables.items()} == report["chosen"]
+    chosen = {region: decision.choose(table, region, **report["limits"]) for region, table in tables.items()}
+    assert chosen == report["chosen"]
     rule = load_checkpoint(weights).decision
     assert rule is not None
     assert report["chosen"] == rule.least_ml
