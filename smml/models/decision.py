@@ -57,7 +57,7 @@ class ExpectedDice:
 
 
 # Chosen for `small` by simulated validation subjects (results/decision/small).
-EXPECTED_DICE = ExpectedDice({"WT": 2.0, "TC": 0.5, "ET": 0.5})
+EXPECTED_DICE = ExpectedDice({"WT": 3.0, "TC": 0.5, "ET": 1.5})
 
 
 def find_decision(name: str | ExpectedDice, own: ExpectedDice | None) -> ExpectedDice | None:
