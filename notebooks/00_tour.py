@@ -154,9 +154,10 @@ for subset in ("T1ce", "T1"):
 
 # %%
 subsets = ["FLAIR", "T1ce", "FLAIR+T1ce"]
-looks = pd.read_csv(course.results_folder() / "patients" / "looks.csv").query("group == 'all' and cases == 5")
+folder = course.results_folder() / "patients"
+looks = pd.read_csv(folder / "looks.csv").query("group == 'all' and cases == 5")
 first = looks[(looks["weights"] == "small") & (looks["preprocessing"] == 2)]
-last = looks[looks["weights"] == looks.loc[looks["weights"].str.startswith("small-"), "weights"].iloc[-1]]
+last = looks[looks["weights"] == pd.read_json(folder / "shipped.json", typ="series")["small"]]
 patients = pd.concat({words: rows.set_index("subset").loc[subsets, list(REGIONS)]
                       for words, rows in (("first edition", first), ("now", last))}, axis=1)  # fmt: skip
 assert not patients.isna().any(axis=None), "a subset has no rows among these weights'"

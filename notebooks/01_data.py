@@ -244,10 +244,10 @@ figure.update_layout(
 # %%
 results, rows = course.results_folder(), {}
 looks = pd.read_csv(results / "patients" / "looks.csv").query("group == 'all' and cases == 5")
-newest = looks[looks["weights"].str.startswith("small-")]["weights"].iloc[-1]
+shipped = pd.read_json(results / "patients" / "shipped.json", typ="series")["small"]
 for edition, weights, folder in (
     ("first edition", "small", "first-edition/simulator/small"),
-    ("now", newest, "simulator/small/typical"),
+    ("now", shipped, "simulator/small/typical"),
 ):
     simulated = overlap_table(Scores.read(results / folder))
     # The first row of each is of the weights as they were made; what follows prepares the images in other ways.

@@ -26,10 +26,10 @@ PAGES = (
     "README.md", "docs/READING_RESULTS.md", "results/study/cpu2/findings.md", "smml/sam/weights/sam-tiny.md",
     "smml/weights/small.md", "smml/weights/tiny.md",
 )  # fmt: skip
-# Shipped weights, and their name in results/patients/looks.csv.
-LOOKED_AT = {"small": "small-expected-dice", "tiny": "tiny-3mm"}
+# Shipped weights, and their name in results/patients/looks.csv, whose last rows may be of others.
+LOOKED_AT: dict[str, str] = json.loads((RESULTS / "patients" / "shipped.json").read_text(encoding="utf-8"))
 # The same weights with labels by the argmax and by the rule, in that table.
-DECISIONS = ("small-stage8", "small-expected-dice")
+DECISIONS = ("small-stage8", LOOKED_AT["small"])
 PATIENT_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
 
 
@@ -126,6 +126,19 @@ def decision_means() -> str:
         "have all sequences. Labels are those of the greatest expected Dice: a region is called as large as makes the\n"
         f"Dice that the model expects greatest. The argmax of the same probabilities gives {' / '.join(before)}\n"
         "([card](smml/weights/small.md)).\n"
+    )
+
+
+def beside_small(weights: str) -> str:
+    """Means over the 15 subsets on the shared patients, and those of `small`, as a sentence."""
+    table = pd.read_csv(RESULTS / "patients" / "looks.csv")
+    means = table[table["group"] == "all"].groupby("weights")[list(REGIONS)].mean()
+    own, small = (
+        " / ".join(f"{100 * value:.1f}" for value in means.loc[LOOKED_AT[name]]) for name in (weights, "small")
+    )
+    return (
+        f"The means over the 15 subsets are {own} (WT / TC / ET) on these patients, of whom two have all\n"
+        f"sequences, and those of `small` {small}.\n"
     )
 
 
@@ -248,6 +261,7 @@ BLOCKS = {
     "sam-tiny": tiny_sam,
     "decisions": decisions,
     "decision-means": decision_means,
+    "beside-small": functools.partial(beside_small, "tiny"),
     "looks": looks,
     "published": published_means,
 } | {

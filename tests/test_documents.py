@@ -4,12 +4,14 @@ import re
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import quote_scores
 import yaml
 
 import smml
 from smml import course
+from smml.modalities import SUBSETS, subset_name
 from smml.sam.training import scenes
 from smml.study.presets import STUDIES
 
@@ -106,3 +108,10 @@ def test_the_scores_that_a_page_quotes_are_the_committed_ones(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert re.search(r"<!-- scores: \S+ -->\n\|", text), "no marked scores"
     assert text == quote_scores.filled(text), "run: python scripts/quote_scores.py"
+
+
+def test_weights_that_ship_have_been_scored_on_the_patients_from_every_subset():
+    looks = pd.read_csv(ROOT / "results" / "patients" / "looks.csv").query("group == 'all'")
+    for weights, name in quote_scores.LOOKED_AT.items():
+        assert (ROOT / "smml" / "weights" / f"{weights}.safetensors").exists()
+        assert set(looks.loc[looks["weights"] == name, "subset"]) == set(map(subset_name, SUBSETS)), name
