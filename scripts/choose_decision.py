@@ -207,7 +207,7 @@ def as_markdown(report: dict) -> str:
         parts.append(f"## {region}: {counts}\n\n{Sheet(tuple(kinds), lines).markdown()}")
     tables = "\n\n".join(parts)
     quiet, more_missed = report["limits"]["quiet"], report["limits"]["more_missed"]
-    limits = [f"WT quiet in at least {quiet:g}"] if quiet else []
+    limits = [f"WT quiet in at least {quiet:g} %"] if quiet else []
     if more_missed is not None:
         limits.append(f"at most {more_missed:g} points more missed than by the argmax")
     within = f",\namong the rows with {' and '.join(limits)}" if limits else ""
