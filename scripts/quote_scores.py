@@ -93,17 +93,20 @@ def patients(weights: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _argmax_and_rule() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean Dice of `small` on all shared patients that have the subset, by subset, under each of ``DECISIONS``."""
+def _look(name: str) -> pd.DataFrame:
+    """Mean Dice of one look at the shared patients, over all that have the subset, by subset."""
     table = pd.read_csv(RESULTS / "patients" / "looks.csv")
-    table = table[table["group"] == "all"]
-    argmax, rule = (table[table["weights"] == name].set_index("subset") for name in DECISIONS)
-    return argmax, rule
+    return table[(table["group"] == "all") & (table["weights"] == name)].set_index("subset")
+
+
+def _means(name: str) -> str:
+    """Of one look the means over the 15 subsets in per cent: WT / TC / ET."""
+    return " / ".join(f"{100 * value:.1f}" for value in _look(name)[list(REGIONS)].mean())
 
 
 def decisions() -> str:
     """Dice of `small` on the shared patients with labels by the argmax and by the greatest expected Dice."""
-    argmax, rule = _argmax_and_rule()
+    argmax, rule = map(_look, DECISIONS)
     lines = ["| patients, literature's mean | cases | WT | TC | ET |", "|---|---:|---:|---:|---:|"]
 
     def line(name: str, cases: str, before: pd.Series, after: pd.Series) -> str:
@@ -120,22 +123,18 @@ def decisions() -> str:
 
 def decision_means() -> str:
     """Their means over the 15 subsets as a sentence."""
-    before, after = ([f"{100 * value:.1f}" for value in table[list(REGIONS)].mean()] for table in _argmax_and_rule())
+    argmax, rule = map(_means, DECISIONS)
     return (
-        f"The means over the 15 subsets are {' / '.join(after)} (WT / TC / ET) on these patients, of whom two\n"
+        f"The means over the 15 subsets are {rule} (WT / TC / ET) on these patients, of whom two\n"
         "have all sequences. Labels are those of the greatest expected Dice: a region is called as large as makes the\n"
-        f"Dice that the model expects greatest. The argmax of the same probabilities gives {' / '.join(before)}\n"
+        f"Dice that the model expects greatest. The argmax of the same probabilities gives {argmax}\n"
         "([card](smml/weights/small.md)).\n"
     )
 
 
 def beside_small(weights: str) -> str:
     """Means over the 15 subsets on the shared patients, and those of `small`, as a sentence."""
-    table = pd.read_csv(RESULTS / "patients" / "looks.csv")
-    means = table[table["group"] == "all"].groupby("weights")[list(REGIONS)].mean()
-    own, small = (
-        " / ".join(f"{100 * value:.1f}" for value in means.loc[LOOKED_AT[name]]) for name in (weights, "small")
-    )
+    own, small = (_means(LOOKED_AT[name]) for name in (weights, "small"))
     return (
         f"The means over the 15 subsets are {own} (WT / TC / ET) on these patients, of whom two have all\n"
         f"sequences, and those of `small` {small}.\n"
