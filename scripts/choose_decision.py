@@ -41,7 +41,7 @@ from smml.workers import in_processes
 SEED = 12  # validation, docs/CONVENTIONS.md
 LAYOUT = "simulated"
 STEPS = 250
-GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 QUIET_ML = 1.0
 SEQUENCES = {1: "one", 2: "two", 3: "three", 4: "four"}
 

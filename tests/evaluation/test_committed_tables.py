@@ -112,6 +112,26 @@ def test_the_choice_of_the_rule_for_labels_is_made_again_and_is_the_rule_in_use(
     assert report["chosen"] == rule.least_ml
 
 
+@pytest.fixture
+def least_volumes() -> pd.DataFrame:
+    """Of three least volumes the greatest misses most and calls least; by Dice and the literature's mean 1 is best."""
+    rows = {"argmax": (80, 70, 2, 80), "0": (81, 71, 2, 85), "1": (83, 75, 5, 94), "2": (79, 76, 9, 97)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["Dice", "literature's mean", "missed", "quiet"])
+
+
+@pytest.mark.parametrize(
+    ("region", "quiet", "more_missed", "chosen"),
+    [("WT", 0, None, 1), ("WT", 95, None, 2), ("WT", 0, 2, 0), ("TC", 95, None, 1), ("ET", 95, 3, 1)],
+)
+def test_the_least_volume_is_the_best_of_those_within_the_limits(least_volumes, region, quiet, more_missed, chosen):
+    assert script("choose_decision").choose(least_volumes, region, quiet, more_missed) == chosen
+
+
+def test_where_no_least_volume_is_within_the_limits_none_is_chosen(least_volumes):
+    with pytest.raises(SystemExit, match="WT: no least volume is within the limits; see --quiet"):
+        script("choose_decision").choose(least_volumes, "WT", quiet=95, more_missed=2)
+
+
 def test_every_figure_of_the_second_findings_stands_in_a_report():
     findings = (RESULTS / "study" / "cpu2" / "findings.md").read_text(encoding="utf-8")
     prose = re.sub(r"<!-- scores: .*?<!-- end of scores -->", "", findings, flags=re.DOTALL)
