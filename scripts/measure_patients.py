@@ -30,23 +30,25 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--name", required=True, help="of the weights, in the table")
     parser.add_argument("--decision", default="own", help="how labels are made: own, argmax or expected-dice")
+    parser.add_argument("--refine", action="store_true", help="the refined output too, with rows named NAME and refined")
     arguments = parser.parse_args()
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=False, decision=arguments.decision)
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=arguments.refine, decision=arguments.decision)
     cases = [case for case in find_cases(arguments.patients) if case.label is not None]
     scores = evaluate(predictor, cases, distances=False)
-    made = {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit()[:7],
-        "weights": arguments.name,
-        "preprocessing": predictor.preprocessing,
-    }
-    table = by_group(scores.frame)
-    print(table.to_string(index=False, float_format="%.3f"))
-    enhancing = scores.frame[scores.frame["case"].isin(cases_with(scores.frame, "ET"))]
-    for group, frame in (("all", scores.frame), ("enhancing", enhancing)):
-        changes = added_sequences(Scores(frame))
-        print(f"\n{group}: {largest_loss(changes)}\n{format_added(changes)}")
-    add_rows(LOOKS, table.assign(**made))
+    for output, found in scores.outputs().items():
+        made = {
+            "date": datetime.date.today().isoformat(),
+            "commit": commit()[:7],
+            "weights": arguments.name if output == "student" else f"{arguments.name} {output}",
+            "preprocessing": predictor.preprocessing,
+        }
+        table = by_group(found.frame)
+        print(f"\n{made['weights']}\n{table.to_string(index=False, float_format='%.3f')}")
+        enhancing = found.frame[found.frame["case"].isin(cases_with(found.frame, "ET"))]
+        for group, frame in (("all", found.frame), ("enhancing", enhancing)):
+            changes = added_sequences(Scores(frame))
+            print(f"\n{group}: {largest_loss(changes)}\n{format_added(changes)}")
+        add_rows(LOOKS, table.assign(**made))
 
 
 def cases_with(frame: pd.DataFrame, region: str) -> set[str]:
