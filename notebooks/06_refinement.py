@@ -344,10 +344,10 @@ for name, at in (("gained", change.idxmax()), ("lost", change.idxmin())):
 assert set(verdicts) == {"not shown"}  # as said below
 
 # %% [markdown]
-# **With these weights the refinement does not pay in Dice**: neither a gain nor a loss is shown in any region, and where
-# there is none it calls about as often. It costs a pass of SAM beside. In the
-# [second study](../results/study/cpu2/findings.md), on a coarser grid and with students trained less, it was the one part
-# beside averaging that gained in both means of the Dice.
+# **With these weights the refinement does not pay in Dice**: neither a gain nor a loss is shown in any region, and
+# where there is none it calls about as often. It costs a pass of SAM beside. In the
+# [second study](../results/study/cpu2/findings.md), on a coarser grid and with students trained less, it was the one
+# part beside averaging that gained in both means of the Dice.
 #
 # These students and this SAM were trained on the same simulator, and SAM sees two-dimensional slices of one sequence at
 # a time: it cannot know what the fused student knows. Its use is bounded by the prompts, and the prompts by the

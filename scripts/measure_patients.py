@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--name", required=True, help="of the weights, in the table")
     parser.add_argument("--decision", default="own", help="how labels are made: own, argmax or expected-dice")
-    parser.add_argument("--refine", action="store_true", help="the refined output too, with rows named NAME and refined")
+    parser.add_argument("--refine", action="store_true", help="the refined output too, as NAME refined")
     arguments = parser.parse_args()
     predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=arguments.refine, decision=arguments.decision)
     cases = [case for case in find_cases(arguments.patients) if case.label is not None]

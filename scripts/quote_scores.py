@@ -24,12 +24,14 @@ RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- scores: (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
 PAGES = (
     "README.md", "docs/READING_RESULTS.md", "results/study/cpu2/findings.md", "smml/sam/weights/sam-tiny.md",
-    "smml/weights/small.md", "smml/weights/tiny.md",
+    "smml/weights/small.md", "smml/weights/tiny.md", "smml/weights/tiny-refined.md",
 )  # fmt: skip
 # Shipped weights, and their name in results/patients/looks.csv, whose last rows may be of others.
 LOOKED_AT: dict[str, str] = json.loads((RESULTS / "patients" / "shipped.json").read_text(encoding="utf-8"))
 # The same weights with labels by the argmax and by the rule, in that table.
 DECISIONS = ("small-stage8", LOOKED_AT["small"])
+# `tiny-refined` in it: its students, and what is refined.
+REFINED = ("tiny-refined", "tiny-refined refined")
 PATIENT_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
 
 
@@ -136,6 +138,17 @@ def beside_small(weights: str) -> str:
     return (
         f"The means over the 15 subsets are {own} (WT / TC / ET) on these patients, of whom two have all\n"
         f"sequences, and those of `small` {small}.\n"
+    )
+
+
+def refined_patients() -> str:
+    """Means over the 15 subsets on the shared patients of `tiny-refined` and of its students, as a sentence."""
+    students, refined = map(_means, REFINED)
+    most = _look(REFINED[1])["false_ET_ml"].max()
+    return (
+        f"On the five patients of [`small`'s card](small.md), of whom two have all sequences, the means over the 15\n"
+        f"subsets are {students} (WT / TC / ET) for the students and {refined} for what is refined. Up to\n"
+        f"{most:.0f} ml of ET are called in the patient who has none.\n"
     )
 
 
@@ -260,6 +273,7 @@ BLOCKS = {
     "decision-means": decision_means,
     "beside-small": functools.partial(beside_small, "tiny"),
     "looks": looks,
+    "refined-patients": refined_patients,
     "published": published_means,
 } | {
     f"{block.__name__}-{weights}": functools.partial(block, weights)
