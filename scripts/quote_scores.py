@@ -142,14 +142,13 @@ def beside_small(weights: str) -> str:
 
 
 def refined_patients() -> str:
-    """Means over the 15 subsets on the shared patients of `tiny-refined` and of its students, as a sentence."""
-    students, refined = map(_means, REFINED)
-    most = _look(REFINED[1])["false_ET_ml"].max()
-    return (
-        f"On the five patients of [`small`'s card](small.md), of whom two have all sequences, the means over the 15\n"
-        f"subsets are {students} (WT / TC / ET) for the students and {refined} for what is refined. Up to\n"
-        f"{most:.0f} ml of ET are called in the patient who has none.\n"
-    )
+    """Means over the 15 subsets on the shared patients of the students of `tiny-refined`, and of what is refined."""
+    lines = ["| mean over the 15 subsets | WT | TC | ET | most false ET, ml |", "|---|---:|---:|---:|---:|"]
+    for output, name in zip(("students", "refined"), REFINED, strict=True):
+        look = _look(name)
+        dice = [f"{100 * value:.1f}" for value in look[list(REGIONS)].mean()]
+        lines.append(" | ".join([f"| {output}", *dice, f"{look['false_ET_ml'].max():.0f}"]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def looks() -> str:
