@@ -35,20 +35,18 @@ def main() -> None:
     predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=arguments.refine, decision=arguments.decision)
     cases = [case for case in find_cases(arguments.patients) if case.label is not None]
     scores = evaluate(predictor, cases, distances=False)
+    made = {"date": datetime.date.today().isoformat(), "commit": commit()[:7], "preprocessing": predictor.preprocessing}
+    tables = []
     for output, found in scores.outputs().items():
-        made = {
-            "date": datetime.date.today().isoformat(),
-            "commit": commit()[:7],
-            "weights": arguments.name if output == "student" else f"{arguments.name} {output}",
-            "preprocessing": predictor.preprocessing,
-        }
+        name = arguments.name if output == "student" else f"{arguments.name} {output}"
         table = by_group(found.frame)
-        print(f"\n{made['weights']}\n{table.to_string(index=False, float_format='%.3f')}")
+        print(f"\n{name}\n{table.to_string(index=False, float_format='%.3f')}")
         enhancing = found.frame[found.frame["case"].isin(cases_with(found.frame, "ET"))]
         for group, frame in (("all", found.frame), ("enhancing", enhancing)):
             changes = added_sequences(Scores(frame))
             print(f"\n{group}: {largest_loss(changes)}\n{format_added(changes)}")
-        add_rows(LOOKS, table.assign(**made))
+        tables.append(table.assign(weights=name, **made))
+    add_rows(LOOKS, pd.concat(tables))
 
 
 def cases_with(frame: pd.DataFrame, region: str) -> set[str]:

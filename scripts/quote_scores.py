@@ -99,9 +99,9 @@ def _look(name: str, group: str = "all") -> pd.DataFrame:
     return table[(table["group"] == group) & (table["weights"] == name)].set_index("subset")
 
 
-def _means(name: str) -> str:
-    """Of one look the means over the 15 subsets in per cent: WT / TC / ET."""
-    return " / ".join(f"{100 * value:.1f}" for value in _look(name)[list(REGIONS)].mean())
+def _means(name: str) -> list[str]:
+    """Of one look the means over the 15 subsets in per cent: WT, TC, ET."""
+    return [f"{100 * value:.1f}" for value in _look(name)[list(REGIONS)].mean()]
 
 
 def decisions() -> str:
@@ -123,7 +123,7 @@ def decisions() -> str:
 
 def decision_means() -> str:
     """Their means over the 15 subsets as a sentence."""
-    argmax, rule = map(_means, DECISIONS)
+    argmax, rule = (" / ".join(_means(name)) for name in DECISIONS)
     return (
         f"The means over the 15 subsets are {rule} (WT / TC / ET) on these patients, of whom two\n"
         "have all sequences. Labels are those of the greatest expected Dice: a region is called as large as makes the\n"
@@ -134,7 +134,7 @@ def decision_means() -> str:
 
 def beside_small(weights: str) -> str:
     """Means over the 15 subsets on the shared patients, and those of `small`, as a sentence."""
-    own, small = (_means(LOOKED_AT[name]) for name in (weights, "small"))
+    own, small = (" / ".join(_means(LOOKED_AT[name])) for name in (weights, "small"))
     return (
         f"The means over the 15 subsets are {own} (WT / TC / ET) on these patients, of whom two have all\n"
         f"sequences, and those of `small` {small}.\n"
@@ -145,9 +145,7 @@ def refined_patients() -> str:
     """Means over the 15 subsets on the shared patients of the students of `tiny-refined`, and of what is refined."""
     lines = ["| mean over the 15 subsets | WT | TC | ET | most false ET, ml |", "|---|---:|---:|---:|---:|"]
     for output, name in zip(("students", "refined"), REFINED, strict=True):
-        look = _look(name)
-        dice = [f"{100 * value:.1f}" for value in look[list(REGIONS)].mean()]
-        lines.append(" | ".join([f"| {output}", *dice, f"{look['false_ET_ml'].max():.0f}"]) + " |")
+        lines.append(" | ".join([f"| {output}", *_means(name), f"{_look(name)['false_ET_ml'].max():.0f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
