@@ -35,7 +35,7 @@ from smml.inference import Predictor
 from smml.modalities import subset_name
 from smml.models.decision import ExpectedDice, labelling
 from smml.runs import made_line, made_with
-from smml.sam.calls import weights_fingerprint
+from smml.tensors import weights_fingerprint
 from smml.workers import in_processes
 
 SEED = 12  # validation, docs/CONVENTIONS.md

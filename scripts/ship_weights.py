@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--hardware", required=True, help="what it was trained on")
     parser.add_argument("--data", required=True, help="what it was trained on: the command that makes the cohort")
     parser.add_argument("--weights", help="what the run started from, where not from random weights")
+    parser.add_argument("--students", help="shipped weights with the same students, which are then not stored again")
     parser.add_argument(
         "--window", type=int, help="edge of the windows, where validation chose another than the default"
     )
@@ -51,7 +52,7 @@ def main() -> None:
         window=window,
         decision=rule_for_labels(arguments.decision, checkpoint.decision),
     )
-    save_checkpoint(shipped, path)
+    save_checkpoint(shipped, path, students_of=arguments.students)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.step} steps")
 
 

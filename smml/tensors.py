@@ -1,11 +1,12 @@
-"""Files of weights: read without running code, with what they say of themselves, compared with a model, and written."""
+"""Weights: files of them, read without running code, compared with a model, and written; and their fingerprints."""
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeGuard
 
@@ -121,3 +122,35 @@ def check_fit(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, ow
             f"{path}: {len(odd)} weights do not fit {owner} (for example {odd[0]}: expected {expected.get(odd[0])}, "
             f"found {found.get(odd[0])}); the file was made by another version or edited"
         )
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """A hash of byte strings, 40 hexadecimal digits; each part's length counts too."""
+    state = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """A hash of a module's parameters and buffers, by name, dtype, shape and value."""
+    return tensors_fingerprint(dict((*module.named_parameters(), *module.named_buffers())), type(module).__name__)
+
+
+def tensors_fingerprint(tensors: Mapping[str, torch.Tensor], owner: str) -> str:
+    """A hash of tensors, by name, dtype, shape and value.
+
+    Args:
+        tensors: by name, floating, of at most 32 bits.
+        owner: what they are the weights of; part of the hash.
+    """
+
+    def parts():
+        yield owner.encode()
+        for name, tensor in sorted(tensors.items()):
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+            # Through float32, because numpy has no bfloat16; both SAM's and half precision fit into it.
+            yield tensor.detach().float().cpu().contiguous().numpy().tobytes()
+
+    return digest(parts())

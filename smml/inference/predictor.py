@@ -48,9 +48,9 @@ from smml.models.decision import ExpectedDice, find_decision, labelling
 from smml.models.gains import Gain, Gains
 from smml.models.intervals import VolumeIntervals
 from smml.models.temperature import check_temperatures, temper_
-from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
+from smml.tensors import weights_fingerprint
 
 # Encodings above this are not kept but computed again for each subset. With it a notebook's kernel stays under 2.5 GB
 # on a case of 240 x 240 x 155 voxels (scripts/measure_large_case.py).

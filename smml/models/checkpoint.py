@@ -2,7 +2,8 @@
 
 A training checkpoint (``.pt``) holds the model, the optimiser, the step, random states, the configuration, the spacing
 and the versions that made it; it is written atomically and read with ``weights_only=True``. Shipped weights
-(``.safetensors``) hold the model alone with the same facts in their metadata.
+(``.safetensors``) hold the model alone with the same facts in their metadata; where the students are those of other
+shipped weights, the file holds the refinement networks and names those weights.
 """
 
 import json
@@ -27,10 +28,16 @@ from smml.models.presets import StudentConfig, preset_name
 from smml.models.presets import preset as find_preset
 from smml.models.smml import SMML
 from smml.models.temperature import check_temperatures
-from smml.tensors import are_tensors, check_fit, disk_errors, read_tensors
+from smml.tensors import are_tensors, check_fit, disk_errors, read_tensors, tensors_fingerprint
 
 FORMAT = "smml-checkpoint-1"
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+
+# What to do about a file that cannot be read.
+_REMEDIES = {
+    "get": "Ask its author for a .safetensors file, or save it again with `smml train`",
+    "again": "copy or train it again",
+}
 
 # What a training can have been: edges of a voxel of a head in mm, and of a patch in voxels.
 _SPACINGS = (0.05, 50.0)
@@ -113,7 +120,7 @@ class Checkpoint:
         return model.eval()
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
+def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike, *, students_of: str | None = None) -> None:
     """Write a ``.pt`` or ``.safetensors`` file atomically.
 
     The latter holds what predicts alone: the averaged weights if there are any, and no training state.
@@ -121,21 +128,69 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     Args:
         checkpoint: what to save.
         path: ends in .pt or .safetensors.
+        students_of: name of shipped weights with the same students, to the bit. A ``.safetensors`` file then holds the
+            refinement networks alone, and takes the students from there whenever it is loaded.
 
     Raises:
-        InputError: the folder cannot be written to, or the disk is full.
+        InputError: the folder cannot be written to, or the disk is full; ``students_of`` has other students, or the
+            checkpoint has no refinement.
     """
+    weights, facts = checkpoint.ema or checkpoint.weights, checkpoint.facts()
+    if students_of is not None:
+        if Path(path).suffix != ".safetensors" or not checkpoint.refinement:
+            raise InputError(
+                f"{path}: expected the name of a .safetensors file and a model with refinement, as only their students "
+                "can come from elsewhere"
+            )
+        students = _students(weights)
+        facts["students_of"] = {"weights": students_of, "fingerprint": _fingerprint(students)}
+        _borrow(Path(path), facts["students_of"])
+        weights = {name: tensor for name, tensor in weights.items() if name not in students}
     with replacing(path) as temporary, disk_errors():
         if Path(path).suffix == ".safetensors":
-            weights = {
-                name: tensor.contiguous().cpu() for name, tensor in (checkpoint.ema or checkpoint.weights).items()
-            }
-            save_file(weights, temporary, metadata={"smml": json.dumps(checkpoint.facts())})
+            tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+            save_file(tensors, temporary, metadata={"smml": json.dumps(facts)})
         else:
             content = {**checkpoint.facts(), "weights": checkpoint.weights, "training": checkpoint.training}
             if checkpoint.ema is not None:
                 content["ema"] = checkpoint.ema
             torch.save(content, temporary)
+
+
+def _students(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those of a model's weights that are its students'."""
+    return {name: tensor for name, tensor in weights.items() if name.startswith("branches.")}
+
+
+def _fingerprint(students: dict[str, torch.Tensor]) -> str:
+    return tensors_fingerprint(students, "students")
+
+
+def _borrow(path: Path, lent: object) -> dict[str, torch.Tensor]:
+    """The students that a file takes from shipped weights.
+
+    Args:
+        path: of the file, for the sentences.
+        lent: what it says of them, ``weights`` and ``fingerprint``.
+
+    Raises:
+        InputError: it says something else, there are no such weights, or they have other students.
+    """
+    if not isinstance(lent, dict) or not all(isinstance(lent.get(fact), str) for fact in ("weights", "fingerprint")):
+        raise InputError(f"{path}: students_of must name weights and fingerprint, found {lent!r:.80}")
+    name = lent["weights"]
+    shipped = SHIPPED / f"{name}.safetensors"
+    # Whoever borrows does not lend, so no file leads back to itself.
+    if Path(name).name != name or not shipped.is_file() or shipped == path:
+        raise InputError(f"{path}: takes its students from {name!r:.80}, which does not ship with this version of smml")
+    _, weights = read_tensors(shipped, **_REMEDIES)
+    students = _students(weights) if are_tensors(weights) else {}
+    if _fingerprint(students) != lent["fingerprint"]:
+        raise InputError(
+            f"{path}: was trained on other students than {name!r} has in this version; train its refinement again from "
+            f"{name!r}, or use the release or commit of smml that made it"
+        )
+    return students
 
 
 def find_checkpoint(name_or_path: str | os.PathLike) -> Path:
@@ -173,11 +228,7 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
             preset, with a value out of its range, or with weights that do not fit its own configuration.
     """
     path = find_checkpoint(name_or_path)
-    facts, weights = read_tensors(
-        path,
-        get="Ask its author for a .safetensors file, or save it again with `smml train`",
-        again="copy or train it again",
-    )
+    facts, weights = read_tensors(path, **_REMEDIES)
     if not facts and path.suffix != ".safetensors":
         raise InputError(f"{path}: not a checkpoint of smml; expected what `smml train` saves")
     if (version := facts.get("format")) != FORMAT:
@@ -185,6 +236,8 @@ def load_checkpoint(name_or_path: str | os.PathLike, *, preset: str | None = Non
     ema = facts.get("ema")
     if not are_tensors(weights) or not (ema is None or are_tensors(ema)):
         raise InputError(f"{path}: holds something other than tensors as weights; save it again with `smml train`")
+    if "students_of" in facts:
+        weights = weights | _borrow(path, facts["students_of"])
     try:
         checkpoint = _checked(facts, weights)
     except InputError as error:

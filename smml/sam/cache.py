@@ -4,12 +4,10 @@ Encoding a slice is what costs; prompting it again is cheap. A key is a hash of 
 (:func:`embedding_key`), so nothing here ever goes stale, whoever shares the folder.
 """
 
-import hashlib
 import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,18 +16,10 @@ from safetensors.torch import save_file
 
 from smml.errors import InputError
 from smml.files import replacing
+from smml.tensors import digest
 
 # Part of every key. Change it when smml.sam.slices shows SAM something else for the same slice.
 _VERSION = b"smml-embedding-2"
-
-
-def digest(parts: Iterable[bytes]) -> str:
-    """A hash of byte strings, 40 hexadecimal digits; each part's length counts too."""
-    state = hashlib.blake2b(digest_size=20)
-    for part in parts:
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
-    return state.hexdigest()
 
 
 def embedding_key(weights: str, slice_: torch.Tensor, window: tuple[float, float]) -> str:

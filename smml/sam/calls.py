@@ -1,14 +1,13 @@
-"""Calls of a SAM: encode slices, answer prompts, and say which weights it has.
+"""Calls of a SAM: encode slices, and answer prompts.
 
 ``encode`` and ``answer`` are for inference. Training calls what they are made of, :func:`embed` and
 :func:`predict_on_square`, which let gradients through. The geometry is that of :mod:`smml.sam.slices`.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smml.errors import InputError
-from smml.sam.cache import digest
 from smml.sam.prompts import Prompts
 from smml.sam.slices import SquareFit, image_size, intensity_window, to_input
 from smml.sam.torchvision_gap import Sam
@@ -186,16 +185,3 @@ def _check(sam: Sam, embeddings: Tensor, prompts: Prompts) -> None:
             f"embeddings of {embedding_channels(sam)} channels expected, found {embeddings.shape[1]}; encode slices "
             "with the SAM that is prompted"
         )
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """A hash of a module's parameters and buffers, by name, dtype, shape and value."""
-
-    def parts():
-        yield f"{type(module).__name__}".encode()
-        for name, tensor in sorted((*module.named_parameters(), *module.named_buffers())):
-            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-            # Through float32, because numpy has no bfloat16; both SAM's and half precision fit into it.
-            yield tensor.detach().float().cpu().contiguous().numpy().tobytes()
-
-    return digest(parts())

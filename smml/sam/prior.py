@@ -17,10 +17,11 @@ import torch
 from smml.data.labels import REGIONS, Region, scheme_for_classes
 from smml.errors import InputError
 from smml.sam.cache import EmbeddingCache, embedding_key
-from smml.sam.calls import answer, encode, weights_fingerprint
+from smml.sam.calls import answer, encode
 from smml.sam.prompts import PromptRules, Prompts, coarse_prompts
 from smml.sam.slices import SquareFit, intensity_window
 from smml.sam.torchvision_gap import Sam
+from smml.tensors import weights_fingerprint
 
 # The axis of [X, Y, Z] that a slice of each plane fixes.
 PLANES: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}

@@ -74,7 +74,8 @@ class _Ends:
         torch.autograd.backward([whole for whole, _ in reached], [gradient for _, gradient in reached])
 
     def _cut(self, output: torch.Tensor) -> torch.Tensor:
-        leaf = output.detach().requires_grad_()
+        # Of a student that is not trained nobody asks for gradients.
+        leaf = output.detach().requires_grad_(output.requires_grad)
         self.wholes.append(output)
         self.parts.append(leaf)
         return leaf

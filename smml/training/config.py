@@ -65,6 +65,8 @@ class TrainingConfig:
         refinement_weight: l_ref, weight of the KL between refined and student.
         refinement_min_class_weight: w_min of the class weights in the refinement's cross-entropy. 1 counts every voxel
             alike; with the students' weights it calls the oedema larger than it is (results/study).
+        refinement_only: train the refinement networks alone, from the first step on. The students, and with them the
+            segmentation without refinement, stay as the weights have them that the run starts from.
         prior_masks: pairs of masks for which a case's priors are made; while the refinement trains, samples draw
             their masks from these.
         tumour_share: share of patches centred on a tumour voxel.
@@ -125,6 +127,7 @@ class TrainingConfig:
     refinement_min_class_weight: float = option(
         REFINEMENT_MIN_CLASS_WEIGHT, "Least class weight in the refinement's cross-entropy.", SHARE
     )
+    refinement_only: bool = option(False, "Train the refinement alone; the students stay as their weights have them.")
     prior_masks: int = option(2, "Pairs of masks a case for which priors are made.", count(1000))
     tumour_share: float = option(0.6, "Share of patches centred on tumour; the rest on brain.", SHARE)
     gradient_clip: float = option(12.0, "Largest gradient norm of each network; 0: no clipping.", ZERO_OR_MORE)
@@ -170,6 +173,11 @@ class TrainingConfig:
             raise InputError(
                 f"refinement_start of {self.refinement_start:g} leaves none of the {self.steps} steps to the "
                 "refinement: lower it, or take more steps"
+            )
+        if self.refinement_only and self.refinement_step != 0:
+            raise InputError(
+                "refinement_only trains nothing before the refinement begins: name a SAM as refinement, and set "
+                "refinement_start to 0"
             )
 
     @property

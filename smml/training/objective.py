@@ -38,11 +38,13 @@ def term_weights(config: TrainingConfig, step: int) -> dict[str, float]:
         step: 0, 1, ...
     """
     schedule = consistency_ramp(config, step)
+    # Students that are not trained teach each other nothing.
+    exchange = 0.0 if config.refinement_only else 1.0
     others = {
-        "teach_12": schedule * config.pixel_weight,
-        "teach_21": schedule * config.pixel_weight,
-        "relation": config.feature_weight,
-        "classes": config.feature_weight * config.class_weight,
+        "teach_12": exchange * schedule * config.pixel_weight,
+        "teach_21": exchange * schedule * config.pixel_weight,
+        "relation": exchange * config.feature_weight,
+        "classes": exchange * config.feature_weight * config.class_weight,
         "refine_kl_1": schedule * config.refinement_weight,
         "refine_kl_2": schedule * config.refinement_weight,
     }

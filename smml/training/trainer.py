@@ -25,9 +25,9 @@ from smml.models.checkpoint import Checkpoint, save_checkpoint
 from smml.models.smml import SMML
 from smml.ranks import Ranks, start_ranks
 from smml.runs import CONFIG, LOG, Board, TrainingLog, provenance, read_facts
-from smml.sam.calls import weights_fingerprint
 from smml.sam.load import load_sam
 from smml.sam.prior import SAMPrior
+from smml.tensors import weights_fingerprint
 from smml.training.config import TrainingConfig, TrainingPrecision
 from smml.training.ema import AverageWeights
 from smml.training.loading import load_batches
@@ -160,6 +160,11 @@ class _Run:
         self.sam = load_sam(config.refinement, device=ranks.device) if config.refinement else None
         # A name does not say which weights: those that ship change with the version, and a file can be replaced.
         self.identity["sam"] = None if self.sam is None else weights_fingerprint(self.sam)
+        if config.refinement_only and weights is None:
+            raise InputError(
+                "refinement_only leaves the students as they are, so somebody must have trained them: name their "
+                "weights (weights, --weights)"
+            )
         start = resume_point(output, config.to_dict() | self.identity, resume)
         if config.precision == "auto":
             known = fastest_precision(ranks.device) if start is None else start.config.get("precision", "float32")
@@ -191,6 +196,7 @@ class _Run:
             separate_heads=config.separate_heads,
             refine=bool(config.refinement),
         ).to(ranks.device)
+        self.model.branches.requires_grad_(not config.refinement_only)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay, amsgrad=True, fused=True
         )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smml.data.labels import REGIONS
@@ -220,6 +220,66 @@ def test_shipped_weights_are_found_by_name_and_an_unknown_name_lists_them(tmp_pa
     assert load_checkpoint("tiny-3mm").step == 17
     with pytest.raises(InputError, match=r"nonsense.*\(small-3mm, tiny-3mm\)"):
         load_checkpoint("nonsense")
+
+
+@pytest.fixture
+def refined(saved, tmp_path, monkeypatch) -> Checkpoint:
+    """Refinement networks behind the students of weights that ship as "lender"."""
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "shipped")
+    (tmp_path / "shipped").mkdir()
+    save_checkpoint(saved, tmp_path / "shipped" / "lender.safetensors")
+    torch.manual_seed(1)
+    weights = SMML(SMALLEST, refine=True).state_dict() | saved.weights
+    return dataclasses.replace(saved, weights=weights, training=None, refinement="tiny")
+
+
+def test_students_that_ship_already_are_not_stored_again(tmp_path, refined):
+    path = tmp_path / "shipped" / "borrower.safetensors"
+    save_checkpoint(refined, path, students_of="lender")
+    with safe_open(path, framework="pt") as file:
+        assert {name.split(".")[0] for name in file.keys()} == {"refinements"}  # noqa: SIM118 (not a dict)
+    for name in ("borrower", path):
+        loaded = load_checkpoint(name)
+        assert_same_tensors(loaded.weights, refined.weights)
+        assert loaded.facts() == refined.facts()
+    save_checkpoint(loaded, tmp_path / "whole.safetensors")
+    (tmp_path / "shipped" / "lender.safetensors").unlink()
+    assert_same_tensors(load_checkpoint(tmp_path / "whole.safetensors").weights, refined.weights)
+
+
+def test_students_that_are_others_by_now_or_gone_are_refused(tmp_path, refined):
+    lender, path = tmp_path / "shipped" / "lender.safetensors", tmp_path / "borrower.safetensors"
+    save_checkpoint(refined, path, students_of="lender")
+    save_checkpoint(make(seed=1), lender)
+    assert_refused(path, "was trained on other students than 'lender' has in this version")
+    lender.unlink()
+    assert_refused(path, "takes its students from 'lender', which does not ship")
+
+
+@pytest.mark.parametrize("lent", ["lender", 3, {}, {"weights": "lender"}, {"weights": "../shipped/lender"}])
+def test_a_file_that_says_nonsense_of_whose_students_it_takes_is_refused(tmp_path, refined, lent):
+    if isinstance(lent, dict) and "/" in lent.get("weights", ""):
+        lent = lent | {"fingerprint": checkpoint._fingerprint(checkpoint._students(refined.weights))}
+    path = tmp_path / "edited.safetensors"
+    own = {name: tensor for name, tensor in refined.weights.items() if name.startswith("refinements.")}
+    save_file(own, path, metadata={"smml": json.dumps(refined.facts() | {"students_of": lent})})
+    assert_refused(path, "students_of must name|which does not ship")
+
+
+def test_only_what_can_borrow_the_same_students_is_saved_without_them(tmp_path, saved, refined):
+    path = tmp_path / "borrower.safetensors"
+    for wrong, name, other in (
+        (dataclasses.replace(refined, weights=refined.weights | make(seed=1).weights), path, "other students"),
+        (saved, path, "a model with refinement"),
+        (refined, path.with_suffix(".pt"), "the name of a .safetensors file"),
+    ):
+        with pytest.raises(InputError, match=other):
+            save_checkpoint(wrong, name, students_of="lender")
+    assert not path.exists()
+    with pytest.raises(InputError, match="does not ship"):
+        save_checkpoint(refined, path, students_of="nobody")
+    with pytest.raises(InputError, match="does not ship"):
+        save_checkpoint(refined, tmp_path / "shipped" / "lender.safetensors", students_of="lender")
 
 
 class Malicious:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smml.sam import Prompts, SquareFit, answer, encode, intensity_window, load_sam
-from smml.sam.calls import weights_fingerprint
+from smml.tensors import weights_fingerprint
 
 # Slices taller than wide, wider than tall, and square; the sphere is never in the middle.
 CASES = [

@@ -69,6 +69,10 @@ def test_a_refinement_that_no_step_would_train_is_refused():
     with pytest.raises(InputError, match=r"refinement_start of 0\.9 leaves none of the 4 steps"):
         TrainingConfig(refinement="tiny", refinement_start=0.9, steps=4)
     assert TrainingConfig(refinement="tiny", refinement_start=0.5, steps=1).refinement_step == 0
+    with pytest.raises(InputError, match="name a SAM as refinement, and set refinement_start to 0"):
+        TrainingConfig(refinement_only=True, refinement="tiny", refinement_start=0.5, steps=4)
+    with pytest.raises(InputError, match="name a SAM as refinement"):
+        TrainingConfig(refinement_only=True, refinement_start=0.0)
 
 
 def test_an_unknown_option_of_a_file_is_refused_by_name():
@@ -95,9 +99,10 @@ OTHERS = {
     "preset": "small", "steps": 7, "batch_size": 4, "patch": 48, "spacing": 2.5, "learning_rate": 0.002,
     "weight_decay": 0.01, "poly_power": 0.8, "min_class_weight": 0.1, "consistency_start": 0.2,
     "consistency_ramp": 0.3, "pixel_weight": 0.5, "feature_weight": 0.25, "class_weight": 0.75, "gate": "entropy",
-    "gate_min_class_weight": 0.4, "separate_heads": "masked", "refinement": "vit_b", "refinement_start": 0.25,
-    "refinement_weight": 0.6, "refinement_min_class_weight": 0.7, "prior_masks": 3, "tumour_share": 0.9,
-    "gradient_clip": 1.5, "accumulate": 2, "precision": "bf16", "ema": 0.99, "compile": True, "recompute": True,
+    "gate_min_class_weight": 0.4, "separate_heads": "masked", "refinement": "vit_b", "refinement_start": 0.0,
+    "refinement_weight": 0.6, "refinement_min_class_weight": 0.7, "refinement_only": True, "prior_masks": 3,
+    "tumour_share": 0.9, "gradient_clip": 1.5, "accumulate": 2, "precision": "bf16", "ema": 0.99, "compile": True,
+    "recompute": True,
     "validate_every": 5, "validation": "held", "holdout": 0.2, "patience": 3, "tensorboard": True, "augment": False,
     "appearance": 0.5, "preprocessing": 2, "seed": 11, "checkpoint_every": 9, "workers": 1, "cache": 1.5,
     "device": "cuda:1",

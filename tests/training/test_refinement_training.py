@@ -20,7 +20,7 @@ from smml.modalities import MODALITIES, subset_mask
 from smml.models import SMML, StudentConfig, presets
 from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.sam import SAMPrior, TinyConfig, build_tiny, load_sam, save_tiny
-from smml.sam.calls import weights_fingerprint
+from smml.tensors import weights_fingerprint
 from smml.training import TrainingConfig, train
 from smml.training.priors import PriorFolder, make_priors
 from smml.training.trainer import COLUMNS
@@ -119,6 +119,45 @@ def test_a_run_without_refinement_lends_its_students_to_one_with_it(run, small_c
     late = dataclasses.replace(config, steps=1, refinement_start=0.0)
     train(small_cohort, tmp_path / "late", late, weights=tmp_path / "plain", progress=False)
     assert any(name.startswith("refinements.") for name in load_checkpoint(tmp_path / "late").weights)
+
+
+def alone(config: TrainingConfig) -> TrainingConfig:
+    return dataclasses.replace(config, refinement_only=True, refinement_start=0.0, ema=0.9)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_with_refinement_only_the_students_stay_to_the_bit_and_the_refinement_learns(
+    run, small_cohort, config, tmp_path, threads
+):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # with two, each branch has a thread of its own
+    try:
+        train(small_cohort, tmp_path / "alone", alone(config), weights=run, progress=False)
+    finally:
+        torch.set_num_threads(before)
+    start, end = load_checkpoint(run).weights, load_checkpoint(tmp_path / "alone")
+    for weights in (end.weights, end.ema):
+        moved = {name.split(".")[0] for name in start if not torch.equal(start[name], weights[name])}
+        assert moved == {"refinements"}
+    table = rows(tmp_path / "alone")
+    assert all(float(row["refine_1"]) > 0 and float(row["fuse_1"]) > 0 for row in table)
+    assert not any(float(row[name]) for row in table for name in ("teach_12", "teach_21", "relation", "classes"))
+
+
+def test_the_refinement_learns_alone_what_it_learns_beside_students_that_train(run, small_cohort, config, tmp_path):
+    """The first step is the same for it: its own losses do not reach the students, nor theirs reach it."""
+    one = dataclasses.replace(alone(config), steps=1, ema=0.0)
+    train(small_cohort, tmp_path / "alone", one, weights=run, progress=False)
+    train(small_cohort, tmp_path / "both", replace(one, refinement_only=False), weights=run, progress=False)
+    found, wanted = (load_checkpoint(tmp_path / name).weights for name in ("alone", "both"))
+    for name in found:
+        assert name.startswith("branches.") or torch.equal(found[name], wanted[name]), name
+
+
+def test_refinement_only_needs_students_that_somebody_trained(small_cohort, config, tmp_path):
+    with pytest.raises(InputError, match=r"name their weights \(weights, --weights\)"):
+        train(small_cohort, tmp_path / "none", alone(config), progress=False)
+    assert not list(tmp_path.glob("none/*.pt"))
 
 
 # ---------------------------------------------------------------- priors on disk
