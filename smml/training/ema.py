@@ -12,7 +12,8 @@ class AverageWeights:
 
         average <- d average + (1 - d) weights,    d = min(decay, (1 + t) / (10 + t)) after step t = 1, 2, ...
 
-    The smaller d of the first steps lets the average forget the random start.
+    The smaller d of the first steps lets the average forget the random start. What is not trained is not averaged: it
+    would be the same number and yet not the same bits, as -0 comes out of the average as 0.
 
     Args:
         model: whose weights are averaged; the average starts as a copy of them.
@@ -27,8 +28,10 @@ class AverageWeights:
     def update(self, model: nn.Module, steps_done: int) -> None:
         """Take in the weights after step number ``steps_done`` (1, 2, ...)."""
         decay = min(self.decay, (1 + steps_done) / (10 + steps_done))
+        fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         for name, tensor in model.state_dict().items():
-            self.weights[name].lerp_(tensor, 1 - decay)
+            if name not in fixed:
+                self.weights[name].lerp_(tensor, 1 - decay)
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """Go on from a checkpoint's average."""

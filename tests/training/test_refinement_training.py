@@ -22,6 +22,7 @@ from smml.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from smml.sam import SAMPrior, TinyConfig, build_tiny, load_sam, save_tiny
 from smml.tensors import weights_fingerprint
 from smml.training import TrainingConfig, train
+from smml.training.ema import AverageWeights
 from smml.training.priors import PriorFolder, make_priors
 from smml.training.trainer import COLUMNS
 
@@ -142,6 +143,20 @@ def test_with_refinement_only_the_students_stay_to_the_bit_and_the_refinement_le
     table = rows(tmp_path / "alone")
     assert all(float(row["refine_1"]) > 0 and float(row["fuse_1"]) > 0 for row in table)
     assert not any(float(row[name]) for row in table for name in ("teach_12", "teach_21", "relation", "classes"))
+
+
+def test_the_average_keeps_the_bits_of_what_is_not_trained():
+    module = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[-0.0, 1 / 3]]))
+    module.weight.requires_grad_(False)
+    average = AverageWeights(module, 0.99)
+    before = module.weight.clone().view(torch.int32), module.bias.clone()
+    with torch.no_grad():
+        module.bias += 1
+    average.update(module, 10_000)
+    assert torch.equal(average.weights["weight"].view(torch.int32), before[0]), "-0 is not 0"
+    assert torch.allclose(average.weights["bias"], before[1] + 0.01)
 
 
 def test_the_refinement_learns_alone_what_it_learns_beside_students_that_train(run, small_cohort, config, tmp_path):
