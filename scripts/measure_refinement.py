@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="tiny-refined")
     parser.add_argument("--cases", type=int, default=6)
+    parser.add_argument("--skip", type=int, default=0, help="subjects of the cohort that were looked at before")
     parser.add_argument("--seed", type=int, default=2, help="cohort seed; training used another")
     parser.add_argument("--output", type=Path, default=Path("results/refinement"))
     arguments = parser.parse_args()
@@ -39,8 +40,9 @@ def main() -> None:
     predictor = Predictor.from_checkpoint(arguments.checkpoint, refine=True)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        files = simulate_cohort(folder, arguments.cases, spacing=predictor.spacing[0], seed=arguments.seed)
-        scores = evaluate(predictor, files)
+        count = arguments.skip + arguments.cases
+        files = simulate_cohort(folder, count, spacing=predictor.spacing[0], seed=arguments.seed)
+        scores = evaluate(predictor, files[arguments.skip :])
     _, table, _ = write_report(scores, arguments.output, f"{arguments.checkpoint} on {arguments.cases} simulated cases")
     both = student_and_refined(scores)
     change = both.frame.loc["refined"]
