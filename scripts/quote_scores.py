@@ -31,7 +31,7 @@ LOOKED_AT: dict[str, str] = json.loads((RESULTS / "patients" / "shipped.json").r
 # The same weights with labels by the argmax and by the rule, in that table.
 DECISIONS = ("small-stage8", LOOKED_AT["small"])
 # `tiny-refined` in it: its students, and what is refined.
-REFINED = ("tiny-refined", "tiny-refined refined")
+REFINED = ("tiny-refined-2", "tiny-refined-2 refined")
 PATIENT_SUBSETS = ("FLAIR", "T1ce", "FLAIR+T1ce", "FLAIR+T1ce+T1+T2")
 
 

@@ -31,8 +31,8 @@ def script(name: str):
 
 def committed(folder: str) -> Scores:
     scores = Scores.read(RESULTS / folder)
-    part, weights, *_ = *Path(folder).parts, ""
-    rule = load_checkpoint(weights).decision if part == "simulator" else None
+    part, weights, *_ = *Path(folder).parts, "tiny-refined"
+    rule = load_checkpoint(weights).decision if part in ("simulator", "refinement") else None
     return Scores(scores.frame, protocol(scores.frame["case"].nunique(), decision=rule))
 
 
