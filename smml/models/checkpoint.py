@@ -179,9 +179,10 @@ def _borrow(path: Path, lent: object) -> dict[str, torch.Tensor]:
     if not isinstance(lent, dict) or not all(isinstance(lent.get(fact), str) for fact in ("weights", "fingerprint")):
         raise InputError(f"{path}: students_of must name weights and fingerprint, found {lent!r:.80}")
     name = lent["weights"]
-    shipped = SHIPPED / f"{name}.safetensors"
+    # Looked up among those that are there: a name out of a file must lead nowhere else.
+    shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}.get(name)
     # Whoever borrows does not lend, so no file leads back to itself.
-    if Path(name).name != name or not shipped.is_file() or shipped == path:
+    if shipped is None or shipped.resolve() == path.resolve():
         raise InputError(f"{path}: takes its students from {name!r:.80}, which does not ship with this version of smml")
     _, weights = read_tensors(shipped, **_REMEDIES)
     students = _students(weights) if are_tensors(weights) else {}

@@ -256,7 +256,9 @@ def test_students_that_are_others_by_now_or_gone_are_refused(tmp_path, refined):
     assert_refused(path, "takes its students from 'lender', which does not ship")
 
 
-@pytest.mark.parametrize("lent", ["lender", 3, {}, {"weights": "lender"}, {"weights": "../shipped/lender"}])
+@pytest.mark.parametrize(
+    "lent", ["lender", 3, {}, {"weights": "lender"}, {"weights": "../shipped/lender"}, {"weights": 300 * "/x"}]
+)
 def test_a_file_that_says_nonsense_of_whose_students_it_takes_is_refused(tmp_path, refined, lent):
     if isinstance(lent, dict) and "/" in lent.get("weights", ""):
         lent = lent | {"fingerprint": checkpoint._fingerprint(checkpoint._students(refined.weights))}
@@ -266,7 +268,7 @@ def test_a_file_that_says_nonsense_of_whose_students_it_takes_is_refused(tmp_pat
     assert_refused(path, "students_of must name|which does not ship")
 
 
-def test_only_what_can_borrow_the_same_students_is_saved_without_them(tmp_path, saved, refined):
+def test_only_what_can_borrow_the_same_students_is_saved_without_them(tmp_path, saved, refined, monkeypatch):
     path = tmp_path / "borrower.safetensors"
     for wrong, name, other in (
         (dataclasses.replace(refined, weights=refined.weights | make(seed=1).weights), path, "other students"),
@@ -278,8 +280,10 @@ def test_only_what_can_borrow_the_same_students_is_saved_without_them(tmp_path, 
     assert not path.exists()
     with pytest.raises(InputError, match="does not ship"):
         save_checkpoint(refined, path, students_of="nobody")
-    with pytest.raises(InputError, match="does not ship"):
-        save_checkpoint(refined, tmp_path / "shipped" / "lender.safetensors", students_of="lender")
+    monkeypatch.chdir(tmp_path / "shipped")
+    for itself in (tmp_path / "shipped" / "lender.safetensors", "lender.safetensors"):
+        with pytest.raises(InputError, match="does not ship"):
+            save_checkpoint(refined, itself, students_of="lender")
 
 
 class Malicious:
