@@ -290,7 +290,9 @@ everything = subset_mask(MODALITIES)
 coarse = predictor.coarse(encoding, everything)[:1]
 maps = prior(image[None], coarse, everything[None])
 with torch.inference_mode():
-    probabilities, s = (encoding.plan.pad(volume[0])[None] for volume in (coarse, maps))
+    # Its U-Net halves the volume three times.
+    beyond = [edge for n in reversed(image.shape[1:]) for edge in (0, -n % 8)]
+    probabilities, s = (torch.nn.functional.pad(volume, beyond) for volume in (coarse, maps))
     output = predictor.model.refinements[0](probabilities.clamp_min(1e-30).log(), s, everything[None])
 marked = s > 0.5
 trust = (output.gate * marked).sum(dim=(0, 3, 4, 5)) / marked.sum(dim=(0, 3, 4, 5))  # NaN where none is marked
