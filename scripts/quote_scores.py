@@ -152,7 +152,9 @@ def refined_patients() -> str:
 def looks() -> str:
     """How often the shared patients were scored so far."""
     table = pd.read_csv(RESULTS / "patients" / "looks.csv")
-    number = len(table[["date", "commit", "weights", "preprocessing"]].drop_duplicates())
+    # What is refined is scored together with its students.
+    scored = table["weights"].str.removesuffix(" refined")
+    number = len(table.assign(weights=scored)[["date", "commit", "weights", "preprocessing"]].drop_duplicates())
     return f"These patients were scored {number} times so far, each time with other weights or other code.\n"
 
 

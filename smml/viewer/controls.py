@@ -134,6 +134,7 @@ class Controls:
             )
             for plane, axis in ((plane, NORMAL[plane]) for plane in ANATOMICAL_PLANES)
         }
+        self._name_handles()
         self.readout, self.legend, self.scores, self.chart = (widgets.HTML() for _ in range(4))
         self.contributions = widgets.HTML()
         self.rest = widgets.Button(
@@ -165,6 +166,14 @@ class Controls:
         """The words to choose from at present, by field of the state."""
         named = {name: tuple(value for _, value in getattr(self, name).options) for name in ("shown", "contributor")}
         return named | {name: tuple(getattr(self, name).options) for name in ("overlay", "source", "compared")}
+
+    def _name_handles(self) -> None:
+        """Have a screen reader call the handles of the sliders by what they set."""
+        names = {f"smml-{plane}-slice": (slider, [f"{plane} slice"]) for plane, slider in self.slices.items()}
+        names |= {"smml-opacity": (self.opacity, ["opacity"]), "smml-window": (self.window, ["black", "white"])}
+        for name, (slider, _) in names.items():
+            slider.add_class(name)
+        next(iter(self.planes.values())).handles = {name: words for name, (_, words) in names.items()}
 
     def window_range(self, state: ViewState) -> dict[str, float]:
         """Ends and step of the window slider for the shown modality."""

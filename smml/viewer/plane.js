@@ -11,6 +11,15 @@ function render({ model, el }) {
   const still = document.createElement("style");
   if (model.get("still")) still.textContent = `.${model.get("still")} { display: none; }`;
   el.appendChild(still);
+  // ipywidgets gives the handles of its sliders no name, and may draw them later than this canvas, and again.
+  function nameHandles() {
+    for (const [slider, names] of Object.entries(model.get("handles")))
+      for (const drawn of document.getElementsByClassName(slider))
+        drawn.querySelectorAll(".noUi-handle").forEach((handle, i) => handle.setAttribute("aria-label", names[i]));
+  }
+  const naming = new MutationObserver(nameHandles);
+  naming.observe(document.body, { childList: true, subtree: true });
+  nameHandles();
 
   // Frames are decoded one at a time, the newest only; the old one stays on the canvas until then.
   let decoding = false, waiting = false, frames = 0;
@@ -106,6 +115,7 @@ function render({ model, el }) {
   draw();
   name();
   return () => {
+    naming.disconnect();
     model.off("change:png", draw);
     model.off("change:label", name);
     model.off("msg:custom", message);

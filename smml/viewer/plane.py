@@ -25,6 +25,8 @@ if anywidget is not None:
             png: the frame.
             label: what a screen reader says.
             still: class of the picture that stands in for the canvases where they cannot be; they hide it.
+            handles: what a screen reader calls the handles of sliders, by a class of the slider; one canvas has those
+                of the whole viewer.
         """
 
         # Their text, not their paths: anywidget would watch a path, and by that keep every canvas for ever.
@@ -33,6 +35,7 @@ if anywidget is not None:
         png = traitlets.Bytes(b"").tag(sync=True)
         label = traitlets.Unicode("").tag(sync=True)
         still = traitlets.Unicode("").tag(sync=True)
+        handles = traitlets.Dict().tag(sync=True)
 
         def download(self, name: str, content: bytes) -> None:
             """Have the browser save a file."""
@@ -44,6 +47,7 @@ class PlaneImage(widgets.Image):
 
     png = traitlets.Bytes(b"")
     label = traitlets.Unicode("")
+    handles = traitlets.Dict()
 
     @traitlets.observe("png")
     def _on_png(self, change) -> None:

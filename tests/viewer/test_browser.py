@@ -86,6 +86,10 @@ def test_toggling_and_moving_put_the_right_pixels_on_screen(small_cohort, tmp_pa
         page.evaluate(notebook_page.WATCH)
         untouched = [canvas_pixels(page, number) for number in (3, 4, 5)]
 
+        for name in (*(f"{plane} slice" for plane in ANATOMICAL_PLANES), "opacity", "black", "white"):
+            for output in (first, second):
+                assert output.get_by_role("slider", name=name, exact=True).count() == 1, name
+
         # What the model is given.
         first.get_by_label("T1ce", exact=True).uncheck()
         first.get_by_text("● segmented from FLAIR + T1 + T2").wait_for()

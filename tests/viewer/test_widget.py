@@ -10,6 +10,7 @@ import tracemalloc
 import weakref
 from types import SimpleNamespace
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +53,20 @@ def counted(viewer) -> dict[str, list]:
     for plane, canvas in viewer.controls.planes.items():
         canvas.observe(lambda change, plane=plane: frames[plane].append(change["new"]), "png")
     return frames
+
+
+def test_every_slider_has_a_name_for_each_of_its_handles(show):
+    controls = show(None, FakePredictor()).controls
+    named = {name: words for canvas in controls.planes.values() for name, words in canvas.handles.items()}
+    handles = {
+        widget: 1 for widget in controls.descendants() if isinstance(widget, widgets.FloatSlider | widgets.IntSlider)
+    }
+    handles |= {widget: 2 for widget in controls.descendants() if isinstance(widget, widgets.FloatRangeSlider)}
+    assert len(handles) == 5
+    for slider, number in handles.items():
+        (words,) = [named[name] for name in slider._dom_classes if name in named]
+        assert len(words) == number
+    assert len({word for words in named.values() for word in words}) == sum(handles.values()), "no name twice"
 
 
 def test_unchecking_a_modality_segments_without_it(show):
