@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -121,6 +122,57 @@ def decisions() -> str:
     return "\n".join(lines) + "\n"
 
 
+def decision_price() -> str:
+    """Of the patient who enhances and has all sequences what the rule finds, and of the other what it calls wrongly."""
+    argmax, rule = (_look(name, "enhancing")["WT"] for name in DECISIONS)
+    dice = [f"{100 * rule[subset]:.1f} from {words}" for subset, words in _FEW]
+    before = [f"{100 * argmax[subset]:.1f}" for subset, _ in _FEW]
+    false_before, false = (_look(name)["false_ET_ml"]["T1ce"] for name in DECISIONS)
+    return _lines(
+        f"In the one who enhances the Dice of WT is with it {dice[0]}, {dice[1]} and {dice[2]} (argmax: "
+        f"{', '.join(before)}). From T1ce alone {false:.1f} ml of ET are called in the patient who has none (argmax: "
+        f"{false_before:.1f})."
+    )
+
+
+# Of little the whole tumour is hard to tell: T1 and T2, which two of the patients have.
+_FEW = (("T1", "T1"), ("T2", "T2"), ("T1+T2", "both"))
+
+
+def few(weights: str) -> str:
+    """What shipped weights find in the patient who enhances and has all sequences, from T1, T2 and both."""
+    look = 100 * _look(LOOKED_AT[weights], "enhancing").loc[[subset for subset, _ in _FEW]]
+    return _lines(
+        "T1 alone, T2 alone and the two together were seen in two patients only: in the one who enhances the whole "
+        f"tumour has a Dice of {look['WT'].min():.0f} to {look['WT'].max():.0f} from them, and its core of "
+        f"{look['TC'].max():.0f} at most."
+    )
+
+
+def intervals(weights: str) -> str:
+    """How often the intervals of shipped weights hold the true volume, how long they are, and which scan they name."""
+    found = json.loads((RESULTS / "intervals" / weights / "intervals.json").read_text(encoding="utf-8"))
+    subjects, seeds, coverage = found["subjects"], found["seeds"], found["coverage"]
+    shares = [100 * share for part in coverage.values() for share in part.values()]
+    titles, one, _, _, four, *others = rows(f"intervals/{weights}/intervals.md")
+    length = titles.index("WT length, ml")
+    named = {row[0]: float(row[2]) for row in others if row[0] in ("no T1ce", "T1ce")}
+    return _lines(
+        f"They were fitted to {subjects['fit']} **simulated** subjects of the look `{found['look']}` (cohort seed "
+        f"{seeds['fit']}). Of {subjects['measure']} others (seed {seeds['measure']}) the 90 % intervals hold the true "
+        f"volume in {min(shares):.1f} to {max(shares):.1f} %, by region and by whether one, two, three or four "
+        f"sequences are given; of WT from all four it is {round(coverage['4']['WT'] * subjects['measure'])} of "
+        f"{subjects['measure']}. The intervals are wide: for WT the median length is {four[length]} ml from all "
+        f"four sequences and {one[length]} ml from one. Without T1ce the scan that the table names is the best next "
+        f"one in {named['no T1ce']:.0f} % of the choices; with T1ce at hand in {named['T1ce']:.0f} %."
+    )
+
+
+def _lines(text: str) -> str:
+    """A paragraph in lines of a page."""
+    return textwrap.fill(text, 120) + "\n"
+
+
 def decision_means() -> str:
     """Their means over the 15 subsets as a sentence."""
     argmax, rule = (" / ".join(_means(name)) for name in DECISIONS)
@@ -133,11 +185,13 @@ def decision_means() -> str:
 
 
 def beside_small(weights: str) -> str:
-    """Means over the 15 subsets on the shared patients, and those of `small`, as a sentence."""
-    own, small = (" / ".join(_means(LOOKED_AT[name])) for name in (weights, "small"))
-    return (
-        f"The means over the 15 subsets are {own} (WT / TC / ET) on these patients, of whom two have all\n"
-        f"sequences, and those of `small` {small}.\n"
+    """On the shared patients: means over the 15 subsets beside those of `small`, and what is called ET wrongly."""
+    own, small = (LOOKED_AT[name] for name in (weights, "small"))
+    false_own, false_small = (f"{_look(name)['false_ET_ml']['T1ce']:.1f}" for name in (own, small))
+    return _lines(
+        f"The means over the 15 subsets are {' / '.join(_means(own))} (WT / TC / ET) on these patients, of whom two "
+        f"have all sequences, and those of `small` {' / '.join(_means(small))}. From T1ce alone {false_own} ml of ET "
+        f"are called in the patient who has none (`small`: {false_small})."
     )
 
 
@@ -270,6 +324,9 @@ BLOCKS = {
     "sam-tiny": tiny_sam,
     "decisions": decisions,
     "decision-means": decision_means,
+    "decision-price": decision_price,
+    "few-small": functools.partial(few, "small"),
+    "intervals-small": functools.partial(intervals, "small"),
     "beside-small": functools.partial(beside_small, "tiny"),
     "looks": looks,
     "refined-patients": refined_patients,
