@@ -6,9 +6,10 @@ Compares the argmax with the rule of the greatest expected Dice (smml/models/dec
 WT, then of TC with the choice for WT, then of ET with both. Chosen is the volume with the greatest sum of two means of
 Dice, over the cases that have the region and over all (the literature's mean, where a false alarm counts 0), among
 those that call less than 1 ml of WT in 95 % of the answers for subjects without a tumour (``--quiet``). With
-``--more-missed 2`` at most 2 points more of the regions may be missed than by the argmax. Writes decision.json (with
-command, versions and hardware) and decision.md. Probabilities are kept in the work folder, in steps of 1/250: what was
-interrupted goes on with the same command.
+``--more-missed 2`` at most 2 points more of the regions may be missed than by the argmax. With ``--may-be-absent ET``
+nothing is called of ET where that is expected to score more. Writes decision.json (with command, versions and hardware)
+and decision.md. Probabilities are kept in the work folder, in steps of 1/250: what was interrupted goes on with the
+same command.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument(
         "--more-missed", type=float, help="points more of a region than by the argmax that may be missed; else any"
     )
+    parser.add_argument("--may-be-absent", nargs="*", choices=REGIONS, default=[], help="the rule weighs that they are")
     parser.add_argument("--output", type=Path, default=Path("results/decision/small"))
     arguments = parser.parse_args()
     subjects = validation_subjects(arguments.subjects, arguments.healthy)
@@ -68,7 +70,7 @@ def main() -> None:
     least: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
     tables = {}
     for region in REGIONS:
-        rules = [least | {region: value} for value in GRID]
+        rules = [ExpectedDice(least | {region: value}, tuple(arguments.may_be_absent)) for value in GRID]
         scores = pd.concat(in_processes(score, [(file, region, rules) for file in files], arguments.workers))
         tables[region] = table = tabulate(scores)
         least[region] = choose(table, region, **limits)
@@ -78,6 +80,7 @@ def main() -> None:
         "checkpoint": arguments.checkpoint,
         "subjects": len(subjects),
         "limits": limits,
+        "may_be_absent": arguments.may_be_absent,
         "chosen": least,
         "tables": {region: table.reset_index().round(3).to_dict("records") for region, table in tables.items()},
         **made_with(),
@@ -125,7 +128,7 @@ def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Pa
     return path
 
 
-def score(path: Path, region: Region, rules: list[dict[Region, float]]) -> pd.DataFrame:
+def score(path: Path, region: Region, rules: list[ExpectedDice]) -> pd.DataFrame:
     """A row per subset and rule: volumes of one region in ml, true, called, and both."""
     torch.set_num_threads(1)
     scheme, rows = scheme_for_classes(4), []
@@ -137,15 +140,15 @@ def score(path: Path, region: Region, rules: list[dict[Region, float]]) -> pd.Da
             whole, core, enhancing = kept[name].astype(np.float32) / STEPS
             classes = [1 - whole, np.maximum(core - enhancing, 0), np.maximum(whole - core, 0), enhancing]
             called = {"argmax": kept[f"{name}|l"]}
-            for least in rules:
-                making = labelling(ExpectedDice(least), scheme, truth.shape, ml)
+            for rule in rules:
+                making = labelling(rule, scheme, truth.shape, ml)
                 for k, probability in enumerate(classes):
                     making.see(k, torch.from_numpy(probability))
-                called[f"{least[region]:g}"] = making.labels()
-            for rule, labels in called.items():
+                called[f"{rule.least_ml[region]:g}"] = making.labels()
+            for least, labels in called.items():
                 found = scheme.region(labels, region)
                 both = (found & truth).sum()
-                rows.append((path.stem, subset_name(name), rule, truth.sum() * ml, found.sum() * ml, both * ml))
+                rows.append((path.stem, subset_name(name), least, truth.sum() * ml, found.sum() * ml, both * ml))
     return pd.DataFrame(rows, columns=["case", "subset", "least", "truth", "called", "both"])
 
 
@@ -210,6 +213,8 @@ def as_markdown(report: dict) -> str:
     limits = [f"WT quiet in at least {quiet:g} %"] if quiet else []
     if more_missed is not None:
         limits.append(f"at most {more_missed:g} points more missed than by the argmax")
+    absent = ", ".join(report.get("may_be_absent", ()))
+    none = f"\nNothing is called of {absent} where that is expected to score more." if absent else ""
     within = f",\namong the rows with {' and '.join(limits)}" if limits else ""
     return f"""# How labels are made of the probabilities of `{report["checkpoint"]}`
 
@@ -218,7 +223,7 @@ subsets, in per cent. Each row but the first calls a region as large as makes th
 parts of which less than the volume is expected; "argmax" gives each voxel its likeliest class. Dice over the subjects
 that have the region, from all subsets and by the number of sequences; the literature's mean counts a region that is not
 there 1, and 0 if any of it is called; "missed" is nothing of it found; "quiet" is less than {QUIET_ML:g} ml called
-where there is none. In bold what was chosen: the greatest sum of Dice and the literature's mean{within}.
+where there is none. In bold what was chosen: the greatest sum of Dice and the literature's mean{within}.{none}
 
 {tables}
 

@@ -59,7 +59,8 @@ def main() -> None:
 def rule_for_labels(asked: str, own: ExpectedDice | None) -> ExpectedDice | None:
     """The rule of a name, or the one whose choice a report tells."""
     if Path(asked).suffix == ".json":
-        return ExpectedDice(json.loads(Path(asked).read_text(encoding="utf-8"))["chosen"])
+        report = json.loads(Path(asked).read_text(encoding="utf-8"))
+        return ExpectedDice(report["chosen"], tuple(report.get("may_be_absent", ())))
     return find_decision(asked, own)
 
 

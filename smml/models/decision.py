@@ -13,6 +13,14 @@ value (Lipton et al., ECML 2014; Dai and Li, JMLR 2023): one half where the mode
 is not. WT is called so, then TC within it, then ET within that. The formula supposes that there is something to call.
 Therefore a part of a region is left out of which the model expects less than ``least_ml``, the sum of the probabilities
 times the volume of a voxel: a small part must be sure, and a large one may be faint.
+
+A rule may also weigh that a region is not there (``may_be_absent``): calling nothing then scores 1, as in the
+literature's mean, and calling anything 0. With the chance c that it is there, the probabilities are p / c where it is,
+and A is called only if
+
+    2 sum_A p / (|A| + sum p / c)  >=  1 - c.
+
+The mean probability over A is taken for c: the voxels of A are those that are there if anything is.
 """
 
 from collections.abc import Mapping
@@ -43,17 +51,24 @@ class ExpectedDice:
 
     Attributes:
         least_ml: by region, the volume in ml that is to be expected of a part at least; 0 keeps every part.
+        may_be_absent: the regions of which nothing is called where that is expected to score more.
     """
 
     least_ml: Mapping[Region, float]
+    may_be_absent: tuple[Region, ...] = ()
 
     def __str__(self) -> str:
+        said = "labels of the greatest expected Dice"
+        if self.may_be_absent:
+            said += f", of {', '.join(self.may_be_absent)} none where that is expected to score more"
         least = ", ".join(f"{region} {volume:g}" for region, volume in self.least_ml.items())
-        return f"labels of the greatest expected Dice, without parts of which less is expected than (ml) {least}"
+        return f"{said}, without parts of which less is expected than (ml) {least}"
 
     def to_dict(self) -> dict:
         """As a checkpoint stores it."""
-        return {"rule": "expected Dice", "least_ml": dict(self.least_ml)}
+        stored = {"rule": "expected Dice", "least_ml": dict(self.least_ml)}
+        # Named only where there are any: what is older than they are stays what it is.
+        return stored | {"may_be_absent": list(self.may_be_absent)} if self.may_be_absent else stored
 
 
 # Chosen for `small` by simulated validation subjects (results/decision/small).
@@ -86,7 +101,8 @@ def check_decision(found: object) -> ExpectedDice | None:
         found: what :meth:`ExpectedDice.to_dict` made, or such a rule itself, or None.
 
     Raises:
-        InputError: another rule, a region too many or too few, or a volume out of its range.
+        InputError: another rule, a region too many or too few, a volume out of its range, or one that may be absent
+            twice or under another name.
     """
     if found is None or isinstance(found, ExpectedDice):
         return found
@@ -103,7 +119,12 @@ def check_decision(found: object) -> ExpectedDice | None:
             f"decision must have a volume from 0 to {_MOST_ML:g} ml for each of {', '.join(REGIONS)}, found "
             f"{least!r:.80}"
         )
-    return ExpectedDice({region: float(least[region]) for region in REGIONS})
+    absent = found.get("may_be_absent", [])
+    if not isinstance(absent, list | tuple) or [region for region in REGIONS if region in absent] != list(absent):
+        raise InputError(
+            f"decision must name regions that may be absent, of {', '.join(REGIONS)}, found {absent!r:.80}"
+        )
+    return ExpectedDice({region: float(least[region]) for region in REGIONS}, tuple(absent))
 
 
 class Labelling(Protocol):
@@ -164,8 +185,11 @@ class _Regions:
         regions = [self._scheme.regions[region] for region in REGIONS]
         for region, classes, inner in zip(REGIONS, regions, [*regions[1:], ()], strict=True):
             probability = values[[k - 1 for k in classes]].sum(axis=0)
+            expected = probability[called].sum(dtype=np.float64)
             called[called] = probability[called] >= best_threshold(probability[called])
             called[called] = self._enough(places[called], probability[called], self._rule.least_ml[region])
+            if region in self._rule.may_be_absent and rather_nothing(probability[called], expected):
+                called[:] = False
             # What of the region is no part of the next one, by its likeliest class.
             own = np.array([k for k in classes if k not in inner], np.uint8)
             result[places[called]] = own[values[own[:, None] - 1, called].argmax(axis=0)]
@@ -197,3 +221,17 @@ def best_threshold(probability: np.ndarray) -> float:
     found = np.cumsum(falling, dtype=np.float64)
     expected = 2 * found / (np.arange(1, len(falling) + 1) + found[-1])
     return float(falling[expected.argmax()])
+
+
+def rather_nothing(called: np.ndarray, expected: float) -> bool:
+    """Whether calling nothing of a region is expected to score more than calling these voxels.
+
+    Args:
+        called: floating, 1D: the probabilities of the region at the voxels that would be called.
+        expected: the sum of its probabilities over all voxels.
+    """
+    if not called.any():
+        return True
+    found = called.sum(dtype=np.float64)
+    chance = found / len(called)
+    return bool(2 * found / (len(called) + expected / chance) < 1 - chance)

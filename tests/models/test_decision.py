@@ -1,7 +1,9 @@
 """From probabilities to labels: the rule of the greatest expected Dice, and what a checkpoint says of it."""
 
 import itertools
+import json
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,14 @@ from hypothesis import strategies as st
 
 from smml.data.labels import REGIONS, scheme_for_classes
 from smml.errors import InputError
-from smml.models.decision import SURELY_BACKGROUND, ExpectedDice, best_threshold, check_decision, labelling
+from smml.models.decision import (
+    SURELY_BACKGROUND,
+    ExpectedDice,
+    best_threshold,
+    check_decision,
+    labelling,
+    rather_nothing,
+)
 
 KEEP_ALL = ExpectedDice(dict.fromkeys(REGIONS, 0.0))
 
@@ -151,6 +160,50 @@ def test_each_region_has_a_least_volume_of_its_own():
     assert (labels[SURE] == 2).all()
 
 
+def absent(*regions):
+    return ExpectedDice(KEEP_ALL.least_ml, regions)
+
+
+@given(st.floats(0.01, 1), st.integers(1, 50))
+def test_where_all_or_nothing_is_there_it_is_called_if_that_is_likelier(chance, voxels):
+    """Every voxel has the same probability, and no other has any: calling all scores ``chance``, nothing 1 - chance."""
+    hypothesis.assume(abs(chance - 0.5) > 1e-6)
+    called = np.full(voxels, chance)
+    assert rather_nothing(called, called.sum()) == (chance < 0.5)
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=1, max_size=20), st.floats(0, 10), st.floats(0, 10))
+def test_the_more_is_expected_elsewhere_the_rather_nothing_is_called(probability, elsewhere, more):
+    called = np.array(probability)
+    some, much = (rather_nothing(called, called.sum() + rest) for rest in (elsewhere, elsewhere + more))
+    assert much or not some
+
+
+def test_nothing_at_all_is_called_where_there_is_no_voxel_to_call():
+    assert rather_nothing(np.zeros(0), 0.0)
+
+
+def test_a_region_that_may_be_absent_is_left_out_where_it_is_faint_and_the_one_around_it_stays():
+    probabilities = np.zeros((4, 9, 9, 9), np.float32)
+    probabilities[1, 2:6, 2:6, 2:6] = 0.55
+    probabilities[3, 2:6, 2:6, 2:6] = 0.4
+    probabilities[0] = 1 - probabilities.sum(axis=0)
+    inside = probabilities[3] > 0
+    assert (labels_of(probabilities, KEEP_ALL)[inside] == 3).all()
+    assert (labels_of(probabilities, absent("WT", "TC"))[inside] == 3).all(), "of ET it was not said"
+    assert (labels_of(probabilities, absent("TC", "ET"))[inside] == 1).all()
+    probabilities[[1, 3]] = probabilities[[3, 1]]
+    assert (labels_of(probabilities, absent("ET"))[inside] == 3).all(), "it is sure enough"
+
+
+def test_nothing_is_called_within_a_region_that_is_left_out():
+    probabilities = np.zeros((4, 9, 9, 9), np.float32)
+    probabilities[3, 2:6, 2:6, 2:6] = 0.4
+    probabilities[0] = 1 - probabilities.sum(axis=0)
+    assert (labels_of(probabilities, KEEP_ALL) == 3).any()
+    assert not labels_of(probabilities, absent("WT")).any()
+
+
 def test_where_nothing_is_expected_nothing_is_called():
     assert not labels_of(drawn(2), least(whole=1.0)).any(), "a head of 0.2 ml"
     sure = np.zeros((4, 5, 5, 5), np.float32)
@@ -170,6 +223,8 @@ def test_a_rule_comes_back_as_it_was_stored():
     rule = least(whole=2.0, core=0.5, enhancing=0.0)
     assert check_decision(rule.to_dict()) == rule
     assert check_decision(rule) is rule
+    assert check_decision(json.loads(json.dumps(absent("TC", "ET").to_dict()))) == absent("TC", "ET")
+    assert "may_be_absent" not in rule.to_dict(), "files that are older than it"
     assert check_decision(None) is None
 
 
@@ -184,6 +239,9 @@ def test_a_rule_comes_back_as_it_was_stored():
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": float("nan")}},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": True, "ET": 0.5}},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5, "NCR": 0.5}},
+        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": "ET"},
+        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": ["NCR"]},
+        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": ["ET", "ET"]},
     ],
 )
 def test_a_rule_that_is_none_is_refused(found):
