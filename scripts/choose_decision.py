@@ -30,6 +30,7 @@ from smml.data import REGIONS, Case, read_case, write_case
 from smml.data.labels import Region, scheme_for_classes
 from smml.data.simulation.cohort import as_stored
 from smml.data.simulation.subject import simulate_subject, subject_kind
+from smml.devices import fastest_precision
 from smml.evaluation.sheets import Kind, Sheet, number
 from smml.files import replacing, write_text
 from smml.inference import Predictor
@@ -84,7 +85,7 @@ def main() -> None:
         "chosen": least,
         "tables": {region: table.reset_index().round(3).to_dict("records") for region, table in tables.items()},
         **made_with(),
-        "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}, bf16",
+        "hardware": f"CPU, {os.cpu_count()} cores, {platform.machine()}, {fastest_precision(torch.device('cpu'))}",
     }
     write_text(arguments.output / "decision.json", json.dumps(report, indent=1) + "\n")
     text = as_markdown(report)
@@ -105,7 +106,8 @@ def validation_subjects(count: int, healthy: int) -> list[tuple[str, int]]:
 def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Path:
     """Probabilities of the regions of one subject from every subset, in the box of its brain, kept in ``work``."""
     torch.set_num_threads(1)
-    predictor = Predictor.from_checkpoint(checkpoint, decision="argmax", precision="bf16", refine=False)
+    precision = fastest_precision(torch.device("cpu"))
+    predictor = Predictor.from_checkpoint(checkpoint, decision="argmax", precision=precision, refine=False)
     # By the weights: other ones of the same name have other probabilities.
     path = work / weights_fingerprint(predictor.model) / f"{look}-{index:05d}.npz"
     if path.exists():
