@@ -1,9 +1,11 @@
 """3-D convolutions without padding of maps in channels-last format, by oneDNN, and their gradients.
 
-Two things make them faster than a plain call. A vector of this CPU holds 16 numbers, and 8 output channels fill half of
-it: then two neighbours along z are computed as one voxel of twice the channels, by a kernel of 3 x 3 x 4 that moves two
-voxels at a time. It multiplies a third more, at twice the rate, and in memory its result is the map itself. And the
-gradient in the maps is again a convolution, of the gradient in the result by the mirrored kernel, done the same way.
+Three things make them faster than a plain call. Where a vector of the CPU holds 16 numbers (AVX512), 8 output channels
+fill half of it: then two neighbours along z are computed as one voxel of twice the channels, by a kernel of 3 x 3 x 4
+that moves two voxels at a time. It multiplies a third more, at twice the rate, and in memory its result is the map
+itself. The gradient in the maps is again a convolution, of the gradient in the result by the mirrored kernel, done the
+same way. And oneDNN is taken where PyTorch would not take it: for a single sample, and for bfloat16 on a CPU that only
+stores it.
 """
 
 import torch
@@ -14,6 +16,9 @@ from smml_kernels.channels_last.rows import FORMAT, as_voxels, of_voxels
 
 # Float32 numbers that one instruction multiplies.
 _LANES = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+# Numbers in the planes of a single float32 sample, Cin X Y, up to which PyTorch does not take oneDNN (ConvParams::
+# use_mkldnn in aten/src/ATen/native/Convolution.cpp).
+_TAKEN_FOR_SMALL = 20480
 
 
 def convolution(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1) -> torch.Tensor:
@@ -113,20 +118,71 @@ def _fold(maps: torch.Tensor) -> torch.Tensor:
     return of_voxels(as_voxels(maps).view(batch, x, y, z // 2, 2 * channels))
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU, as it does on x86-64 with AVX512.
+
+    Elsewhere PyTorch's own routine for bfloat16 takes tens to hundreds of times as long as float32.
+    """
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _onednn(
     maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: list[int], padding: int = 0
 ) -> torch.Tensor:
     """One convolution. PyTorch's own choice is a much slower routine for what it takes for small, in float32."""
+    if _by_way_of_float32(maps):
+        bias = None if bias is None else bias.float()
+        return _onednn(maps.float(), weight.float(), bias, stride, padding).to(maps.dtype)
     if maps.dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
         out = F.conv3d(maps, weight, bias, stride, padding)
-        return out.contiguous(memory_format=FORMAT)
-    return torch.mkldnn_convolution(maps, weight, bias, [padding] * 3, stride, [1] * 3, 1)
+    else:
+        out = torch.mkldnn_convolution(maps, weight, bias, [padding] * 3, stride, [1] * 3, 1)
+    # Maps of one channel lie in either order at once, and their result may come in the other one.
+    return out.contiguous(memory_format=FORMAT)
 
 
 def _gradients(
     upstream: torch.Tensor, maps: torch.Tensor, weight: torch.Tensor, stride: list[int], wanted: list[bool]
-) -> tuple[torch.Tensor, ...]:
-    """PyTorch's own gradients of one convolution in maps, weight and bias."""
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of one convolution in maps, weight and bias, where they are wanted."""
+    if _by_way_of_float32(maps):
+        found = _gradients(upstream.float(), maps.float(), weight.float(), stride, wanted)
+        return tuple(None if each is None else each.to(maps.dtype) for each in found)
+    if maps.dtype == torch.float32 and len(maps) == 1 and maps[..., 0].numel() <= _TAKEN_FOR_SMALL:
+        return _gradients_in_halves(upstream, maps, weight, stride, wanted)
     sizes = [weight.shape[0]] if wanted[2] else None
     arguments = (sizes, stride, [0] * 3, [1] * 3, False, [0] * 3, 1, wanted)
     return torch.ops.aten.convolution_backward(upstream, maps, weight, *arguments)
+
+
+def _gradients_in_halves(
+    upstream: torch.Tensor, maps: torch.Tensor, weight: torch.Tensor, stride: list[int], wanted: list[bool]
+) -> tuple[torch.Tensor | None, ...]:
+    """:func:`_gradients` of a single sample, made two: its halves along x.
+
+    PyTorch leaves a small single sample in float32 to a routine of its own that takes up to 13 times as long.
+    """
+    step, half = stride[0], (upstream.shape[2] + 1) // 2
+    # The input of a half, and how far it reaches beyond the maps if the result has an odd number of planes.
+    begin, length = step * half, step * (half - 1) + weight.shape[2]
+    beyond = max(begin + length - maps.shape[2], 0)
+    padded = F.pad(maps, (0, 0, 0, 0, 0, beyond))
+    of_result = F.pad(upstream, (0, 0, 0, 0, 0, 2 * half - upstream.shape[2]))
+    of_two, *others = _gradients(
+        torch.cat(of_result.split(half, 2)),
+        torch.cat([padded[:, :, :length], padded[:, :, begin : begin + length]]),
+        weight,
+        stride,
+        wanted,
+    )
+    if of_two is None:
+        return None, *others
+    of_maps = torch.zeros_like(padded)
+    of_maps[:, :, :length] += of_two[:1]
+    of_maps[:, :, begin : begin + length] += of_two[1:]
+    return of_maps[:, :, : maps.shape[2]], *others
+
+
+def _by_way_of_float32(maps: torch.Tensor) -> bool:
+    """Whether these are numbers that this CPU only stores: the sums are the same, and the result is rounded to them."""
+    return maps.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and not multiplies_bfloat16()

@@ -1,14 +1,20 @@
 """Norm, activation and convolution with the channels side by side, against PyTorch's own in float64."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smml_kernels import masked_fusion, reference
 from smml_kernels.channels_last import FORMAT, convolution, is_channels_last, pre_norm_convolution, rows
+
+# The function of the same name stands before it in the package.
+MODULE = importlib.import_module("smml_kernels.channels_last.convolution")
 
 # Of the largest number of each result. A weight's gradient adds up thousands of voxels.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 1.5e-2}
@@ -94,6 +100,64 @@ def test_a_convolution_without_a_norm_is_pytorchs(dtype, kernel):
     maps, weight, bias = inputs(2, 5, (6, 6, 6), 8, kernel, dtype)
     found = result_and_gradients(convolution, (maps, weight, bias), dtype)
     assert_close(found, result_and_gradients(F.conv3d, (maps, weight, bias), torch.float64), dtype)
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(2, 9), st.tuples(*[st.integers(3, 12)] * 3), st.integers(1, 17), st.sampled_from([1, 3]),
+    st.sampled_from([1, 2]), st.integers(0, 99),
+)  # fmt: skip
+def test_the_gradients_of_a_single_sample_are_pytorchs(channels, space, out_channels, kernel, stride, seed):
+    tensors = inputs(1, channels, space, out_channels, kernel, torch.float32, seed)
+    found = result_and_gradients(convolution, tensors, torch.float32, stride=stride)
+    exact = result_and_gradients(F.conv3d, tensors, torch.float64, stride=stride)
+    assert_close(found, exact, torch.float32)
+    assert is_channels_last(found[1]), "the gradient of the maps"
+
+
+def test_a_single_sample_that_needs_no_gradient_leaves_the_others_theirs():
+    maps, weight, bias = (tensor.requires_grad_() for tensor in inputs(1, 3, (5, 4, 3), 2, 3, torch.float32))
+    convolution(maps.detach(), weight, bias).sum().backward()
+    found = weight.grad.clone(), bias.grad.clone()
+    weight.grad = bias.grad = None
+    convolution(maps, weight, bias).sum().backward()
+    assert torch.equal(found[0], weight.grad)
+    assert torch.equal(found[1], bias.grad)
+
+
+class SeenByConvolutions(TorchDispatchMode):
+    """What the convolutions and their gradients are computed in, and for how many samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes, self.samples = set(), set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "convolution" in str(func):
+            self.dtypes.add(args[0].dtype)
+            self.samples.add(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN everything is PyTorch's own")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_cpu_that_only_stores_bfloat16_computes_in_float32_and_rounds(monkeypatch, kernel, stride):
+    monkeypatch.setattr(MODULE, "multiplies_bfloat16", lambda: False)
+    tensors = inputs(2, 6, (8, 6, 5), 8, kernel, torch.bfloat16)
+    with SeenByConvolutions() as seen:
+        found = result_and_gradients(convolution, tensors, torch.bfloat16, stride=stride)
+    exact = result_and_gradients(F.conv3d, tensors, torch.float64, stride=stride)
+    assert_close(found, exact, torch.bfloat16)
+    assert seen.dtypes == {torch.float32}
+
+
+def test_no_gradient_of_a_small_single_sample_is_left_to_the_slow_routine():
+    maps, weight, bias = inputs(1, 8, (6, 6, 6), 16, 3, torch.float32)
+    out = convolution(maps, weight.requires_grad_(), bias.requires_grad_())
+    with SeenByConvolutions() as seen:
+        out.sum().backward()
+    assert seen.samples == {2}
 
 
 def test_the_gradients_are_those_of_finite_differences():
