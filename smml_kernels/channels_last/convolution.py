@@ -8,6 +8,8 @@ same way. And oneDNN is taken where PyTorch would not take it: for a single samp
 stores it.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
@@ -143,8 +145,8 @@ def _onednn(
 
 def _gradients(
     upstream: torch.Tensor, maps: torch.Tensor, weight: torch.Tensor, stride: list[int], wanted: list[bool]
-) -> tuple[torch.Tensor | None, ...]:
-    """The gradients of one convolution in maps, weight and bias, where they are wanted."""
+) -> tuple[Any, ...]:
+    """The gradients of one convolution in maps, weight and bias; None for what is not wanted."""
     if _by_way_of_float32(maps):
         found = _gradients(upstream.float(), maps.float(), weight.float(), stride, wanted)
         return tuple(None if each is None else each.to(maps.dtype) for each in found)
@@ -157,7 +159,7 @@ def _gradients(
 
 def _gradients_in_halves(
     upstream: torch.Tensor, maps: torch.Tensor, weight: torch.Tensor, stride: list[int], wanted: list[bool]
-) -> tuple[torch.Tensor | None, ...]:
+) -> tuple[Any, ...]:
     """:func:`_gradients` of a single sample, made two: its halves along x.
 
     PyTorch leaves a small single sample in float32 to a routine of its own that takes up to 13 times as long.
