@@ -50,6 +50,7 @@ DecisionOption = Annotated[
         "model hesitates and leaves out small parts that it is not sure of."
     ),
 ]
+CheckpointOption = Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")]
 RefineOption = Annotated[
     bool | None,
     typer.Option("--refine/--no-refine", help="Refine with SAM's priors; by default if the checkpoint can."),
@@ -198,7 +199,7 @@ def train() -> None:
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder of cases; those without a segmentation are left out.")],
-    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    checkpoint: CheckpointOption = "small",
     output: Annotated[Path, typer.Option(help="Folder for scores.csv, table.md and table.html.")] = Path("evaluation"),
     cases: Annotated[int, typer.Option(min=0, help="Only the first N labelled cases; 0 takes all.")] = 0,
     window: Annotated[int, typer.Option(min=0, help="Edge of the sliding window; 0 takes the checkpoint's.")] = 0,
@@ -270,7 +271,7 @@ def evaluate(
 @app.command()
 def calibrate(
     data: Annotated[Path, typer.Argument(help="Folder of cases; those without a segmentation are left out.")],
-    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    checkpoint: CheckpointOption = "small",
     output: Annotated[
         Path | None,
         typer.Option(help="Fit temperatures, and write the weights with them here: .safetensors. Without: measure."),
@@ -316,7 +317,7 @@ def calibrate(
 @app.command()
 def intervals(
     scores: Annotated[Path, typer.Argument(help="Folder that smml evaluate wrote for this checkpoint.")],
-    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    checkpoint: CheckpointOption = "small",
     output: Annotated[
         Path | None,
         typer.Option(help="Fit to these scores, and write the weights with it here: .safetensors. Without: measure."),
@@ -444,7 +445,7 @@ def predict(
     modalities: Annotated[
         str | None, typer.Option(help="Which to use, such as flair,t2; default: all there are.")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Run folder, checkpoint file or name of shipped weights.")] = "tiny",
+    checkpoint: CheckpointOption = "small",
     refine: RefineOption = None,
     probabilities: Annotated[
         Path | None,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import inspect
 import itertools
 import json
 import os
@@ -795,6 +796,11 @@ def test_evaluate_refuses_an_output_that_is_a_file_before_the_work(run, small_co
     (tmp_path / "taken").write_text("kept", encoding="utf-8")
     said = sentence(run("evaluate", small_cohort, "--output", tmp_path / "taken"))
     assert f"{tmp_path / 'taken' / 'scores.csv'}: cannot be written ({tmp_path / 'taken'}: Not a directory)" in said
+
+
+@pytest.mark.parametrize("command", [cli.predict, cli.evaluate, cli.calibrate, cli.intervals])
+def test_the_weights_that_are_taken_unless_named_are_those_for_patients(command):
+    assert inspect.signature(command).parameters["checkpoint"].default == "small"
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ class Predictor:
         precision: Precision = "float32",
         decision: str | ExpectedDice = "own",
     ) -> "Predictor":
-        """Load a training run, a checkpoint file, or weights that ship with the package ("tiny").
+        """Load a training run, a checkpoint file, or weights that ship with the package ("small").
 
         Args:
             name_or_path: see :func:`smml.models.checkpoint.find_checkpoint`.
