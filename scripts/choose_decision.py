@@ -7,9 +7,9 @@ WT, then of TC with the choice for WT, then of ET with both. Chosen is the volum
 Dice, over the cases that have the region and over all (the literature's mean, where a false alarm counts 0), among
 those that call less than 1 ml of WT in 95 % of the answers for subjects without a tumour (``--quiet``). With
 ``--more-missed 2`` at most 2 points more of the regions may be missed than by the argmax. With ``--may-be-absent ET``
-nothing is called of ET where that is expected to score more. Writes decision.json (with command, versions and hardware)
-and decision.md. Probabilities are kept in the work folder, in steps of 1/250: what was interrupted goes on with the
-same command.
+nothing is called of ET where that is expected to score more, with ``--shown-on t1ce`` if T1ce is given. Writes
+decision.json (with command, versions and hardware) and decision.md. Probabilities are kept in the work folder, in steps
+of 1/250: what was interrupted goes on with the same command.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from smml.devices import fastest_precision
 from smml.evaluation.sheets import Kind, Sheet, number
 from smml.files import replacing, write_text
 from smml.inference import Predictor
-from smml.modalities import subset_name
+from smml.modalities import MODALITIES, subset_name
 from smml.models.decision import ExpectedDice, labelling
 from smml.runs import made_line, made_with
 from smml.tensors import weights_fingerprint
@@ -62,6 +62,7 @@ def main() -> None:
         "--more-missed", type=float, help="points more of a region than by the argmax that may be missed; else any"
     )
     parser.add_argument("--may-be-absent", nargs="*", choices=REGIONS, default=[], help="the rule weighs that they are")
+    parser.add_argument("--shown-on", nargs="*", choices=MODALITIES, default=[], help="if these sequences are given")
     parser.add_argument("--output", type=Path, default=Path("results/decision/small"))
     arguments = parser.parse_args()
     subjects = validation_subjects(arguments.subjects, arguments.healthy)
@@ -71,7 +72,8 @@ def main() -> None:
     least: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
     tables = {}
     for region in REGIONS:
-        rules = [ExpectedDice(least | {region: value}, tuple(arguments.may_be_absent)) for value in GRID]
+        weighed = tuple(arguments.may_be_absent), tuple(arguments.shown_on)
+        rules = [ExpectedDice(least | {region: value}, *weighed) for value in GRID]
         scores = pd.concat(in_processes(score, [(file, region, rules) for file in files], arguments.workers))
         tables[region] = table = tabulate(scores)
         least[region] = choose(table, region, **limits)
@@ -82,6 +84,7 @@ def main() -> None:
         "subjects": len(subjects),
         "limits": limits,
         "may_be_absent": arguments.may_be_absent,
+        "shown_on": arguments.shown_on,
         "chosen": least,
         "tables": {region: table.reset_index().round(3).to_dict("records") for region, table in tables.items()},
         **made_with(),
@@ -143,7 +146,7 @@ def score(path: Path, region: Region, rules: list[ExpectedDice]) -> pd.DataFrame
             classes = [1 - whole, np.maximum(core - enhancing, 0), np.maximum(whole - core, 0), enhancing]
             called = {"argmax": kept[f"{name}|l"]}
             for rule in rules:
-                making = labelling(rule, scheme, truth.shape, ml)
+                making = labelling(rule.from_subset(name.split("+")), scheme, truth.shape, ml)
                 for k, probability in enumerate(classes):
                     making.see(k, torch.from_numpy(probability))
                 called[f"{rule.least_ml[region]:g}"] = making.labels()
@@ -216,7 +219,8 @@ def as_markdown(report: dict) -> str:
     if more_missed is not None:
         limits.append(f"at most {more_missed:g} points more missed than by the argmax")
     absent = ", ".join(report.get("may_be_absent", ()))
-    none = f"\nNothing is called of {absent} where that is expected to score more." if absent else ""
+    given = f" and {', '.join(report['shown_on'])} is given" if report.get("shown_on") else ""
+    none = f"\nNothing is called of {absent} where that is expected to score more{given}." if absent else ""
     within = f",\namong the rows with {' and '.join(limits)}" if limits else ""
     return f"""# How labels are made of the probabilities of `{report["checkpoint"]}`
 

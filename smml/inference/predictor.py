@@ -408,7 +408,8 @@ class Predictor:
         kept = torch.empty(*branches.shape[:2], *shape) if keep else None
         uncertainty = torch.zeros(shape)
         voxel_ml = float(np.prod(encoding.case.spacing)) / 1000
-        labels, *branch_labels = (labelling(self.decision, self.scheme, shape, voxel_ml) for _ in range(3))
+        rule = None if self.decision is None else self.decision.from_subset(names)
+        labels, *branch_labels = (labelling(rule, self.scheme, shape, voxel_ml) for _ in range(3))
         temperature = 1.0 if self.temperatures is None or student is not None else self.temperatures[len(names) - 1]
         # Class by class: all of them and both branches at once would be the largest thing in memory by far.
         for k in range(branches.shape[1]):

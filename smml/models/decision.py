@@ -20,11 +20,12 @@ and A is called only if
 
     2 sum_A p / (|A| + sum p / c)  >=  1 - c.
 
-The mean probability over A is taken for c: the voxels of A are those that are there if anything is.
+The mean probability over A is taken for c: the voxels of A are those that are there if anything is. It may be said of
+which sequences this needs (``shown_on``): where none shows a region, its probabilities do not tell whether it is there.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ from scipy import ndimage
 
 from smml.data.labels import REGIONS, LabelScheme, Region
 from smml.errors import InputError
+from smml.modalities import MODALITIES
 
 # Voxels that are likelier background than this are not looked at: nothing is called there, and of a whole head they
 # would be nearly all.
@@ -52,15 +54,18 @@ class ExpectedDice:
     Attributes:
         least_ml: by region, the volume in ml that is to be expected of a part at least; 0 keeps every part.
         may_be_absent: the regions of which nothing is called where that is expected to score more.
+        shown_on: the sequences that must be given for that; without any it is so from every subset.
     """
 
     least_ml: Mapping[Region, float]
     may_be_absent: tuple[Region, ...] = ()
+    shown_on: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         said = "labels of the greatest expected Dice"
         if self.may_be_absent:
-            said += f", of {', '.join(self.may_be_absent)} none where that is expected to score more"
+            given = f" and {', '.join(self.shown_on)} is given" if self.shown_on else ""
+            said += f", of {', '.join(self.may_be_absent)} none where that is expected to score more{given}"
         least = ", ".join(f"{region} {volume:g}" for region, volume in self.least_ml.items())
         return f"{said}, without parts of which less is expected than (ml) {least}"
 
@@ -68,7 +73,15 @@ class ExpectedDice:
         """As a checkpoint stores it."""
         stored = {"rule": "expected Dice", "least_ml": dict(self.least_ml)}
         # Named only where there are any: what is older than they are stays what it is.
-        return stored | {"may_be_absent": list(self.may_be_absent)} if self.may_be_absent else stored
+        if self.may_be_absent:
+            stored["may_be_absent"] = list(self.may_be_absent)
+        if self.shown_on:
+            stored["shown_on"] = list(self.shown_on)
+        return stored
+
+    def from_subset(self, modalities: Collection[str]) -> "ExpectedDice":
+        """The rule for labels from these sequences."""
+        return self if set(self.shown_on) <= set(modalities) else replace(self, may_be_absent=(), shown_on=())
 
 
 # Chosen for `small` by simulated validation subjects (results/decision/small).
@@ -101,8 +114,8 @@ def check_decision(found: object) -> ExpectedDice | None:
         found: what :meth:`ExpectedDice.to_dict` made, or such a rule itself, or None.
 
     Raises:
-        InputError: another rule, a region too many or too few, a volume out of its range, or one that may be absent
-            twice or under another name.
+        InputError: another rule, a region too many or too few, a volume out of its range, or a region or sequence
+            that is named twice or is none.
     """
     if found is None or isinstance(found, ExpectedDice):
         return found
@@ -119,12 +132,14 @@ def check_decision(found: object) -> ExpectedDice | None:
             f"decision must have a volume from 0 to {_MOST_ML:g} ml for each of {', '.join(REGIONS)}, found "
             f"{least!r:.80}"
         )
-    absent = found.get("may_be_absent", [])
-    if not isinstance(absent, list | tuple) or [region for region in REGIONS if region in absent] != list(absent):
-        raise InputError(
-            f"decision must name regions that may be absent, of {', '.join(REGIONS)}, found {absent!r:.80}"
-        )
-    return ExpectedDice({region: float(least[region]) for region in REGIONS}, tuple(absent))
+    absent, shown_on = found.get("may_be_absent", []), found.get("shown_on", [])
+    for named, names, what in (
+        (absent, REGIONS, "regions that may be absent"),
+        (shown_on, MODALITIES, "the sequences that show them"),
+    ):
+        if not isinstance(named, list | tuple) or [name for name in names if name in named] != list(named):
+            raise InputError(f"decision must name {what}, of {', '.join(names)}, in that order, found {named!r:.80}")
+    return ExpectedDice({region: float(least[region]) for region in REGIONS}, tuple(absent), tuple(shown_on))
 
 
 class Labelling(Protocol):
