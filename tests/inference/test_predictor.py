@@ -205,6 +205,20 @@ def test_with_a_rule_labels_are_what_it_makes_of_the_probabilities_and_nothing_e
     assert (plain.facts()["decision"], other.facts()["decision"]) == (None, rule.to_dict())
 
 
+def test_absence_is_weighed_only_from_subsets_that_show_the_region(model):
+    least = dict.fromkeys(("WT", "TC", "ET"), 0.0)
+    plain, other = (
+        Predictor(model, None, window=32, decision=rule)
+        for rule in (ExpectedDice(least), ExpectedDice(least, ("ET",), ("t1ce",)))
+    )
+    encoding = plain.encode(make_case())
+    hidden, shown = ([one.segment(encoding, subset).labels for one in (plain, other)] for subset in ("flair", "t1ce"))
+    assert (hidden[0] == 3).any()
+    assert np.array_equal(*hidden)
+    assert (shown[0] == 3).any()
+    assert not (shown[1] == 3).any(), "an untrained model is sure of nothing"
+
+
 def test_of_equally_likely_classes_the_first_is_the_label(model):
     undecided = copy.deepcopy(model)
     for branch in undecided.branches:

@@ -160,8 +160,8 @@ def test_each_region_has_a_least_volume_of_its_own():
     assert (labels[SURE] == 2).all()
 
 
-def absent(*regions):
-    return ExpectedDice(KEEP_ALL.least_ml, regions)
+def absent(*regions, shown_on=()):
+    return ExpectedDice(KEEP_ALL.least_ml, regions, shown_on)
 
 
 @given(st.floats(0.01, 1), st.integers(1, 50))
@@ -204,6 +204,13 @@ def test_nothing_is_called_within_a_region_that_is_left_out():
     assert not labels_of(probabilities, absent("WT")).any()
 
 
+def test_absence_is_weighed_only_if_the_sequences_that_show_a_region_are_given():
+    rule = absent("ET", shown_on=("flair", "t1ce"))
+    assert rule.from_subset(("flair", "t1ce", "t2")) == rule
+    assert rule.from_subset(("flair", "t2")) == KEEP_ALL
+    assert absent("ET").from_subset(("t2",)) == absent("ET"), "it was not said where"
+
+
 def test_where_nothing_is_expected_nothing_is_called():
     assert not labels_of(drawn(2), least(whole=1.0)).any(), "a head of 0.2 ml"
     sure = np.zeros((4, 5, 5, 5), np.float32)
@@ -224,7 +231,9 @@ def test_a_rule_comes_back_as_it_was_stored():
     assert check_decision(rule.to_dict()) == rule
     assert check_decision(rule) is rule
     assert check_decision(json.loads(json.dumps(absent("TC", "ET").to_dict()))) == absent("TC", "ET")
-    assert "may_be_absent" not in rule.to_dict(), "files that are older than it"
+    shown = absent("ET", shown_on=("t1ce",))
+    assert check_decision(json.loads(json.dumps(shown.to_dict()))) == shown
+    assert set(rule.to_dict()) == {"rule", "least_ml"}, "files that are older than the others"
     assert check_decision(None) is None
 
 
@@ -242,6 +251,7 @@ def test_a_rule_comes_back_as_it_was_stored():
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": "ET"},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": ["NCR"]},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": ["ET", "ET"]},
+        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "shown_on": ["t1c"]},
     ],
 )
 def test_a_rule_that_is_none_is_refused(found):
