@@ -71,8 +71,8 @@ def main() -> None:
     limits = {"quiet": arguments.quiet, "more_missed": arguments.more_missed}
     least: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
     tables = {}
+    weighed = tuple(arguments.may_be_absent), tuple(arguments.shown_on)
     for region in REGIONS:
-        weighed = tuple(arguments.may_be_absent), tuple(arguments.shown_on)
         rules = [ExpectedDice(least | {region: value}, *weighed) for value in GRID]
         scores = pd.concat(in_processes(score, [(file, region, rules) for file in files], arguments.workers))
         tables[region] = table = tabulate(scores)
@@ -111,8 +111,8 @@ def keep_probabilities(checkpoint: str, look: str, index: int, work: Path) -> Pa
     torch.set_num_threads(1)
     precision = fastest_precision(torch.device("cpu"))
     predictor = Predictor.from_checkpoint(checkpoint, decision="argmax", precision=precision, refine=False)
-    # By the weights: other ones of the same name have other probabilities.
-    path = work / weights_fingerprint(predictor.model) / f"{look}-{index:05d}.npz"
+    # By the weights and the precision: other ones of the same name have other probabilities.
+    path = work / f"{weights_fingerprint(predictor.model)}-{precision}" / f"{look}-{index:05d}.npz"
     if path.exists():
         return path
     assert predictor.spacing is not None  # a checkpoint has one

@@ -120,12 +120,12 @@ def _fold(maps: torch.Tensor) -> torch.Tensor:
     return of_voxels(as_voxels(maps).view(batch, x, y, z // 2, 2 * channels))
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether oneDNN computes in bfloat16 on this CPU, as it does on x86-64 with AVX512.
+def _takes_bfloat16() -> bool:
+    """Whether oneDNN, which is there, computes in bfloat16 on this CPU, as it does on x86-64 with AVX512.
 
     Elsewhere PyTorch's own routine for bfloat16 takes tens to hundreds of times as long as float32.
     """
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _onednn(
@@ -162,7 +162,7 @@ def _gradients_in_halves(
 ) -> tuple[Any, ...]:
     """:func:`_gradients` of a single sample, made two: its halves along x.
 
-    PyTorch leaves a small single sample in float32 to a routine of its own that takes up to 13 times as long.
+    PyTorch leaves a small single sample in float32 to a routine of its own that takes up to seven times as long.
     """
     step, half = stride[0], (upstream.shape[2] + 1) // 2
     # The input of a half, and how far it reaches beyond the maps if the result has an odd number of planes.
@@ -187,4 +187,4 @@ def _gradients_in_halves(
 
 def _by_way_of_float32(maps: torch.Tensor) -> bool:
     """Whether these are numbers that this CPU only stores: the sums are the same, and the result is rounded to them."""
-    return maps.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and not multiplies_bfloat16()
+    return maps.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and not _takes_bfloat16()

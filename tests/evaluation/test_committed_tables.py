@@ -118,7 +118,7 @@ def test_what_weighing_the_absence_of_et_would_do_is_told_from_the_report(folder
     path, decision = RESULTS / "absence" / folder / "decision.json", script("choose_decision")
     report = json.loads(path.read_text(encoding="utf-8"))
     assert decision.as_markdown(report).encode() == path.with_suffix(".md").read_bytes()
-    assert (report["may_be_absent"], report.get("shown_on", [])) == (["ET"], shown_on)
+    assert (report["may_be_absent"], report["shown_on"]) == (["ET"], shown_on)
 
 
 @pytest.fixture

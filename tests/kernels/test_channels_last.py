@@ -143,7 +143,7 @@ class SeenByConvolutions(TorchDispatchMode):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_a_cpu_that_only_stores_bfloat16_computes_in_float32_and_rounds(monkeypatch, kernel, stride):
-    monkeypatch.setattr(MODULE, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(MODULE, "_takes_bfloat16", lambda: False)
     tensors = inputs(2, 6, (8, 6, 5), 8, kernel, torch.bfloat16)
     with SeenByConvolutions() as seen:
         found = result_and_gradients(convolution, tensors, torch.bfloat16, stride=stride)
