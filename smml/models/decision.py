@@ -85,7 +85,7 @@ class ExpectedDice:
 
 
 # Chosen for `small` by simulated validation subjects (results/decision/small).
-EXPECTED_DICE = ExpectedDice({"WT": 3.0, "TC": 0.5, "ET": 1.5})
+EXPECTED_DICE = ExpectedDice({"WT": 3.0, "TC": 0.5, "ET": 1.5}, may_be_absent=("ET",), shown_on=("t1ce",))
 
 
 def find_decision(name: str | ExpectedDice, own: ExpectedDice | None) -> ExpectedDice | None:
