@@ -1,6 +1,7 @@
 """Choose how much must be expected of a part of a region to be called, on simulated validation subjects.
 
-    python scripts/choose_decision.py --checkpoint small --work build/decision-small --output results/decision/small
+    python scripts/choose_decision.py --checkpoint small --may-be-absent ET --shown-on t1ce \\
+        --work build/decision-small --output results/decision/small
 
 Compares the argmax with the rule of the greatest expected Dice (smml/models/decision.py) for several least volumes: of
 WT, then of TC with the choice for WT, then of ET with both. Chosen is the volume with the greatest sum of two means of
@@ -65,13 +66,17 @@ def main() -> None:
     parser.add_argument("--shown-on", nargs="*", choices=MODALITIES, default=[], help="if these sequences are given")
     parser.add_argument("--output", type=Path, default=Path("results/decision/small"))
     arguments = parser.parse_args()
+    # In the order in which a rule names them, whatever the command's is.
+    weighed = (
+        tuple(region for region in REGIONS if region in arguments.may_be_absent),
+        tuple(name for name in MODALITIES if name in arguments.shown_on),
+    )
     subjects = validation_subjects(arguments.subjects, arguments.healthy)
     jobs = [(arguments.checkpoint, look, index, arguments.work) for look, index in subjects]
     files = list(tqdm(in_processes(keep_probabilities, jobs, arguments.workers), total=len(jobs), unit="subject"))
     limits = {"quiet": arguments.quiet, "more_missed": arguments.more_missed}
     least: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
     tables = {}
-    weighed = tuple(arguments.may_be_absent), tuple(arguments.shown_on)
     for region in REGIONS:
         rules = [ExpectedDice(least | {region: value}, *weighed) for value in GRID]
         scores = pd.concat(in_processes(score, [(file, region, rules) for file in files], arguments.workers))
@@ -83,8 +88,8 @@ def main() -> None:
         "checkpoint": arguments.checkpoint,
         "subjects": len(subjects),
         "limits": limits,
-        "may_be_absent": arguments.may_be_absent,
-        "shown_on": arguments.shown_on,
+        "may_be_absent": weighed[0],
+        "shown_on": weighed[1],
         "chosen": least,
         "tables": {region: table.reset_index().round(3).to_dict("records") for region, table in tables.items()},
         **made_with(),

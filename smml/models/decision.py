@@ -55,11 +55,37 @@ class ExpectedDice:
         least_ml: by region, the volume in ml that is to be expected of a part at least; 0 keeps every part.
         may_be_absent: the regions of which nothing is called where that is expected to score more.
         shown_on: the sequences that must be given for that; without any it is so from every subset.
+
+    Raises:
+        InputError: a region too many or too few, a volume out of its range, or a region or sequence that is named
+            twice or is none.
     """
 
     least_ml: Mapping[Region, float]
     may_be_absent: tuple[Region, ...] = ()
     shown_on: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        least = self.least_ml
+        # Not isinstance: True is an int. A NaN fails the comparison.
+        if (
+            not isinstance(least, Mapping)
+            or set(least) != set(REGIONS)
+            or not all(type(value) in (int, float) and 0 <= value <= _MOST_ML for value in least.values())
+        ):
+            raise InputError(
+                f"decision must have a volume from 0 to {_MOST_ML:g} ml for each of {', '.join(REGIONS)}, found "
+                f"{least!r:.80}"
+            )
+        # Without the check a sequence that is misspelt would be one that is never given.
+        for named, names, what in (
+            (self.may_be_absent, REGIONS, "regions that may be absent"),
+            (self.shown_on, MODALITIES, "the sequences that show them"),
+        ):
+            if not isinstance(named, tuple) or [name for name in names if name in named] != list(named):
+                raise InputError(
+                    f"decision must name {what}, of {', '.join(names)}, in that order, found {named!r:.80}"
+                )
 
     def __str__(self) -> str:
         said = "labels of the greatest expected Dice"
@@ -114,32 +140,15 @@ def check_decision(found: object) -> ExpectedDice | None:
         found: what :meth:`ExpectedDice.to_dict` made, or such a rule itself, or None.
 
     Raises:
-        InputError: another rule, a region too many or too few, a volume out of its range, or a region or sequence
-            that is named twice or is none.
+        InputError: another rule, or what :class:`ExpectedDice` refuses.
     """
     if found is None or isinstance(found, ExpectedDice):
         return found
     if not isinstance(found, Mapping) or found.get("rule") != "expected Dice":
         raise InputError(f"decision must be the rule 'expected Dice' or none, found {found!r:.80}")
-    least = found.get("least_ml")
-    # Not isinstance: True is an int. A NaN fails the comparison.
-    if (
-        not isinstance(least, Mapping)
-        or set(least) != set(REGIONS)
-        or not all(type(value) in (int, float) and 0 <= value <= _MOST_ML for value in least.values())
-    ):
-        raise InputError(
-            f"decision must have a volume from 0 to {_MOST_ML:g} ml for each of {', '.join(REGIONS)}, found "
-            f"{least!r:.80}"
-        )
-    absent, shown_on = found.get("may_be_absent", []), found.get("shown_on", [])
-    for named, names, what in (
-        (absent, REGIONS, "regions that may be absent"),
-        (shown_on, MODALITIES, "the sequences that show them"),
-    ):
-        if not isinstance(named, list | tuple) or [name for name in names if name in named] != list(named):
-            raise InputError(f"decision must name {what}, of {', '.join(names)}, in that order, found {named!r:.80}")
-    return ExpectedDice({region: float(least[region]) for region in REGIONS}, tuple(absent), tuple(shown_on))
+    # A file holds lists; what is none is for the rule to refuse.
+    named = (found.get(key, []) for key in ("may_be_absent", "shown_on"))
+    return ExpectedDice(found.get("least_ml", {}), *(tuple(each) if isinstance(each, list) else each for each in named))
 
 
 class Labelling(Protocol):

@@ -257,3 +257,9 @@ def test_a_rule_comes_back_as_it_was_stored():
 def test_a_rule_that_is_none_is_refused(found):
     with pytest.raises(InputError, match="decision"):
         check_decision(found)
+
+
+@pytest.mark.parametrize("shown_on", [("T1CE",), ("t1ce", "flair"), ["t1ce"], "t1ce"])
+def test_a_rule_that_would_never_weigh_absence_is_refused_where_it_is_written(shown_on):
+    with pytest.raises(InputError, match="the sequences that show them, of flair, t1ce, t1, t2, in that order"):
+        absent("ET", shown_on=shown_on)
