@@ -62,7 +62,7 @@ def describe_checkpoint(name_or_path: str | os.PathLike) -> str:
     fitted = {
         "temperatures": "" if found.temperatures is None else ", ".join(f"{value:.2f}" for value in found.temperatures),
         "intervals of volumes": "" if found.intervals is None else f"fitted on {found.intervals.cases} cases",
-        "rule for labels": "argmax" if found.decision is None else "expected Dice",
+        "rule for labels": "argmax" if found.decision is None else str(found.decision).removeprefix("labels of "),
         "table for next_scan": "" if found.gains is None else f"learnt on {found.gains.cases} cases",
     }
     said = "; ".join(f"{name}: {value or 'none'}" for name, value in fitted.items())

@@ -649,8 +649,9 @@ def test_info_says_in_a_line_what_was_fitted_to_a_checkpoint(run, checkpoint, tm
     )
     none = "temperatures: none; intervals of volumes: none; rule for labels: argmax; table for next_scan: none"
     some = (
-        "temperatures: 1.50, 1.25, 1.00, 0.75; intervals of volumes: fitted on 123 cases; rule for labels: expected "
-        "Dice; table for next_scan: learnt on 45 cases"
+        "temperatures: 1.50, 1.25, 1.00, 0.75; intervals of volumes: fitted on 123 cases; rule for labels: the "
+        "greatest expected Dice, of ET none where that is expected to score more and t1ce is given, without parts of "
+        "which less is expected than (ml) WT 3, TC 0.5, ET 1.5; table for next_scan: learnt on 45 cases"
     )
     for path, words in ((checkpoint, none), (fitted, some)):
         status, out, _ = run("info", path)
