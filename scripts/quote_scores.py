@@ -122,7 +122,7 @@ def decisions() -> str:
     return "\n".join(lines) + "\n"
 
 
-def decision_price() -> str:
+def decision_patients() -> str:
     """Of the patient who enhances and has all sequences what the rule finds, and of the other what it calls wrongly."""
     argmax, rule = (_look(name, "enhancing")["WT"] for name in DECISIONS)
     dice = [f"{100 * rule[subset]:.1f} from {words}" for subset, words in _FEW]
@@ -324,7 +324,7 @@ BLOCKS = {
     "sam-tiny": tiny_sam,
     "decisions": decisions,
     "decision-means": decision_means,
-    "decision-price": decision_price,
+    "decision-patients": decision_patients,
     "few-small": functools.partial(few, "small"),
     "intervals-small": functools.partial(intervals, "small"),
     "beside-small": functools.partial(beside_small, "tiny"),
