@@ -67,10 +67,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/decision/small"))
     arguments = parser.parse_args()
     # In the order in which a rule names them, whatever the command's is.
-    weighed = (
-        tuple(region for region in REGIONS if region in arguments.may_be_absent),
-        tuple(name for name in MODALITIES if name in arguments.shown_on),
-    )
+    may_be_absent = tuple(region for region in REGIONS if region in arguments.may_be_absent)
+    shown_on = tuple(name for name in MODALITIES if name in arguments.shown_on)
     subjects = validation_subjects(arguments.subjects, arguments.healthy)
     jobs = [(arguments.checkpoint, look, index, arguments.work) for look, index in subjects]
     files = list(tqdm(in_processes(keep_probabilities, jobs, arguments.workers), total=len(jobs), unit="subject"))
@@ -78,7 +76,7 @@ def main() -> None:
     least: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
     tables = {}
     for region in REGIONS:
-        rules = [ExpectedDice(least | {region: value}, *weighed) for value in GRID]
+        rules = [ExpectedDice(least | {region: value}, may_be_absent, shown_on) for value in GRID]
         scores = pd.concat(in_processes(score, [(file, region, rules) for file in files], arguments.workers))
         tables[region] = table = tabulate(scores)
         least[region] = choose(table, region, **limits)
@@ -88,8 +86,8 @@ def main() -> None:
         "checkpoint": arguments.checkpoint,
         "subjects": len(subjects),
         "limits": limits,
-        "may_be_absent": weighed[0],
-        "shown_on": weighed[1],
+        "may_be_absent": may_be_absent,
+        "shown_on": shown_on,
         "chosen": least,
         "tables": {region: table.reset_index().round(3).to_dict("records") for region, table in tables.items()},
         **made_with(),

@@ -92,7 +92,7 @@ class ExpectedDice:
         if self.may_be_absent:
             given = f" and {', '.join(self.shown_on)} is given" if self.shown_on else ""
             said += f", of {', '.join(self.may_be_absent)} none where that is expected to score more{given}"
-        least = ", ".join(f"{region} {volume:g}" for region, volume in self.least_ml.items())
+        least = ", ".join(f"{region} {self.least_ml[region]:g}" for region in REGIONS)
         return f"{said}, without parts of which less is expected than (ml) {least}"
 
     def to_dict(self) -> dict:

@@ -260,6 +260,6 @@ def test_a_rule_that_is_none_is_refused(found):
 
 
 @pytest.mark.parametrize("shown_on", [("T1CE",), ("t1ce", "flair"), ["t1ce"], "t1ce"])
-def test_a_rule_that_would_never_weigh_absence_is_refused_where_it_is_written(shown_on):
+def test_a_rule_whose_sequences_are_misnamed_or_out_of_order_is_refused_where_it_is_written(shown_on):
     with pytest.raises(InputError, match="the sequences that show them, of flair, t1ce, t1, t2, in that order"):
         absent("ET", shown_on=shown_on)
