@@ -66,6 +66,8 @@ def main() -> None:
     parser.add_argument("--shown-on", nargs="*", choices=MODALITIES, default=[], help="if these sequences are given")
     parser.add_argument("--output", type=Path, default=Path("results/decision/small"))
     arguments = parser.parse_args()
+    if arguments.shown_on and not arguments.may_be_absent:
+        parser.error("--shown-on says of which sequences --may-be-absent holds; give that too")
     # In the order in which a rule names them, whatever the command's is.
     may_be_absent = tuple(region for region in REGIONS if region in arguments.may_be_absent)
     shown_on = tuple(name for name in MODALITIES if name in arguments.shown_on)

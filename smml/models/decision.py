@@ -57,8 +57,8 @@ class ExpectedDice:
         shown_on: the sequences that must be given for that; without any it is so from every subset.
 
     Raises:
-        InputError: a region too many or too few, a volume out of its range, or a region or sequence that is named
-            twice or is none.
+        InputError: a region too many or too few, a volume out of its range, a region or sequence that is named twice
+            or is none, or sequences without a region that they show.
     """
 
     least_ml: Mapping[Region, float]
@@ -86,6 +86,10 @@ class ExpectedDice:
                 raise InputError(
                     f"decision must name {what}, of {', '.join(names)}, in that order, found {named!r:.80}"
                 )
+        if self.shown_on and not self.may_be_absent:
+            raise InputError(
+                f"decision must name the regions that may be absent with {', '.join(self.shown_on)}, found none"
+            )
 
     def __str__(self) -> str:
         said = "labels of the greatest expected Dice"

@@ -237,21 +237,25 @@ def test_a_rule_comes_back_as_it_was_stored():
     assert check_decision(None) is None
 
 
+LEAST = {"WT": 0.5, "TC": 0.5, "ET": 0.5}
+
+
 @pytest.mark.parametrize(
     "found",
     [
         "argmax",
-        {"rule": "another", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}},
+        {"rule": "another", "least_ml": LEAST},
         {"rule": "expected Dice"},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5}},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 100.0}},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": float("nan")}},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": True, "ET": 0.5}},
         {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5, "NCR": 0.5}},
-        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": "ET"},
-        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": ["NCR"]},
-        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "may_be_absent": ["ET", "ET"]},
-        {"rule": "expected Dice", "least_ml": {"WT": 0.5, "TC": 0.5, "ET": 0.5}, "shown_on": ["t1c"]},
+        {"rule": "expected Dice", "least_ml": LEAST, "may_be_absent": "ET"},
+        {"rule": "expected Dice", "least_ml": LEAST, "may_be_absent": ["NCR"]},
+        {"rule": "expected Dice", "least_ml": LEAST, "may_be_absent": ["ET", "ET"]},
+        {"rule": "expected Dice", "least_ml": LEAST, "may_be_absent": ["ET"], "shown_on": ["t1c"]},
+        {"rule": "expected Dice", "least_ml": LEAST, "shown_on": ["t1ce"]},
     ],
 )
 def test_a_rule_that_is_none_is_refused(found):
@@ -263,3 +267,9 @@ def test_a_rule_that_is_none_is_refused(found):
 def test_a_rule_whose_sequences_are_misnamed_or_out_of_order_is_refused_where_it_is_written(shown_on):
     with pytest.raises(InputError, match="the sequences that show them, of flair, t1ce, t1, t2, in that order"):
         absent("ET", shown_on=shown_on)
+
+
+def test_a_rule_says_its_volumes_in_the_order_of_the_regions_whatever_a_file_s_order_is():
+    written = ExpectedDice({"ET": 3.0, "WT": 1.0, "TC": 2.0}, ("ET",), ("t1ce",))
+    assert str(written).endswith("(ml) WT 1, TC 2, ET 3")
+    assert ", of ET none where that is expected to score more and t1ce is given," in str(written)
