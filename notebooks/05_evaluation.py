@@ -191,7 +191,7 @@ assert changed.empty  # in the last of them, the committed cases, as said below
 # %% [markdown]
 # Post-processing removes specks, and false alarms with them; of a lesion that is there it may remove what little was
 # found. From the labels of these weights' own rule, the greatest expected Dice, it has nothing to remove in the
-# committed cases: that rule leaves out a part of ET of which less than 3 ml is expected, which is the same kind of
+# committed cases: that rule leaves out the parts of ET of which little is expected, which is the same kind of
 # gain under another name. A published ET with such a step and another without it must not stand side by side, and the
 # threshold must not have been chosen on the cases that are reported (exercise 5.3).
 #

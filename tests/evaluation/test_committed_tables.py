@@ -113,12 +113,25 @@ def test_the_choice_of_the_rule_for_labels_is_made_again_and_is_the_rule_in_use(
     assert (report["chosen"], *absence) == (rule.least_ml, rule.may_be_absent, rule.shown_on)
 
 
-@pytest.mark.parametrize(("folder", "may_be_absent"), [("never", []), ("always", ["ET"])])
+@pytest.mark.parametrize(("folder", "may_be_absent"), [("never", []), ("always", ["ET"]), ("tiny-never", [])])
 def test_what_the_other_ways_to_weigh_the_absence_of_et_do_is_told_from_the_report(folder, may_be_absent):
     path, decision = RESULTS / "absence" / folder / "decision.json", script("choose_decision")
     report = json.loads(path.read_text(encoding="utf-8"))
     assert decision.as_markdown(report).encode() == path.with_suffix(".md").read_bytes()
     assert (report.get("may_be_absent", []), report.get("shown_on", [])) == (may_be_absent, [])
+
+
+def test_what_method_says_of_the_absence_of_et_stands_in_the_rows_that_were_chosen():
+    method = (ROOT / "docs" / "METHOD.md").read_text(encoding="utf-8")
+    told = method[method.index("A rule may also weigh") : method.index("A window is as large")]
+    links = re.findall(r"\.\./(results/(?:absence|decision)/[\w-]+/decision)\.md", told)
+    assert len(links) == 5
+    rows = set()
+    for link in links:
+        report = json.loads((ROOT / f"{link}.json").read_text(encoding="utf-8"))
+        row = next(row for row in report["tables"]["ET"] if row["least"] == f"{report['chosen']['ET']:g}")
+        rows |= {f"{value:.1f}" for name, value in row.items() if name in ("Dice", "literature's mean", "missed")}
+    assert set(re.findall(r"\d+\.\d", told)) <= rows
 
 
 @pytest.fixture

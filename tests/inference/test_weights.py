@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from smml.data import REGIONS
 from smml.models.checkpoint import SHIPPED, load_checkpoint
 
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
@@ -31,3 +32,19 @@ def test_a_card_stands_beside_shipped_weights(name):
         assert re.search(said, card), said
     spacing = load_checkpoint(name).spacing[0]
     assert f"{spacing:g} mm" in card
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_a_card_and_method_name_the_volumes_of_the_rule_for_labels(name):
+    rule = load_checkpoint(name).decision
+    assert rule is not None
+    volumes = [f"{rule.least_ml[region]:g}" for region in REGIONS]
+    card = " ".join((SHIPPED / f"{name}.md").read_text(encoding="utf-8").split())
+    assert "less than {} ml (WT), {} ml (TC) or {} ml (ET) is expected".format(*volumes) in card
+    method = " ".join((SHIPPED.parents[1] / "docs" / "METHOD.md").read_text(encoding="utf-8").split())
+    said = {"small": "than {} ml (WT), {} ml (TC) or {} ml (ET)", "tiny": "in `tiny` {}, {} and {} ml"}
+    assert said[name].format(*volumes) in method
+
+
+def test_both_outputs_of_the_refined_weights_are_labelled_by_the_rule_of_their_students():
+    assert load_checkpoint("tiny-refined").decision == load_checkpoint("tiny").decision
