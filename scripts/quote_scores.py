@@ -183,14 +183,19 @@ def decision_means() -> str:
 
 
 def beside_small(weights: str) -> str:
-    """On the shared patients: means over the 15 subsets beside those of `small`, and what is called ET wrongly."""
+    """On the shared patients: means over the 15 subsets beside those of `small`, and most that is called ET wrongly."""
     own, small = (LOOKED_AT[name] for name in (weights, "small"))
-    false_own, false_small = (f"{_look(name)['false_ET_ml']['T1ce']:.1f}" for name in (own, small))
     return _lines(
         f"The means over the 15 subsets are {' / '.join(_means(own))} (WT / TC / ET) on these patients, of whom two "
-        f"have all sequences, and those of `small` {' / '.join(_means(small))}. From T1ce alone {false_own} ml of ET "
-        f"are called in the patient who has none (`small`: {false_small})."
+        f"have all sequences, and those of `small` {' / '.join(_means(small))}. In the patient who has no ET at "
+        f"most {_false_et(own)} are called ET (`small`: {_false_et(small)})."
     )
+
+
+def _false_et(name: str) -> str:
+    """The most that a look's weights call ET where there is none, and from which sequences."""
+    false = _look(name)["false_ET_ml"]
+    return f"{false.max():.1f} ml" + (f" from {false.idxmax().replace('+', ' + ')}" if false.max() else "")
 
 
 def refined_patients() -> str:
