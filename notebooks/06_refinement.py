@@ -342,12 +342,13 @@ for region in REGIONS:
 for name, at in (("gained", change.idxmax()), ("lost", change.idxmin())):
     print(f"{name} most: {', '.join(at)}: Dice {wide.loc[at, 'student']:.2f} -> {wide.loc[at, 'refined']:.2f}")
 assert verdicts == ["a loss", "not shown", "not shown"]  # as said below
-assert more["WT"] > 2 > 1 > 2 * more["ET"]
+assert more["WT"] > 2
+assert 0.5 < more["ET"] < 0.6
 
 # %% [markdown]
 # **With these weights the refinement does not pay in Dice**: a little of WT is lost where it is, and of TC and ET
 # neither a gain nor a loss is shown. Where there is none, WT is called more than twice as often, most of it in one
-# healthy subject, and ET less than half as often. It costs a pass of SAM beside. In the
+# healthy subject, and ET little more than half as often. It costs a pass of SAM beside. In the
 # [second study](../results/study/cpu2/findings.md), on a coarser grid and with students trained less, it was the one
 # part beside averaging that gained in both means of the Dice.
 #
