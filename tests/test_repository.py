@@ -55,6 +55,11 @@ def test_the_pinned_versions_lie_within_the_supported_ranges():
         assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is outside {requirement.specifier}"
 
 
+def test_the_pinned_versions_do_not_slow_every_process_that_imports_monai():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith("rfc3987-syntax==")], "see the head of constraints.txt"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_in_step_with_their_scripts_and_carry_no_output(path):
     notebook = nbformat.read(path, as_version=4)
