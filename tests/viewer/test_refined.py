@@ -39,9 +39,10 @@ def test_each_choice_is_what_the_predictor_says(viewer, predictor):
     refined = predictor.segment(predictor.encode(case), "flair+t2", branches=True)
     wanted = {"refined": refined.labels, "mean": refined.student.labels}
     voxel_ml = float(np.prod(case.spacing)) / 1000
+    # By the same rule as the others.
+    rule = predictor.decision.from_subset(refined.subset)
     for number, probabilities in enumerate(refined.student.branches, start=1):
-        # By the same rule as the others.
-        making = labelling(predictor.decision, predictor.scheme, case.shape, voxel_ml)
+        making = labelling(rule, predictor.scheme, case.shape, voxel_ml)
         for k, probability in enumerate(torch.from_numpy(probabilities)):
             making.see(k, probability)
         wanted[f"branch {number}"] = making.labels()
