@@ -346,7 +346,7 @@ assert more["WT"] > 2
 assert 0.5 < more["ET"] < 0.6
 
 # %% [markdown]
-# **With these weights the refinement does not pay in Dice**: a little of WT is lost where it is, and of TC and ET
+# **With these weights the refinement does not pay in outlines**: a little of WT is lost where it is, and of TC and ET
 # neither a gain nor a loss is shown. Where there is none, WT is called more than twice as often, most of it in one
 # healthy subject, and ET little more than half as often. It costs a pass of SAM beside. In the
 # [second study](../results/study/cpu2/findings.md), on a coarser grid and with students trained less, it was the one

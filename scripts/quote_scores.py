@@ -188,14 +188,14 @@ def beside_small(weights: str) -> str:
     return _lines(
         f"The means over the 15 subsets are {' / '.join(_means(own))} (WT / TC / ET) on these patients, of whom two "
         f"have all sequences, and those of `small` {' / '.join(_means(small))}. In the patient who has no ET at "
-        f"most {_false_et(own)} are called ET (`small`: {_false_et(small)})."
+        f"most {_false_et(own)} are called ET, by `small` {_false_et(small)}."
     )
 
 
 def _false_et(name: str) -> str:
     """The most that a look's weights call ET where there is none, and from which sequences."""
     false = _look(name)["false_ET_ml"]
-    return f"{false.max():.1f} ml" + (f" from {false.idxmax().replace('+', ' + ')}" if false.max() else "")
+    return f"{false.max():.1f} ml" + (f" ({false.idxmax().replace('+', ' + ')})" if false.max() else "")
 
 
 def refined_patients() -> str:
@@ -338,7 +338,7 @@ BLOCKS = {
 } | {
     f"{block.__name__}-{weights}": functools.partial(block, weights)
     for block in (simulated, patients, healthy)
-    for weights in LOOKED_AT
+    for weights in ("small", "tiny")
 }
 
 

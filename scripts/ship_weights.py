@@ -44,7 +44,9 @@ def main() -> None:
     checkpoint = load_checkpoint(arguments.run)
     # The moving average, where the run kept one: it is what predicts.
     half = {name: tensor.to(torch.float16) for name, tensor in (checkpoint.ema or checkpoint.weights).items()}
-    made = {name: getattr(arguments, name) or checkpoint.config.get(name) for name in (*MADE, "weights")}
+    # Only what has shipped says a commit. A run's "weights" is what its command named, maybe a folder of that machine.
+    said = checkpoint.config if "commit" in checkpoint.config else {}
+    made = {name: getattr(arguments, name) or said.get(name) for name in (*MADE, "weights")}
     if unsaid := [f"--{name}" for name in MADE if not made[name]]:
         parser.error(f"{arguments.run} does not say how it was made; give {', '.join(unsaid)}")
     window = arguments.window or checkpoint.window

@@ -49,6 +49,15 @@ def test_what_was_fitted_with_the_rule_that_ships_stays(ship):
     assert ship("small", "other").facts() == load_checkpoint("small").facts()
 
 
+def test_the_folder_that_a_run_started_from_does_not_ship(ship, tmp_path):
+    run = replace(load_checkpoint("tiny"), config={"weights": "/home/me/runs/1", "seed": 3})
+    save_checkpoint(run, tmp_path / "run.safetensors")
+    facts = ("--commit", "abc", "--hardware", "a laptop", "--data", "a cohort")
+    assert ship(str(tmp_path / "run.safetensors"), "other", *facts).config["weights"] is None
+    given = ship(str(tmp_path / "run.safetensors"), "other", *facts, "--weights", "small")
+    assert (given.config["weights"], given.config["seed"], given.config["commit"]) == ("small", 3, "abc")
+
+
 def test_weights_that_do_not_say_how_they_were_made_are_refused(ship, tmp_path, capsys):
     unsaid = replace(load_checkpoint("tiny"), config={"commit": "abc"})
     save_checkpoint(unsaid, tmp_path / "unsaid.safetensors")
