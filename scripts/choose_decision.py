@@ -223,8 +223,8 @@ def as_markdown(report: dict) -> str:
     limits = [f"WT quiet in at least {quiet:g} %"] if quiet else []
     if more_missed is not None:
         limits.append(f"at most {more_missed:g} points more missed than by the argmax")
-    absent = ", ".join(report.get("may_be_absent", ()))
-    given = f" and {', '.join(report['shown_on'])} is given" if report.get("shown_on") else ""
+    absent = ", ".join(report["may_be_absent"])
+    given = f" and {', '.join(report['shown_on'])} is given" if report["shown_on"] else ""
     none = f"\nNothing is called of {absent} where that is expected to score more{given}." if absent else ""
     within = f",\namong the rows with {' and '.join(limits)}" if limits else ""
     return f"""# How labels are made of the probabilities of `{report["checkpoint"]}`

@@ -75,7 +75,7 @@ def rule_for_labels(asked: str, own: ExpectedDice | None) -> ExpectedDice | None
     """The rule of a name, or the one whose choice a report tells."""
     if Path(asked).suffix == ".json":
         report = json.loads(Path(asked).read_text(encoding="utf-8"))
-        return ExpectedDice(report["chosen"], tuple(report.get("may_be_absent", ())), tuple(report.get("shown_on", ())))
+        return ExpectedDice(report["chosen"], tuple(report["may_be_absent"]), tuple(report["shown_on"]))
     return find_decision(asked, own)
 
 

@@ -109,7 +109,7 @@ def test_the_choice_of_the_rule_for_labels_is_made_again_and_is_the_rule_in_use(
     assert chosen == report["chosen"]
     rule = load_checkpoint(weights).decision
     assert rule is not None
-    absence = tuple(report.get("may_be_absent", ())), tuple(report.get("shown_on", ()))
+    absence = tuple(report["may_be_absent"]), tuple(report["shown_on"])
     assert (report["chosen"], *absence) == (rule.least_ml, rule.may_be_absent, rule.shown_on)
 
 
@@ -118,7 +118,7 @@ def test_what_the_other_ways_to_weigh_the_absence_of_et_do_is_told_from_the_repo
     path, decision = RESULTS / "absence" / folder / "decision.json", script("choose_decision")
     report = json.loads(path.read_text(encoding="utf-8"))
     assert decision.as_markdown(report).encode() == path.with_suffix(".md").read_bytes()
-    assert (report.get("may_be_absent", []), report.get("shown_on", [])) == (may_be_absent, [])
+    assert (report["may_be_absent"], report["shown_on"]) == (may_be_absent, [])
 
 
 def test_what_method_says_of_the_absence_of_et_stands_in_the_rows_that_were_chosen():
